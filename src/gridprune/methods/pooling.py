@@ -1,0 +1,40 @@
+"""Average pooling: k cells, each replaced by the mean of its tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from ..token_map import TokenMap
+from .base import Cues, Merge, Method, Selection
+from .uniform import cell_centres
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pooling(Method):
+    """The mean projected embedding of each of k equal cells, placed at the cell's central token.
+
+    With 64 of 24 x 24 tokens the cells are 3 x 3, the ordinary average pooling with stride 3.
+    """
+
+    name: ClassVar[str] = "pooling"
+    cost: ClassVar[str] = "O(N D)"
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"features"})
+
+    def select(self, cues: Cues, token_map: TokenMap, k: int) -> Selection:
+        batch, n = cues.shape
+        zones = token_map.cells(k)
+        centres = cell_centres(token_map, zones.index, zones.size)
+        slot = torch.empty(k, dtype=torch.int64)
+        slot[zones.index[centres]] = torch.arange(k)  # cells are numbered by band, slots by token order
+        group = slot[zones.index].to(cues.device).expand(batch, n)
+        weight = (1.0 / zones.size.float())[zones.index].to(cues.device).expand(batch, n)
+        budgets = torch.ones(batch, k, dtype=torch.int64, device=cues.device)
+        return Selection(
+            centres.to(cues.device).expand(batch, k), zones=zones, budgets=budgets, merge=Merge(group, weight)
+        )

@@ -1,0 +1,38 @@
+"""Random tokens: the baseline that a method must beat first."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from ..allocate import topk
+from ..token_map import TokenMap
+from .base import Cues, Method, Selection
+
+
+@dataclass(frozen=True, kw_only=True)
+class Random(Method):
+    """k of N tokens drawn without replacement.
+
+    The draw depends on `seed`, N and k only: the same for every image of a size, on every machine and in every batch.
+
+    Attributes:
+        seed: any integer.
+    """
+
+    seed: int = 0
+
+    name: ClassVar[str] = "random"
+    cost: ClassVar[str] = "O(N)"
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"features"})  # only their shape is read
+
+    def select(self, cues: Cues, token_map: TokenMap, k: int) -> Selection:
+        batch, n = cues.shape
+        generator = torch.Generator().manual_seed(self.seed)
+        scores = torch.rand(n, generator=generator).to(cues.device)
+        return Selection(topk(scores[None], k).expand(batch, k), scores=scores.expand(batch, n))

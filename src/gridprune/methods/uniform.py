@@ -1,0 +1,45 @@
+"""Uniform stride: tokens on a regular grid, whatever the picture shows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from ..allocate import ascending_indices
+from ..token_map import TokenMap
+from .base import Cues, Method, Selection
+
+
+@dataclass(frozen=True, kw_only=True)
+class Uniform(Method):
+    """The token nearest to the centre of each of k equal cells (:meth:`~gridprune.token_map.TokenMap.cells`)."""
+
+    name: ClassVar[str] = "uniform"
+    cost: ClassVar[str] = "O(N)"
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"features"})  # only their shape is read
+
+    def select(self, cues: Cues, token_map: TokenMap, k: int) -> Selection:
+        batch, _ = cues.shape
+        zones = token_map.cells(k)
+        indices = cell_centres(token_map, zones.index, zones.size).to(cues.device)
+        budgets = torch.ones(batch, k, dtype=torch.int64, device=cues.device)
+        return Selection(indices.expand(batch, k), zones=zones, budgets=budgets)
+
+
+def cell_centres(token_map: TokenMap, cell: torch.Tensor, size: torch.Tensor) -> torch.Tensor:
+    """(k,) ascending indices: in each cell the token nearest to the cell's mean position, ties to the earlier one."""
+    position = torch.stack([token_map.row, token_map.column], dim=-1).double()
+    centre = position.new_zeros(len(size), 2).index_add_(0, cell, position) / size[:, None]
+    distance = (position - centre[cell]).pow(2).sum(-1)
+    # Sort by cell, then by distance: the first of each cell is its centre.
+    by_distance = distance.argsort(stable=True)
+    order = by_distance[cell[by_distance].argsort(stable=True)]
+    first = order[size.cumsum(0) - size]
+    mask = torch.zeros(len(cell), dtype=torch.bool)
+    mask[first] = True
+    return ascending_indices(mask, len(size))
