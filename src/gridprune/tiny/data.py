@@ -1,0 +1,51 @@
+"""The generated data set: examples of a split, in a fixed order, several questions to a scene."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from PIL import Image
+
+from .questions import balanced, template_prior
+from .scenes import SPLIT_SEED, Box, make_scene
+
+PRIOR_SCENES = 720  # a multiple of every answer set's size
+
+
+@dataclass(frozen=True)
+class Example:
+    """One question about one scene; ``boxes`` are its evidence in pixels, ``scene`` numbers the picture."""
+
+    id: str
+    image: Image.Image
+    question: str
+    answer: str
+    family: str
+    boxes: tuple[Box, ...]
+    scene: int
+
+
+def iter_examples(split: str, n_questions: int, *, seed: int | None = None, form: str = "llava") -> Iterator[Example]:
+    """First ``n_questions`` of a split; questions of one scene are consecutive and share its picture.
+
+    ``seed`` gives another, equally distributed set of scenes. ``form`` is ``"llava"`` (192 px, 576 tokens).
+    """
+    if split not in SPLIT_SEED:
+        raise ValueError(f"unknown split {split!r}; choose one of {', '.join(SPLIT_SEED)}")
+    if form != "llava":
+        raise ValueError(f"unknown form {form!r}; this data set is generated as 'llava'")
+    done, index = 0, 0
+    while done < n_questions:
+        scene = make_scene(split, index, seed=seed or 0)
+        image = scene.image
+        for number, question in enumerate(balanced(scene)[: n_questions - done]):
+            name = f"{split}-{seed or 0}-{index}-{number}"
+            yield Example(name, image, question.text, question.answer, question.family, question.boxes, index)
+            done += 1
+        index += 1
+
+
+def text_prior(split: str, *, seed: int | None = None) -> dict[str, float]:
+    """Accuracy by family of the majority answer of each question template: what text alone can give."""
+    return template_prior(q for i in range(PRIOR_SCENES) for q in balanced(make_scene(split, i, seed=seed or 0)))

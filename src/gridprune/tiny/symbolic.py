@@ -1,0 +1,198 @@
+"""Stage 1: the language model learns to answer from symbolic tokens built from ground truth, without pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .cells import cells
+from .lm import LMConfig, TinyLM, answer_loss, exact
+from .optim import make_optimizers, schedule, set_rates
+from .packing import pack
+from .questions import FAMILIES, Question, balanced, training
+from .runs import Run
+from .scenes import GRID, Scene, make_scene
+from .vocabulary import COLORS, N_CLASSES, N_COLORS, N_LABELS, TOKEN_ID, label_word
+
+
+@dataclass(frozen=True)
+class SymbolicConfig:
+    steps: int = 4000
+    batch: int = 16
+    questions: int = 16
+    text_length: int = 168
+    muon_lr: float = 0.02
+    adam_lr: float = 4e-3
+    noise: float = 0.25
+    #: (fraction of the run at which it starts, token counts to cycle through)
+    lengths: tuple[tuple[float, tuple[int, ...]], ...] = (
+        (0.0, (64,)),
+        (0.15, (64, 96)),
+        (0.5, (64, 96, 192)),
+        (0.8, (64, 96, 192, 96, 576)),
+    )
+
+
+class Symbols(nn.Module):
+    """Ground truth of patches as input embeddings: words of class, colour and place, and a centre marker."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.position = nn.Parameter(0.1 * sincos(width))  # [576, D]
+        self.center = nn.Parameter(torch.randn(width) * 0.05)
+        words = torch.tensor([TOKEN_ID[label_word(i)] for i in range(N_LABELS)])
+        colors = torch.tensor([0] + [TOKEN_ID[c] for c in COLORS])
+        self.register_buffer("words", words, persistent=False)
+        self.register_buffer("colors", colors, persistent=False)
+        self.register_buffer("ramps", ramps(), persistent=False)  # [576, 5]
+        names = torch.tensor([TOKEN_ID[w] for w in ("top", "bottom", "left", "right", "center")])
+        self.register_buffer("places", names, persistent=False)
+
+    def where(self, embed: Tensor) -> Tensor:
+        """Position code, [576, D]."""
+        return self.ramps @ embed[self.places] + self.position
+
+    def forward(self, embed: Tensor, label: Tensor, color: Tensor, center: Tensor, index: Tensor) -> Tensor:
+        """All ids [B, N] (``index``: flat patch number) -> [B, N, D]."""
+        sign = (label > N_CLASSES).unsqueeze(-1) * embed[TOKEN_ID["sign"]]
+        tint = (color > 0).unsqueeze(-1) * embed[self.colors[color]]
+        return embed[self.words[label]] + sign + tint + center.unsqueeze(-1) * self.center + self.where(embed)[index]
+
+
+def sincos(width: int) -> Tensor:
+    """2-D sine-cosine table over the patch grid, [576, width]."""
+    quarter = width // 4
+    speed = 1.0 / (20.0 ** (torch.arange(quarter) / quarter))
+    y, x = torch.meshgrid(torch.arange(GRID), torch.arange(GRID), indexing="ij")
+    parts = [f(axis.flatten()[:, None] * speed) for axis in (y, x) for f in (torch.sin, torch.cos)]
+    return torch.cat(parts, 1)
+
+
+def ramps() -> Tensor:
+    """Weights of top, bottom, left, right, center by patch, [576, 5]."""
+    line = (torch.arange(GRID) + 0.5) / GRID
+    y, x = torch.meshgrid(line, line, indexing="ij")
+    bump = (1 - 3 * torch.maximum((y - 0.5).abs(), (x - 0.5).abs())).clamp(min=0)
+    return torch.stack([1 - y, y, 1 - x, x, bump], -1).flatten(0, 1)
+
+
+class SymbolicLM(nn.Module):
+    """The language model with its symbol embedding."""
+
+    def __init__(self, cfg: LMConfig) -> None:
+        super().__init__()
+        self.lm, self.symbols = TinyLM(cfg), Symbols(cfg.width)
+
+
+@dataclass
+class CellBatch:
+    """Ids of chosen patches, all [B, N] and ascending in ``index``."""
+
+    label: Tensor
+    color: Tensor
+    center: Tensor
+    index: Tensor
+
+
+def choose_cells(scenes: Sequence[Scene], n: int, rng: np.random.Generator, corrupt: bool) -> CellBatch:
+    """``n`` patches of each scene: nearly all occupied ones first, then background; with label noise."""
+    rows = []
+    for scene in scenes:
+        truth = cells(scene)
+        label, color, center = truth.label.ravel().copy(), truth.color.ravel().copy(), truth.center.ravel().copy()
+        order = rng.random(GRID * GRID)
+        order[(label > 0) & (order < 0.92)] -= 1
+        order[(center > 0) & (order < 0.5)] -= 1
+        index = np.sort(np.argsort(order, kind="stable")[:n])
+        if corrupt:
+            u = rng.random((3, GRID * GRID))
+            wrong = u[0] < 0.04
+            label[wrong & (label > 0)] = 0
+            swap = (u[0] > 0.98) & (label > 0)
+            label[swap] = rng.integers(1, N_LABELS, int(swap.sum()))
+            color[u[1] < 0.04] = 0
+            tint = (u[1] > 0.99) & (color > 0)
+            color[tint] = rng.integers(1, N_COLORS, int(tint.sum()))
+            center[(u[2] < 0.02)] = 0
+        rows.append((label[index], color[index], center[index], index))
+    return CellBatch(*(torch.from_numpy(np.stack(part)) for part in zip(*rows, strict=True)))
+
+
+def length_at(cfg: SymbolicConfig, step: int) -> int:
+    """Number of visual tokens of a step."""
+    current = cfg.lengths[0][1]
+    for start, lengths in cfg.lengths:
+        if step >= start * cfg.steps:
+            current = lengths
+    return current[step % len(current)]
+
+
+def train_symbolic(
+    out: Path,
+    cfg: SymbolicConfig,
+    lm_cfg: LMConfig,
+    *,
+    seed: int,
+    stop: int | None = None,
+    report: Callable[[str], None] = print,
+) -> SymbolicLM:
+    """Train (or resume) the stage under ``out``; ``stop`` ends early at a step, as a kill would."""
+    torch.manual_seed(seed)
+    model = SymbolicLM(lm_cfg)
+    optimizers = make_optimizers(model, muon_lr=cfg.muon_lr, adam_lr=cfg.adam_lr)
+    run = Run(out, model, optimizers, every=200)
+    window: list[float] = []
+    for step in range(run.resume(), cfg.steps):
+        if step == stop:
+            break
+        n = length_at(cfg, step)
+        batch = cfg.batch if n <= 200 else max(1, cfg.batch // 2)
+        rng = np.random.default_rng([seed, 1, step])
+        torch.manual_seed(seed * 1_000_003 + step)
+        scenes = [make_scene("train", step * cfg.batch + i, seed=seed) for i in range(batch)]
+        chosen = choose_cells(scenes, n, rng, corrupt=True)
+        text = pack([training(scene, cfg.questions) for scene in scenes], cfg.text_length)
+        tokens = model.symbols(model.lm.embed.weight, chosen.label, chosen.color, chosen.center, chosen.index)
+        scale = tokens.detach().pow(2).mean().sqrt() * cfg.noise
+        loss = answer_loss(model.lm(tokens + scale * torch.randn_like(tokens), text), text.target)
+        for optimizer in optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        set_rates(optimizers, schedule(step, cfg.steps))
+        for optimizer in optimizers:
+            optimizer.step()
+        window.append(loss.item())
+        if (step + 1) % 50 == 0:
+            run.log(step, {"loss": sum(window) / len(window), "tokens": n})
+            report(f"symbolic {step + 1}/{cfg.steps} loss {sum(window) / len(window):.4f} {run.seconds:.0f}s")
+            window = []
+        if (step + 1) % 400 == 0 or step + 1 == cfg.steps:
+            scores = {str(k): evaluate_symbolic(model, 48, k) for k in (96, 576)}
+            run.log(step, {"accuracy": scores})
+            report(f"  {scores}")
+        run.maybe_save(step + 1, cfg.steps)
+    return model
+
+
+@torch.no_grad()
+def evaluate_symbolic(model: SymbolicLM, scenes: int, n: int, split: str = "dev") -> dict[str, float]:
+    """Accuracy by family from clean symbols of ``n`` patches."""
+    hits: dict[str, list[bool]] = {}
+    rng = np.random.default_rng(5)
+    for start in range(0, scenes, 8):
+        batch = [make_scene(split, i) for i in range(start, min(start + 8, scenes))]
+        chosen = choose_cells(batch, n, rng, corrupt=False)
+        asked: list[list[Question]] = [balanced(scene) for scene in batch]
+        text = pack(asked, 256)
+        tokens = model.symbols(model.lm.embed.weight, chosen.label, chosen.color, chosen.center, chosen.index)
+        right = exact(model.lm(tokens, text), text)
+        for b, questions in enumerate(asked):
+            for q, question in enumerate(questions):
+                hits.setdefault(question.family, []).append(bool(right[b, q]))
+    return {family: round(sum(hits[family]) / len(hits[family]), 3) for family in FAMILIES}

@@ -1,0 +1,80 @@
+"""Names of everything in a scene, and the word-level vocabulary of questions and answers.
+
+Label ids used for cells, items and training heads: 0 is background, 1..16 are the object
+classes, 17..26 the sign words. Colour ids: 0 is "no card", 1..6 are ``COLORS``.
+"""
+
+from __future__ import annotations
+
+import re
+
+CLASSES = (
+    "apple", "banana", "dog", "cat", "frog", "bird", "fish", "car",
+    "bus", "tree", "flower", "ball", "clock", "key", "star", "mushroom",
+)  # fmt: skip
+PLURALS = (
+    "apples", "bananas", "dogs", "cats", "frogs", "birds", "fishes", "cars",
+    "buses", "trees", "flowers", "balls", "clocks", "keys", "stars", "mushrooms",
+)  # fmt: skip
+#: Classes that look alike: distractors and plausible absent objects come from the same group.
+GROUPS = (
+    ("dog", "cat", "frog"),
+    ("apple", "ball", "clock"),
+    ("car", "bus"),
+    ("bird", "fish"),
+    ("tree", "flower", "mushroom"),
+    ("banana", "star", "key"),
+)
+COLORS = ("red", "blue", "green", "yellow", "purple", "white")
+COLOR_RGB = ((212, 40, 44), (44, 84, 214), (42, 158, 66), (242, 208, 48), (146, 62, 178), (244, 244, 244))
+WORDS = ("stop", "open", "exit", "taxi", "sale", "bank", "zoo", "pizza", "24", "50")
+#: The nine regions of the 3x3 division of the picture, row-major.
+REGIONS = (
+    "top left", "top", "top right", "left", "center", "right", "bottom left", "bottom", "bottom right",
+)  # fmt: skip
+COUNTS = ("1", "2", "3", "4")
+LETTERS = ("A", "B", "C", "D")
+
+N_CLASSES = len(CLASSES)
+N_LABELS = 1 + N_CLASSES + len(WORDS)
+N_COLORS = 1 + len(COLORS)
+
+PAD, UNK, BOS, EOS, IMAGE, ANSWER = range(6)
+SPECIALS = ("<pad>", "<unk>", "<s>", "</s>", "<image>", "<ans>")
+assert SPECIALS[EOS] == "</s>" and EOS != 2  # noqa: S101  (id 2 selects a legacy pooling path in CLIP)
+
+_GRAMMAR = (
+    "is there a an in the picture what color card behind on where object how many are of to does sign say "
+    "which and describe above below left right top bottom center background yes no ? . ,"
+).split()
+
+
+def _vocabulary() -> tuple[str, ...]:
+    seen: dict[str, None] = dict.fromkeys(SPECIALS)
+    for group in (_GRAMMAR, CLASSES, PLURALS, COLORS, WORDS, COUNTS, LETTERS):
+        seen.update(dict.fromkeys(group))
+    return tuple(seen)
+
+
+VOCABULARY = _vocabulary()
+TOKEN_ID = {word: i for i, word in enumerate(VOCABULARY)}
+_SPLIT = re.compile(r"\w+|[^\w\s]")
+_CAPITAL = re.compile(r"[A-Z](?=[a-z])")
+
+
+def label_word(label: int) -> str:
+    """Word of a label id (class name, sign word, or ``background``)."""
+    if label == 0:
+        return "background"
+    return CLASSES[label - 1] if label <= N_CLASSES else WORDS[label - 1 - N_CLASSES]
+
+
+def encode(text: str) -> list[int]:
+    """Token ids of a plain text without special tokens (the same as the exported fast tokenizer)."""
+    text = _CAPITAL.sub(lambda m: m.group().lower(), text)
+    return [TOKEN_ID.get(word, UNK) for word in _SPLIT.findall(text)]
+
+
+def article(noun: str) -> str:
+    """``a dog``, ``an apple``."""
+    return ("an " if noun[0] in "aeiou" else "a ") + noun
