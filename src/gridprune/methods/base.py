@@ -9,17 +9,19 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from ..budget import Budget, Keep
-from ..errors import BudgetError, MissingCueError, SettingError
+from ..errors import BudgetError, MissingCueError, SettingError, UnsupportedCallError
 from ..token_map import TokenMap, Zones
 
 Stage = Literal["pixels", "pre-llm", "in-llm"]
+
+_PER_TOKEN = ("saliency", "relevance", "features", "tower_features", "keys", "laplacian", "quality")  # (B, N, ...)
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,10 +37,16 @@ class Cues:
         tower_features: (B, N, C) vision-tower states before the projector (mean over the patches merged into a token).
         keys: (B, N, C) attention keys of the saliency layer, heads concatenated (mean over merged patches).
         queries_cls: (B, C) the [CLS] query of the saliency layer, heads concatenated; None for towers without [CLS].
+        heads: attention heads that `keys` and `queries_cls` hold side by side; 1 if unknown.
         word_relevance: (B, T, N) fp32, cosine of each question token (no BOS/EOS/padding) with every visual token.
         word_mask: (B, T) bool, which question tokens exist.
         question_embeds: (B, M, D) the language model's input embeddings of the question.
         question_mask: (B, M) bool, which of these exist.
+        laplacian: (B, N, 2) fp32, mean and mean square, over each token's pixels, of the Laplacian of the grey picture
+            (:func:`gridprune.cues.structure.laplacian_moments`).
+        quality: (B, N) fp32 >= 0, set by wrappers only: methods with the capability "quality" multiply their score by
+            it. Families leave it None.
+        images: B, for methods that read no cue at all; otherwise the cues tell.
     """
 
     relevance: Tensor | None = None
@@ -49,10 +57,14 @@ class Cues:
     tower_features: Tensor | None = None
     keys: Tensor | None = None
     queries_cls: Tensor | None = None
+    heads: int = 1
     word_relevance: Tensor | None = None
     word_mask: Tensor | None = None
     question_embeds: Tensor | None = None
     question_mask: Tensor | None = None
+    laplacian: Tensor | None = None
+    quality: Tensor | None = None
+    images: int | None = None
 
     def require(self, name: str) -> Tensor:
         """The cue called `name`, or a :class:`MissingCueError` that says which."""
@@ -61,44 +73,64 @@ class Cues:
             raise MissingCueError(f"This method needs the cue {name!r}, which was not computed for these images.")
         return value
 
+    def require_saliency_at(self, depth: float) -> Tensor:
+        """Saliency at a depth of the tower, or a :class:`MissingCueError` that says which."""
+        if depth not in self.saliency_at:
+            raise MissingCueError(f"This method needs saliency at tower depth {depth}, which was not computed.")
+        return self.saliency_at[depth]
+
+    def take(self, indices: Tensor) -> Cues:
+        """The same cues for a subset of the tokens, `indices` (B, n) int64, which may differ from image to image."""
+        taken: dict[str, Any] = {}
+        for name, value in self.tensors().items():
+            if name == "word_relevance":
+                taken[name] = value.gather(2, indices[:, None, :].expand(-1, value.shape[1], -1))
+            elif name in _PER_TOKEN:
+                index = indices if value.dim() == 2 else indices[..., None].expand(-1, -1, value.shape[2])
+                taken[name] = value.gather(1, index)
+        saliency_at = {depth: value.gather(1, indices) for depth, value in self.saliency_at.items()}
+        return replace(self, saliency_at=saliency_at, **taken)
+
     def tensors(self) -> dict[str, Tensor]:
         """Every cue that is present, by name."""
         found = {f.name: getattr(self, f.name) for f in fields(self)}
         return {name: value for name, value in found.items() if isinstance(value, Tensor)}
 
     @property
-    def shape(self) -> tuple[int, int]:
-        """(B, N), read from the first cue present that has one entry per visual token."""
-        for name in ("saliency", "relevance", "features", "tower_features", "keys"):
-            value = getattr(self, name)
-            if value is not None:
-                return value.shape[0], value.shape[1]
-        if self.word_relevance is not None:
-            return self.word_relevance.shape[0], self.word_relevance.shape[2]
-        raise MissingCueError("No cue says how many visual tokens there are; compute at least one.")
+    def batch(self) -> int:
+        """B, the number of images."""
+        if self.images is not None:
+            return self.images
+        return next((value.shape[0] for value in self.tensors().values()), 1)
 
     @property
     def device(self) -> torch.device:
-        return next(iter(self.tensors().values())).device
+        """Where the cues lie; the CPU if there are none."""
+        return next((value.device for value in self.tensors().values()), torch.device("cpu"))
 
 
 @dataclass(frozen=True, eq=False)
 class Merge:
-    """How kept slots absorb other tokens: slot s becomes sum_i weight_i * x_i over the tokens with group_i = s.
+    """How kept slots absorb other tokens: slot s becomes sum_e weight_e * x[token_e] over the entries with group_e = s.
 
     Attributes:
-        group: (B, N) int64, the slot 0..k-1 a token flows into, or -1 for tokens that are dropped.
-        weight: (B, N) fp32.
+        group: (B, E) int64, the slot 0..k-1 an entry flows into, or -1 for entries that are dropped.
+        weight: (B, E) fp32.
         space: "features" merges the projected embeddings; "tower_features" merges before the projector.
+        token: (B, E) int64, the token of each entry, for methods where one token flows into several slots. None: there
+            is one entry per token (E = N).
     """
 
     group: Tensor
     weight: Tensor
     space: Literal["features", "tower_features"] = "features"
+    token: Tensor | None = None
 
     def apply(self, x: Tensor, k: int) -> Tensor:
         """Merged tokens (B, k, D) of `x` (B, N, D), accumulated in fp32, returned in the dtype of `x`."""
         slot = self.group.clamp(min=0)
+        if self.token is not None:
+            x = x.gather(1, self.token[..., None].expand(-1, -1, x.shape[-1]))
         weight = self.weight.float().masked_fill(self.group < 0, 0.0)
         out = x.new_zeros(x.shape[0], k, x.shape[-1], dtype=torch.float32)
         out.scatter_add_(1, slot[..., None].expand_as(x), x.float() * weight[..., None])
@@ -128,6 +160,15 @@ class Selection:
 class Method(ABC):
     """Base of all methods. A subclass is a frozen dataclass: its fields are its settings, nothing else configures it.
 
+    Declared on the class, for runners and wrappers:
+        name, paper, stage, cost: what it is called, where it comes from, where it acts, its complexity.
+        fixed_count: whether `keep` alone says how many tokens stay. If False the picture decides, `keep` is the upper
+            limit, and :meth:`count` gives the number; engines that reserve places before they see the picture refuse.
+        merges: whether a selection carries a :class:`Merge`; engines that can only drop tokens refuse.
+        min_frames: frames a clip must have at least.
+        capabilities: what wrappers may rely on. "scores": the selection is the top-k of `Selection.scores`. "quality":
+            the greedy score is multiplied by `cues.quality`. "geometry": similarities may be taken from other features.
+
     Attributes:
         keep: the budget per image: a count, a share or a percentage (see :mod:`gridprune.budget`).
     """
@@ -138,6 +179,9 @@ class Method(ABC):
     paper: ClassVar[str] = ""
     stage: ClassVar[Stage] = "pre-llm"
     fixed_count: ClassVar[bool] = True
+    merges: ClassVar[bool] = False
+    min_frames: ClassVar[int] = 1
+    capabilities: ClassVar[frozenset[str]] = frozenset()
     cost: ClassVar[str] = "O(N log N)"
 
     def __post_init__(self) -> None:
@@ -149,8 +193,13 @@ class Method(ABC):
         return self._budget  # type: ignore[attr-defined, no-any-return]
 
     @property
+    def label(self) -> str:
+        """The name, and for wrappers what they hold."""
+        return self.name
+
+    @property
     def needs(self) -> frozenset[str]:
-        """Names of the :class:`Cues` that `select` reads. May depend on the settings."""
+        """Names of the :class:`Cues` that `select`, or the merging of its result, reads. May depend on the settings."""
         return frozenset()
 
     @property
@@ -163,6 +212,14 @@ class Method(ABC):
         """Whether the question changes the selection."""
         text = {"relevance", "word_relevance", "question_embeds"}
         return bool(self.needs & text)
+
+    def count(self, cues: Cues, token_map: TokenMap) -> int:
+        """How many tokens to keep, the `k` for :meth:`select`.
+
+        For methods with `fixed_count` this is the budget rule and reads no cue. The others overrule it, and take the
+        cues of one image (B = 1), since every image has its own count.
+        """
+        return self.budget.resolve(len(token_map))
 
     @abstractmethod
     def select(self, cues: Cues, token_map: TokenMap, k: int) -> Selection:
@@ -190,6 +247,7 @@ def checked_select(method: Method, cues: Cues, token_map: TokenMap, k: int) -> S
     Raises:
         BudgetError: k is not in [1, N].
         MissingCueError: a cue in `needs` is absent, or has NaN or infinite values.
+        UnsupportedCallError: the method compares frames and there are too few.
     """
     n = len(token_map)
     if not 1 <= k <= n:
@@ -201,6 +259,11 @@ def checked_select(method: Method, cues: Cues, token_map: TokenMap, k: int) -> S
                 f"The cue {name!r} holds NaN or infinite values: the vision tower overflowed or the picture is broken. "
                 "Check the pixel values, or run the tower in float32 or bfloat16."
             )
+    if method.min_frames > 1 and (frames := token_map.groups("frame").count) < method.min_frames:
+        raise UnsupportedCallError(
+            f"{method.name} compares frames: it needs a clip of at least {method.min_frames}, got {frames}. "
+            "Choose another method for single images."
+        )
     missing = [depth for depth in method.saliency_depths if depth not in cues.saliency_at]
     if missing:
         raise MissingCueError(f"{method.name} needs saliency at tower depths {missing}, which were not computed.")

@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
-
 from ..token_map import TokenMap
 from .base import Cues, Method, Selection, Stage
+from .uniform import cell_centres
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,10 +24,6 @@ class Downsample(Method):
     stage: ClassVar[Stage] = "pixels"
     cost: ClassVar[str] = "less than none: the tower sees fewer patches"
 
-    @property
-    def needs(self) -> frozenset[str]:
-        return frozenset({"features"})
-
     @staticmethod
     def target_grid(rows: int, columns: int, k: int) -> tuple[int, int]:
         """The grid r x c with r * c = k whose aspect ratio is nearest to rows / columns and that fits inside it."""
@@ -36,8 +31,10 @@ class Downsample(Method):
         return min(pairs, key=lambda rc: (abs(_log_ratio(rc, (rows, columns))), rc)) if pairs else (0, 0)
 
     def select(self, cues: Cues, token_map: TokenMap, k: int) -> Selection:
-        batch, n = cues.shape  # the family has already encoded the small picture: keep all of it
-        return Selection(torch.arange(n, device=cues.device).expand(batch, n))
+        """Where the k tokens of the small picture stand for those of the full map: the centres of k equal cells."""
+        zones = token_map.cells(k)
+        indices = cell_centres(token_map, zones.index, zones.size).to(cues.device)
+        return Selection(indices.expand(cues.batch, k))
 
 
 def _log_ratio(a: tuple[int, int], b: tuple[int, int]) -> float:

@@ -21,10 +21,6 @@ class KeepAll(Method):
     name: ClassVar[str] = "keep-all"
     cost: ClassVar[str] = "O(N)"
 
-    @property
-    def needs(self) -> frozenset[str]:
-        return frozenset({"features"})
-
     def select(self, cues: Cues, token_map: TokenMap, k: int) -> Selection:
-        batch, n = cues.shape
+        batch, n = cues.batch, len(token_map)
         return Selection(torch.arange(n, device=cues.device).expand(batch, n))

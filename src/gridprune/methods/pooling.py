@@ -21,13 +21,14 @@ class Pooling(Method):
 
     name: ClassVar[str] = "pooling"
     cost: ClassVar[str] = "O(N D)"
+    merges: ClassVar[bool] = True
 
     @property
     def needs(self) -> frozenset[str]:
         return frozenset({"features"})
 
     def select(self, cues: Cues, token_map: TokenMap, k: int) -> Selection:
-        batch, n = cues.shape
+        batch, n = cues.batch, len(token_map)
         zones = token_map.cells(k)
         centres = cell_centres(token_map, zones.index, zones.size)
         slot = torch.empty(k, dtype=torch.int64)

@@ -26,13 +26,10 @@ class Random(Method):
 
     name: ClassVar[str] = "random"
     cost: ClassVar[str] = "O(N)"
-
-    @property
-    def needs(self) -> frozenset[str]:
-        return frozenset({"features"})  # only their shape is read
+    capabilities: ClassVar[frozenset[str]] = frozenset({"scores"})
 
     def select(self, cues: Cues, token_map: TokenMap, k: int) -> Selection:
-        batch, n = cues.shape
+        batch, n = cues.batch, len(token_map)
         generator = torch.Generator().manual_seed(self.seed)
         scores = torch.rand(n, generator=generator).to(cues.device)
         return Selection(topk(scores[None], k).expand(batch, k), scores=scores.expand(batch, n))

@@ -19,12 +19,8 @@ class Uniform(Method):
     name: ClassVar[str] = "uniform"
     cost: ClassVar[str] = "O(N)"
 
-    @property
-    def needs(self) -> frozenset[str]:
-        return frozenset({"features"})  # only their shape is read
-
     def select(self, cues: Cues, token_map: TokenMap, k: int) -> Selection:
-        batch, _ = cues.shape
+        batch = cues.batch
         zones = token_map.cells(k)
         indices = cell_centres(token_map, zones.index, zones.size).to(cues.device)
         budgets = torch.ones(batch, k, dtype=torch.int64, device=cues.device)

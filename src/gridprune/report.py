@@ -1,0 +1,188 @@
+"""What was kept of one image, where, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from .methods.base import Cues, Method, Selection
+from .token_map import TokenMap, Zones
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from .families.base import Family
+
+
+@dataclass(frozen=True, eq=False)
+class Report:
+    """The decision about one image.
+
+    Attributes:
+        method: name of the method.
+        settings: its fields.
+        model: class of the model.
+        family: name of the family.
+        question: what guided the selection, or "".
+        token_map: geometry of all visual tokens of the image, separators included.
+        kept_indices: (k,) int64 ascending, among the candidates.
+        kept_mask: (n,) bool among all visual tokens, separators included.
+        zones: the partition that got budgets, or None.
+        zone_budgets: (Z,) int64, or None.
+        relevance, saliency, scores: (N,) fp32 over the candidates, or None if the method did not ask.
+        relevance_sign: which end of `relevance` means relevant on this tower.
+        merged: whether kept tokens absorbed others.
+        encode_seconds: wall time of the model's vision encoder, this image's part of the call.
+        decision_seconds: wall time of cues, allocation and selection, this image's part.
+    """
+
+    method: str
+    settings: dict[str, Any]
+    model: str
+    family: str
+    question: str
+    token_map: TokenMap
+    kept_indices: Tensor
+    kept_mask: Tensor
+    zones: Zones | None
+    zone_budgets: Tensor | None
+    relevance: Tensor | None
+    saliency: Tensor | None
+    scores: Tensor | None
+    relevance_sign: int
+    merged: bool
+    encode_seconds: float
+    decision_seconds: float
+    _picture: Callable[[], Tensor]
+    _processor: Any
+
+    @classmethod
+    def build(
+        cls,
+        *,
+        method: Method,
+        family: Family,
+        token_map: TokenMap,
+        selection: Selection,
+        cues: Cues,
+        row: int,
+        question: str,
+        picture: Callable[[], Tensor],
+        processor: Any,
+        encode_seconds: float,
+        decision_seconds: float,
+    ) -> Report:
+        """Take one row out of a batched selection and its cues."""
+
+        def own(values: Tensor | None) -> Tensor | None:
+            return None if values is None else values[row].detach().cpu()
+
+        kept = selection.indices[row].cpu()
+        return cls(
+            method=method.name,
+            settings=method.explain(),
+            model=type(family.model).__name__,
+            family=family.name,
+            question=question,
+            token_map=token_map,
+            kept_indices=kept,
+            kept_mask=token_map.keep_mask(kept),
+            zones=selection.zones,
+            zone_budgets=own(selection.budgets),
+            relevance=own(cues.relevance),
+            saliency=own(cues.saliency),
+            scores=own(selection.scores),
+            relevance_sign=cues.relevance_sign,
+            merged=selection.merge is not None,
+            encode_seconds=encode_seconds,
+            decision_seconds=decision_seconds,
+            _picture=picture,
+            _processor=processor,
+        )
+
+    @property
+    def total(self) -> int:
+        """N: visual tokens of the image, separators not counted."""
+        return len(self.token_map.candidates)
+
+    @property
+    def kept(self) -> int:
+        """k: visual tokens kept, separators not counted."""
+        return len(self.kept_indices)
+
+    @property
+    def prompt_total(self) -> int:
+        """Placeholders the image has in the unpruned prompt, separators included."""
+        return len(self.token_map)
+
+    @property
+    def prompt_kept(self) -> int:
+        """Placeholders left in the pruned prompt, separators included."""
+        return int(self.kept_mask.sum())
+
+    @property
+    def kept_boxes(self) -> Tensor:
+        """(k, 4) x0 y0 x1 y1 of the kept tokens in the picture, in [0, 1]."""
+        return self.token_map.candidates.boxes[self.kept_indices]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain lists and numbers, ready for JSON."""
+        return {
+            "method": self.method,
+            "settings": {key: _plain(value) for key, value in self.settings.items()},
+            "model": self.model,
+            "family": self.family,
+            "question": self.question,
+            "grid": list(self.token_map.grid),
+            "visual_tokens": {"total": self.total, "kept": self.kept},
+            "prompt_tokens": {"total": self.prompt_total, "kept": self.prompt_kept},
+            "kept_indices": self.kept_indices.tolist(),
+            "zones": None if self.zones is None else self.zones.index.tolist(),
+            "zone_budgets": None if self.zone_budgets is None else self.zone_budgets.tolist(),
+            "relevance": _rounded(self.relevance),
+            "relevance_sign": self.relevance_sign,
+            "saliency": _rounded(self.saliency),
+            "scores": _rounded(self.scores),
+            "merged": self.merged,
+            "seconds": {"encode": self.encode_seconds, "decision": self.decision_seconds},
+        }
+
+    def picture(self) -> Image:
+        """The picture as the vision tower saw it, the processor's normalisation undone."""
+        from .explain.picture import to_image
+
+        return to_image(self._picture(), self._processor)
+
+    def overlay(self, image: Image | None = None) -> Image:
+        """The picture with kept patches clear and the rest dimmed."""
+        from .explain.picture import overlay
+
+        return overlay(self, image if image is not None else self.picture())
+
+    def save(self, path: str | Path, image: Image | None = None) -> Path:
+        """Write :meth:`overlay` to `path` (the ending decides the format). `image` replaces the picture the tower saw."""
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        self.overlay(image).save(target)
+        return target
+
+    def figure(self, path: str | Path, image: Image | None = None) -> Path:
+        """Write the whole explanation: kept patches, zones shaded by budget, relevance and saliency maps side by side."""
+        from .explain.figure import save_figure
+
+        return save_figure(self, Path(path), image if image is not None else self.picture())
+
+
+def _rounded(values: Tensor | None) -> list[float] | None:
+    return None if values is None else [round(v, 6) for v in values.double().tolist()]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, (str, int, float, bool, type(None))):
+        return value
+    return value.item() if isinstance(value, torch.Tensor) else str(value)
