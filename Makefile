@@ -1,0 +1,52 @@
+# Two commands do all the set-up: `make demo` and `make test`. Python 3.10+ and make are all they need.
+
+PYTHON ?= python3
+VENV ?= .venv
+PIP_ARGS ?=
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+SAMPLE := examples/scene.png
+QUESTION := $(shell cat examples/scene.txt 2>/dev/null)
+
+.PHONY: help install demo test test-oldest lint types format results clean
+
+help:  ## show this
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
+
+install: $(STAMP)  ## make the environment and install gridprune into it
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	  { echo "gridprune needs Python 3.10 or newer; call make PYTHON=/path/to/python3.11"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || \
+	  { echo "could not make a virtual environment; on Debian and Ubuntu: apt install python3-venv"; exit 1; }
+	$(BIN)/python -m pip install -q $(PIP_ARGS) -c constraints.txt torch
+	$(BIN)/python -m pip install -q $(PIP_ARGS) -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: $(STAMP)  ## ask the embedded model about a sample picture, with all and with 64 of 576 visual tokens
+	$(BIN)/gridprune ask $(SAMPLE) "$(QUESTION)" --keep 64 --compare --overlay examples/scene.kept.png
+
+test: $(STAMP)  ## run the tests
+	$(BIN)/python -m pytest
+
+test-oldest: $(STAMP)  ## run the tests that touch transformers with its oldest supported version
+	@test -x $(VENV)-oldest/bin/python || $(PYTHON) -m venv $(VENV)-oldest
+	$(VENV)-oldest/bin/python -m pip install -q $(PIP_ARGS) -c constraints-oldest.txt torch
+	$(VENV)-oldest/bin/python -m pip install -q $(PIP_ARGS) -c constraints-oldest.txt -e '.[dev]'
+	$(VENV)-oldest/bin/python -m pytest tests/pruning tests/test_cli.py
+
+lint: $(STAMP)  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(STAMP)  ## let ruff put things in order
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+results: $(STAMP)  ## write tables and plots of results/ into README.md and docs/
+	$(BIN)/gridprune results --write
+
+clean:  ## remove the environments and caches
+	rm -rf $(VENV) $(VENV)-oldest .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -1,0 +1,149 @@
+"""One question about one picture, from loading a checkpoint to an answer with its costs: what `gridprune ask` runs."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL.Image import Image
+
+from .cues.clip_text import ClipText
+from .errors import CheckpointError, GridPruneError, QuestionError
+from .methods.base import Method
+from .pruning import prune
+from .report import Report
+
+EMBEDDED = "embedded"
+
+
+@dataclass(eq=False)
+class Loaded:
+    """A model ready to be asked.
+
+    Attributes:
+        name: what a person called it.
+        clip: the CLIP text half, or None to look for one beside the checkpoint.
+    """
+
+    name: str
+    model: Any
+    processor: Any
+    clip: ClipText | str | Path | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """Attributes:
+    text: the generated words.
+    seconds: wall time of `generate`, picture and question already prepared.
+    visual_tokens: visual tokens the language model read (separators not counted).
+    kv_bytes: keys and values of the whole sequence, as held by the cache.
+    report: what was kept, or None if nothing was pruned.
+    """
+
+    text: str
+    seconds: float
+    visual_tokens: int
+    kv_bytes: int
+    report: Report | None
+
+
+def load(name: str = EMBEDDED, *, clip: str | Path | None = None, device: str = "cpu", dtype: str = "auto") -> Loaded:
+    """Load a checkpoint: the embedded model, a local folder, or a hub id.
+
+    Args:
+        name: "embedded", a folder, or a hub id such as "llava-hf/llava-1.5-7b-hf".
+        clip: where the text half of CLIP is; see :func:`gridprune.prune`.
+        device: a torch device.
+        dtype: "auto" for the checkpoint's own, or "float32", "bfloat16", "float16".
+
+    Raises:
+        CheckpointError: nothing loadable there, or the hub cannot be reached; the message names the embedded default.
+    """
+    if name == EMBEDDED:
+        from .tiny import load as load_tiny
+
+        tiny = load_tiny()
+        return Loaded(name, tiny.model.to(device), tiny.processor, clip or tiny.clip_text().to(device))
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    kind = "folder" if Path(name).is_dir() else "hub id"
+    try:
+        processor = AutoProcessor.from_pretrained(name)
+        model = AutoModelForImageTextToText.from_pretrained(name, dtype=dtype).to(device).eval()
+    except Exception as error:  # hub, network, file, format and memory errors come in many classes
+        raise CheckpointError(
+            f"Could not load the {kind} {name!r}: {_first_line(error)}\nCheck the name, give a local checkpoint folder, "
+            "or leave --model out: the embedded model needs no download."
+        ) from error
+    return Loaded(name, model, processor, clip)
+
+
+def prepare(loaded: Loaded, image: Image, question: str) -> Any:
+    """Model inputs for one picture and one question, by the checkpoint's own chat template."""
+    if not question.strip():
+        raise QuestionError("The question is empty.")
+    processor = loaded.processor
+    conversation = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}]
+    if getattr(processor, "chat_template", None):
+        text = processor.apply_chat_template(conversation, add_generation_prompt=True, tokenize=False)
+    else:
+        text = f"USER: {getattr(processor, 'image_token', '<image>')}\n{question} ASSISTANT:"
+    return processor(images=image, text=text, return_tensors="pt").to(loaded.model.device, dtype=loaded.model.dtype)
+
+
+@torch.no_grad()
+def answer(
+    loaded: Loaded,
+    image: Image,
+    question: str,
+    method: Method | None = None,
+    *,
+    max_new_tokens: int = 64,
+    positions: str = "contiguous",
+) -> Answer:
+    """Ask one question, with all visual tokens or with those that `method` keeps. Greedy decoding."""
+    inputs = prepare(loaded, image, question)
+    arguments = {"max_new_tokens": max_new_tokens, "do_sample": False, "return_dict_in_generate": True}
+    if method is None:
+        started = time.perf_counter()
+        output = loaded.model.generate(**inputs, **arguments)
+        seconds, report = time.perf_counter() - started, None
+    else:
+        with prune(
+            loaded.model,
+            method,
+            processor=loaded.processor,
+            question=question,
+            clip=loaded.clip,
+            positions=positions,  # type: ignore[arg-type]
+        ) as pruning:
+            started = time.perf_counter()
+            output = loaded.model.generate(**inputs, **arguments)
+            seconds = time.perf_counter() - started
+        report = pruning.reports[-1]
+    prompt = inputs["input_ids"]
+    text = loaded.processor.batch_decode(output.sequences[:, prompt.shape[1] :], skip_special_tokens=True)[0].strip()
+    placeholders = int((prompt == loaded.model.config.image_token_id).sum())
+    return Answer(
+        text=text,
+        seconds=seconds,
+        visual_tokens=placeholders if report is None else report.kept,
+        kv_bytes=cache_bytes(output.past_key_values),
+        report=report,
+    )
+
+
+def cache_bytes(cache: Any) -> int:
+    """Bytes of the keys and values a cache holds."""
+    layers = [layer for layer in getattr(cache, "layers", []) if getattr(layer, "keys", None) is not None]
+    return sum(layer.keys.nbytes + layer.values.nbytes for layer in layers)
+
+
+def _first_line(error: BaseException) -> str:
+    if isinstance(error, GridPruneError):
+        return str(error)
+    return f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"

@@ -1,0 +1,1 @@
+"""`gridprune bench`: what looking, choosing and the remaining tokens cost. Ratios from one interleaved run."""
