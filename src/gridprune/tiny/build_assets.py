@@ -80,8 +80,8 @@ def build(target: Path, fonts: Path) -> None:
     for number, word in enumerate(WORDS):
         for split, names in FONTS.items():
             for name in names:
-                for weight in (0, 2):
-                    entries.append(("word", 1 + N_CLASSES + number, split, word_bitmap(word, found[name], weight)))
+                label = 1 + N_CLASSES + number
+                entries += [("word", label, split, word_bitmap(word, found[name], weight)) for weight in (0, 2)]
     side, x, y, row = 1024, 0, 0, 0
     index, sheet = [], Image.new("RGBA", (side, 4096))
     for kind, label, split, image in sorted(entries, key=lambda e: -e[3].height):

@@ -86,12 +86,18 @@ class TinyLM(nn.Module):
         self.embed = nn.Embedding(len(VOCABULARY), cfg.width)
         self.layers = nn.ModuleList(Block(cfg) for _ in range(cfg.layers))
         self.norm = RMSNorm(cfg.width, cfg.eps)
-        nn.init.normal_(self.embed.weight, std=0.05)
+        nn.init.normal_(self.embed.weight, std=0.08)
+        eye = torch.eye(cfg.width)
         for block in self.layers:
             for module in (block.q, block.k, block.v, block.gate, block.up):
                 nn.init.normal_(module.weight, std=cfg.width**-0.5)
             for module in (block.o, block.down):
                 nn.init.normal_(module.weight, std=0.3 * module.in_features**-0.5)
+            with torch.no_grad():  # equal words attract each other from the start: binding is found far sooner
+                for module in (block.q, block.k):
+                    module.weight.mul_(0.5).add_(eye, alpha=0.8)
+                block.v.weight.mul_(0.5).add_(eye)
+                block.o.weight.add_(eye, alpha=0.3)
 
     def rope(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         half = self.cfg.head_dim // 2
@@ -100,23 +106,24 @@ class TinyLM(nn.Module):
         angle = torch.cat([angle, angle], -1)[:, None]
         return angle.cos(), angle.sin()
 
-    def forward(self, visual: Tensor, text: Packed, seen: Tensor | None = None) -> Tensor:
-        """Logits [B, T, V] for visual tokens [B, N, D]; ``seen`` bool [B, T, N] hides tokens from some questions."""
+    def forward(self, visual: Tensor, text: Packed) -> Tensor:
+        """Logits [B, T, V] of packed questions behind visual tokens [B, N, D]."""
+        return self.states(visual, text)[0]
+
+    def states(self, visual: Tensor, text: Packed) -> tuple[Tensor, Tensor]:
+        """Logits [B, T, V], and the text's states [B, T, D] after half of the blocks."""
         b, n, _ = visual.shape
         bos = self.embed.weight[BOS].expand(b, 1, -1)
-        prefix = torch.cat([bos, visual], 1)
+        prefix, x = torch.cat([bos, visual], 1), self.embed(text.ids)
         p = n + 1
-        allowed = torch.ones(b, text.ids.shape[1], p, dtype=torch.bool)
-        if seen is not None:
-            allowed[:, :, 1:] = seen
-        positions = torch.cat([torch.arange(p).expand(b, -1), p + text.offset], 1)
-        return self.run(prefix, self.embed(text.ids), positions, text.mask(allowed))
-
-    def run(self, prefix: Tensor, x: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
-        rope = self.rope(positions)
+        mask = text.mask(torch.ones(b, text.ids.shape[1], p, dtype=torch.bool))
+        rope = self.rope(torch.cat([torch.arange(p).expand(b, -1), p + text.offset], 1))
+        middle = x
         for i, block in enumerate(self.layers):
             prefix, x = block(prefix, x, rope, mask, i == len(self.layers) - 1)
-        return self.norm(x) @ self.embed.weight.T
+            if i == len(self.layers) // 2 - 1:
+                middle = x
+        return self.norm(x) @ self.embed.weight.T, middle
 
 
 def answer_loss(logits: Tensor, target: Tensor) -> Tensor:

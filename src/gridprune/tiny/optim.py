@@ -53,7 +53,9 @@ class Muon(torch.optim.Optimizer):
                     p.mul_(1 - group["lr"] * group["decay"]).add_(update, alpha=-group["lr"] * scale)
 
 
-def make_optimizers(module: nn.Module, *, muon_lr: float, adam_lr: float, decay: float = 0.01) -> list[torch.optim.Optimizer]:
+def make_optimizers(
+    module: nn.Module, *, muon_lr: float, adam_lr: float, decay: float = 0.01
+) -> list[torch.optim.Optimizer]:
     """Muon on the matrices of ``module`` inside ``layers``; AdamW on everything else."""
     hidden, rest = [], []
     for name, p in module.named_parameters():

@@ -102,7 +102,9 @@ def choose(occupied: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray
         for dx in range(3):
             ring[dy : dy + GRID, dx : dx + GRID] |= occupied
     order = rng.random((GRID, GRID))
-    order = np.where(occupied, order - 2 * (rng.random((GRID, GRID)) < 0.95), np.where(ring[1:-1, 1:-1], order * 0.8, order))
+    order = np.where(
+        occupied, order - 2 * (rng.random((GRID, GRID)) < 0.95), np.where(ring[1:-1, 1:-1], order * 0.8, order)
+    )
     return np.sort(np.argsort(order.ravel(), kind="stable")[:n])
 
 
@@ -116,7 +118,9 @@ def bag_of(scene: Scene) -> np.ndarray:
     return out
 
 
-def make_batch(scenes: Sequence[Scene], n: int, questions: int, rng: np.random.Generator, text_length: int) -> TowerBatch:
+def make_batch(
+    scenes: Sequence[Scene], n: int, questions: int, rng: np.random.Generator, text_length: int
+) -> TowerBatch:
     rows, texts, captions, bags = [], [], [], []
     for scene in scenes:
         truth = cells(scene)

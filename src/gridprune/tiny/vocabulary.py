@@ -39,14 +39,15 @@ N_CLASSES = len(CLASSES)
 N_LABELS = 1 + N_CLASSES + len(WORDS)
 N_COLORS = 1 + len(COLORS)
 
+#: </s> must not be id 2, which selects a legacy pooling path in CLIP.
 PAD, UNK, BOS, EOS, IMAGE, ANSWER = range(6)
 SPECIALS = ("<pad>", "<unk>", "<s>", "</s>", "<image>", "<ans>")
-assert SPECIALS[EOS] == "</s>" and EOS != 2  # noqa: S101  (id 2 selects a legacy pooling path in CLIP)
 
 _GRAMMAR = (
-    "is there a an in the picture what color card behind on where object how many are of to does sign say "
-    "which and describe above below left right top bottom center background yes no ? . ,"
-).split()
+    "is", "there", "a", "an", "in", "the", "picture", "what", "color", "card", "behind", "on", "where",
+    "object", "how", "many", "are", "of", "to", "does", "sign", "say", "which", "and", "describe", "above",
+    "below", "left", "right", "top", "bottom", "center", "background", "yes", "no", "?", ".", ",",
+)  # fmt: skip
 
 
 def _vocabulary() -> tuple[str, ...]:

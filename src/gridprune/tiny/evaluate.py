@@ -1,0 +1,151 @@
+"""Gates of the model card: exact match by family, with all tokens or a chosen subset per question.
+
+Teacher forcing: an answer counts when every one of its tokens and </s> is the arg-max, which is the same
+as greedy exact match. This judges the model; ``gridprune eval`` judges pruning methods.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .cells import evidence_mask
+from .data import Example, iter_examples
+from .loading import TinyModel
+from .questions import FAMILIES
+from .scenes import GRID
+from .vocabulary import ANSWER, BOS, EOS, PAD, encode
+
+PATCHES = GRID * GRID
+
+
+@dataclass(frozen=True)
+class Cues:
+    """What a selector may look at for one question, all [576]; ``noise`` is uniform and seeded."""
+
+    evidence: Tensor
+    relevance: Tensor
+    saliency: Tensor
+    noise: Tensor
+
+
+Selector = Callable[[Cues], Tensor]  # a score per patch; the largest are kept
+SELECTORS: Mapping[str, Selector] = {
+    "oracle": lambda cues: cues.evidence.float() * 2 + cues.noise,
+    "random": lambda cues: cues.noise,
+    "cls": lambda cues: cues.saliency,
+    "relevance": lambda cues: cues.relevance,
+    "anti_oracle": lambda cues: cues.noise - cues.evidence.float() * 2,
+}
+
+
+@dataclass(frozen=True)
+class Question:
+    """One example prepared for scoring: projected visual tokens [576, D] shared by a scene, and cues."""
+
+    example: Example
+    tokens: Tensor
+    cues: Cues
+
+
+@torch.no_grad()
+def prepare(tiny: TinyModel, examples: Sequence[Example], *, seed: int = 0) -> list[Question]:
+    """Vision pass (one per scene), relevance and saliency of every example."""
+    out: list[Question] = []
+    generator = torch.Generator().manual_seed(seed)
+    tiny.clip.set_attn_implementation("eager")
+    scene, tokens, states, saliency = -1, torch.empty(0), torch.empty(0), torch.empty(0)
+    for example in examples:
+        if example.scene != scene:
+            scene = example.scene
+            pixels = tiny.processor.image_processor(images=example.image, return_tensors="pt")["pixel_values"]
+            seen = tiny.clip.vision_model(pixel_values=pixels, output_hidden_states=True, output_attentions=True)
+            hidden = seen.hidden_states[-2][:, 1:]
+            states = tiny.clip.visual_projection(tiny.clip.vision_model.post_layernorm(hidden))[0]
+            saliency = seen.attentions[-2][0, :, 0, 1:].mean(0)
+            tokens = tiny.model.model.multi_modal_projector(hidden)[0]
+        ids = tiny.clip_tokenizer(example.question, return_tensors="pt")
+        pooled = tiny.clip.text_model(**ids).pooler_output
+        text = tiny.clip.text_projection(pooled)[0]
+        relevance = F.cosine_similarity(states, text[None], dim=-1)
+        evidence = torch.from_numpy(evidence_mask(example.boxes).ravel())
+        noise = torch.rand(PATCHES, generator=generator)
+        out.append(Question(example, tokens, Cues(evidence, relevance, saliency, noise)))
+    return out
+
+
+def kept(question: Question, selector: Selector, keep: int) -> Tensor:
+    """Ascending patch numbers."""
+    return selector(question.cues).topk(keep).indices.sort().values
+
+
+def recall(question: Question, index: Tensor) -> float | None:
+    """Share of the evidence patches that are kept; None when the question has no evidence."""
+    evidence = question.cues.evidence
+    return (evidence[index].sum() / evidence.sum()).item() if evidence.any() else None
+
+
+@torch.no_grad()
+def score(
+    tiny: TinyModel, questions: Sequence[Question], chosen: Sequence[Tensor] | None, *, batch: int = 32
+) -> list[bool]:
+    """Exact match of every question on its chosen tokens (None: all 576)."""
+    language, head = tiny.model.model.language_model, tiny.model.lm_head
+    embed = language.get_input_embeddings()
+    out: list[bool] = []
+    for start in range(0, len(questions), batch):
+        part = questions[start : start + batch]
+        texts = [[*encode(q.example.question), ANSWER] for q in part]
+        answers = [[*encode(q.example.answer), EOS] for q in part]
+        rows = [text + answer[:-1] for text, answer in zip(texts, answers, strict=True)]
+        width = max(map(len, rows))
+        ids = torch.tensor([row + [PAD] * (width - len(row)) for row in rows])
+        picked = chosen[start : start + batch] if chosen is not None else [slice(None)] * len(part)
+        visual = torch.stack([q.tokens[index] for q, index in zip(part, picked, strict=True)])
+        bos = embed(torch.full((len(part), 1), BOS))
+        inputs = torch.cat([bos, visual, embed(ids)], 1)  # right padding needs no mask under causal attention
+        hidden = language(inputs_embeds=inputs, use_cache=False).last_hidden_state
+        guess = head(hidden[:, 1 + visual.shape[1] :]).argmax(-1)
+        for i, (text, answer) in enumerate(zip(texts, answers, strict=True)):
+            first = len(text) - 1
+            out.append(guess[i, first : first + len(answer)].tolist() == answer)
+    return out
+
+
+def by_family(questions: Sequence[Question], hits: Sequence[bool]) -> dict[str, float]:
+    """Accuracy by family; ``mean`` is the mean over the gated families (all but the description)."""
+    table: dict[str, list[bool]] = {}
+    for question, hit in zip(questions, hits, strict=True):
+        table.setdefault(question.example.family, []).append(hit)
+    out = {family: sum(table[family]) / len(table[family]) for family in FAMILIES if family in table}
+    gated = [value for family, value in out.items() if family != "describe"]
+    return {**out, "mean": sum(gated) / len(gated)}
+
+
+def evaluate(
+    tiny: TinyModel,
+    split: str,
+    n_questions: int,
+    *,
+    keeps: Sequence[int] = (192, 128, 64, 32, 16, 8),
+    selectors: Sequence[str] = ("oracle", "random", "cls", "relevance"),
+    report: Callable[[str], None] = lambda line: None,
+) -> dict[str, object]:
+    """Accuracy with all tokens, then by selector and number of kept tokens, with evidence recall."""
+    questions = prepare(tiny, list(iter_examples(split, n_questions)))
+    full = by_family(questions, score(tiny, questions, None))
+    report(f"full {full}")
+    rows = []
+    for name in selectors:
+        for keep in keeps:
+            index = [kept(q, SELECTORS[name], keep) for q in questions]
+            recalls = [r for q, i in zip(questions, index, strict=True) if (r := recall(q, i)) is not None]
+            families = by_family(questions, score(tiny, questions, index, batch=64))
+            row = {"method": name, "keep": keep, "evidence_recall": sum(recalls) / len(recalls), "families": families}
+            rows.append(row)
+            report(f"{name} {keep}: mean {families['mean']:.3f} recall {row['evidence_recall']:.3f}")
+    return {"split": split, "n": n_questions, "full": full, "rows": rows}

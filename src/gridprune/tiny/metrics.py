@@ -1,0 +1,42 @@
+"""Numbers of the model card: gates and ladders on the test split, sizes, times per stage."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from .data import text_prior
+from .evaluate import evaluate
+from .loading import load
+from .vocabulary import VOCABULARY
+
+
+def stage_times(training: Path) -> dict[str, dict[str, float]]:
+    """Steps and seconds of every stage, from its log."""
+    out = {}
+    for stage in ("symbolic", "tower", "joint"):
+        log = training / stage / "log.jsonl"
+        if log.exists():
+            last = json.loads(log.read_text().splitlines()[-1])
+            out[stage] = {"steps": last["step"] + 1, "seconds": last["seconds"]}
+    return out
+
+
+def measure(
+    weights: Path, training: Path, *, seed: int, n: int, split: str = "test", report: Callable[[str], None] = print
+) -> dict[str, Any]:
+    """Everything ``MODEL_CARD.md`` needs."""
+    tiny = load(weights)
+    result = evaluate(tiny, split, n, report=report)
+    files = [path for name in ("llava", "clip") for path in (weights / name).glob("*.safetensors")]
+    return {
+        "seed": seed,
+        "parameters": sum(p.numel() for p in tiny.model.parameters()),
+        "bytes": sum(path.stat().st_size for path in files),
+        "vocabulary": len(VOCABULARY),
+        "stages": stage_times(training),
+        "text_prior": text_prior(split),
+        **{key: result[key] for key in ("split", "n", "full", "rows")},
+    }

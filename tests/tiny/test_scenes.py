@@ -1,0 +1,132 @@
+"""Scenes and questions: the same on every machine, balanced, unambiguous."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter, defaultdict
+
+import numpy as np
+import pytest
+
+from gridprune.tiny.cells import cells, evidence_mask
+from gridprune.tiny.data import iter_examples, text_prior
+from gridprune.tiny.questions import FAMILIES, RELATION_MARGIN, balanced, training
+from gridprune.tiny.scenes import MARGIN, SIDE, make_scene, near_region, region_of
+from gridprune.tiny.vocabulary import REGIONS, UNK, encode
+
+SPLITS = ("train", "dev", "test")
+CHECKSUMS = {
+    "train": "9c87565183434645",
+    "dev": "3f31aa34d6f6a2ed",
+    "test": "a766231b68173888",
+}
+
+
+def checksum(split: str) -> str:
+    state = hashlib.sha256()
+    for index in range(6):
+        scene = make_scene(split, index)
+        state.update(scene.pixels.tobytes())
+        for question in balanced(scene):
+            state.update(repr((question.text, question.answer, question.boxes)).encode())
+    return state.hexdigest()[:16]
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_scenes_are_identical_on_every_machine(split: str) -> None:
+    assert checksum(split) == CHECKSUMS[split]
+
+
+def test_seeds_and_splits_differ() -> None:
+    pictures = {make_scene(split, 0, seed=seed).pixels.tobytes() for split in SPLITS for seed in (0, 1)}
+    assert len(pictures) == 6
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_layout_keeps_its_margins(split: str) -> None:
+    for index in range(60):
+        scene = make_scene(split, index)
+        for number, item in enumerate(scene.items):
+            assert 0 <= item.card[0] < item.card[2] <= SIDE
+            assert 0 <= item.card[1] < item.card[3] <= SIDE
+            for other in scene.items[number + 1 :]:
+                apart_x = item.card[2] <= other.card[0] or other.card[2] <= item.card[0]
+                apart_y = item.card[3] <= other.card[1] or other.card[3] <= item.card[1]
+                assert apart_x or apart_y
+        assert scene.counts[scene.targets.counted] == scene.targets.count
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_answers_follow_from_the_scene(split: str) -> None:
+    for index in range(60):
+        scene = make_scene(split, index)
+        asked = balanced(scene) + training(scene, 14)
+        for question in asked:
+            assert UNK not in encode(question.text) + encode(question.answer)
+            if question.family == "count":
+                assert question.answer == str(len(question.evidence))
+            elif question.family == "position":
+                (item,) = question.evidence
+                assert scene.counts[item.label] == 1
+                assert question.answer == REGIONS[region_of(*item.center, MARGIN)]
+            elif question.family == "region":
+                number = REGIONS.index(question.text.removeprefix("What object is in the ").rstrip("?"))
+                assert sum(near_region(*i.center, number, MARGIN) for i in scene.objects) == 1
+            elif question.family == "relation":
+                a, b = question.evidence
+                axis = 0 if "to the" in question.text else 1
+                gap = b.center[axis] - a.center[axis]
+                assert abs(gap) >= RELATION_MARGIN
+                forward = "left" in question.text or "above" in question.text
+                assert (question.answer == "yes") == ((gap > 0) == forward)
+
+
+@pytest.mark.parametrize("split", ["dev", "test"])
+def test_answers_are_balanced(split: str) -> None:
+    answers: dict[str, Counter[str]] = defaultdict(Counter)
+    for index in range(180):
+        for question in balanced(make_scene(split, index)):
+            answers[question.template][question.answer] += 1
+    assert answers["exist"]["yes"] == answers["exist"]["no"]
+    assert set(answers["count"].values()) == {45}
+    assert set(answers["position"].values()) == {20}
+    assert set(answers["reading"].values()) == {18}
+    assert max(answers["region"].values()) - min(answers["region"].values()) <= 1
+    prior = text_prior(split)
+    assert prior["exist"] == 0.5
+    assert prior["relation"] <= 0.51
+    assert prior["choice"] <= 0.3
+    assert prior["attribute"] <= 0.15
+
+
+def test_cells_and_evidence() -> None:
+    for index in range(30):
+        scene = make_scene("train", index)
+        truth = cells(scene)
+        assert truth.center.sum() == len(scene.items)
+        for item in scene.items:
+            mask = evidence_mask([item.box])
+            x, y = item.center
+            assert mask[y // 8, x // 8]
+            assert truth.label[y // 8, x // 8] == item.label
+            assert truth.color[y // 8, x // 8] == item.color
+
+
+def test_examples_share_scenes_and_repeat() -> None:
+    first = list(iter_examples("dev", 40))
+    again = list(iter_examples("dev", 40))
+    assert [e.id for e in first] == [e.id for e in again]
+    assert len({e.id for e in first}) == 40
+    assert {e.family for e in first} == set(FAMILIES)
+    numbers = [e.scene for e in first]
+    assert numbers == sorted(numbers)
+    assert len(set(numbers)) < 6
+    assert first[0].image.size == (SIDE, SIDE)
+    assert np.array_equal(np.asarray(first[0].image), np.asarray(again[0].image))
+
+
+def test_unknown_split_and_form_are_errors() -> None:
+    with pytest.raises(ValueError, match="unknown split"):
+        next(iter_examples("validation", 1))
+    with pytest.raises(ValueError, match="unknown form"):
+        next(iter_examples("dev", 1, form="video"))
