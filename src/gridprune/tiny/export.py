@@ -32,8 +32,9 @@ CHAT_TEMPLATE = (
     "{% for message in messages %}{% if message['content'] is string %}{{ message['content'] }}{% else %}"
     "{% for part in message['content'] %}"
     "{% if part['type'] == 'image' %}<image>{% else %}{{ part['text'] }}{% endif %}"
-    "{% endfor %}{% endif %}{% if message['role'] == 'assistant' %}</s>{% elif not loop.last or add_generation_prompt %}"
-    "<ans>{% endif %}{% endfor %}"
+    "{% endfor %}{% endif %}"
+    "{% if message['role'] == 'assistant' %}</s>{% elif not loop.last or add_generation_prompt %}<ans>{% endif %}"
+    "{% endfor %}"
 )
 
 

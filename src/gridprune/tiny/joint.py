@@ -35,12 +35,13 @@ class JointConfig:
     regression_steps: int = 800
     steps: int = 1500
     batch: int = 8  # per process
-    questions: int = 16
+    questions: int = 28  # of each scene: half of them in one step, half in the next
     text_length: int = 168
     muon_lr: float = 0.006
     adam_lr: float = 5e-4
-    #: token counts of successive steps
-    lengths: tuple[int, ...] = (96, 576, 64, 192, 576, 128)
+    #: token counts of successive steps; two successive steps share their scenes (and the vision pass)
+    lengths: tuple[int, ...] = (576, 96, 576, 192, 576, 64, 576, 128)
+    check_scenes: int = 32
 
 
 class Projector(nn.Module):
@@ -165,19 +166,22 @@ def train_joint(
     if first == 0:
         fit_projector(projector, clip, symbolic, cfg, seed=seed, report=report)
         if rank == 0:
-            report(f"untouched: {evaluate_joint(model, clip, 24)}")
+            report(f"untouched: {evaluate_joint(model, clip, cfg.check_scenes)}")
     window: list[float] = []
+    shared: Tensor | None = None
     for step in range(first, cfg.steps):
         if step == stop:
             break
-        n = cfg.lengths[step % len(cfg.lengths)]
+        n, half = cfg.lengths[step % len(cfg.lengths)], step % 2
+        if shared is None or half == 0:
+            start = (step // 2 * world + rank) * cfg.batch
+            scenes = [make_scene("train", start + i, seed=seed + 700) for i in range(cfg.batch)]
+            shared = features(clip, scenes)
+            asked = [training(scene, cfg.questions) for scene in scenes]
         rng = np.random.default_rng([seed, 3, step, rank])
-        start = (step * world + rank) * cfg.batch
-        scenes = [make_scene("train", start + i, seed=seed + 700) for i in range(cfg.batch)]
         index = torch.from_numpy(np.stack([choose_subset(scene, n, rng) for scene in scenes]))
-        states = features(clip, scenes)
-        states = states.gather(1, index[..., None].expand(-1, -1, states.shape[-1]))
-        text = pack([training(scene, cfg.questions) for scene in scenes], cfg.text_length)
+        states = shared.gather(1, index[..., None].expand(-1, -1, shared.shape[-1]))
+        text = pack([questions[half::2] for questions in asked], cfg.text_length)
         loss = answer_loss(model.lm(model.projector(states), text), text.target)
         for optimizer in optimizers:
             optimizer.zero_grad(set_to_none=True)
@@ -195,7 +199,7 @@ def train_joint(
                 report(f"joint {step + 1}/{cfg.steps} loss {sum(window) / len(window):.4f} {run.seconds:.0f}s")
                 window = []
             if (step + 1) % 500 == 0 or step + 1 == cfg.steps:
-                scores = evaluate_joint(model, clip, 32)
+                scores = evaluate_joint(model, clip, cfg.check_scenes)
                 run.log(step, {"accuracy": scores})
                 report(f"  {scores}")
             run.maybe_save(step + 1, cfg.steps)
@@ -207,7 +211,7 @@ def evaluate_joint(model: JointModel, clip: TinyCLIP, scenes: int, split: str = 
     """Accuracy by family on all 576 tokens."""
     hits: dict[str, list[bool]] = {}
     for start in range(0, scenes, 8):
-        batch = [make_scene(split, i) for i in range(start, start + 8)]
+        batch = [make_scene(split, i) for i in range(start, min(start + 8, scenes))]
         asked = [balanced(scene) for scene in batch]
         text = pack(asked, 256)
         right = exact(model.lm(model.projector(features(clip, batch)), text), text)

@@ -174,11 +174,32 @@ def balanced(scene: Scene) -> list[Question]:
     return [question for question in found if question is not None]
 
 
-def training(scene: Scene, n: int) -> list[Question]:
-    """Exactly ``n`` questions: the balanced ones without the description, then varied extras."""
+#: Extras of the two phases of training: everything, then mostly what takes longest to learn.
+EXTRAS = (
+    ("relation",) * 5
+    + ("region",) * 4
+    + ("count",) * 3
+    + ("position",) * 2
+    + ("exist", "color", "object", "reading", "choice"),
+    ("region",) * 6
+    + ("object",) * 4
+    + ("relation",) * 4
+    + ("count",) * 3
+    + ("choice",) * 2
+    + ("reading",) * 2
+    + ("color",),
+)
+
+
+def training(scene: Scene, n: int, *, hard: bool = False) -> list[Question]:
+    """Exactly ``n`` questions: the balanced ones without the description, and varied extras.
+
+    With ``hard``, the extras are the slow families and come first (up to nine of them).
+    """
     root, index = SPLIT_SEED[scene.split] + 1000 * scene.seed, scene.index
     draws = Draws(root, index, 5)
-    asked = [q for q in balanced(scene) if q.family != "describe" or draws.chance(15)]
+    usual = [q for q in balanced(scene) if q.family != "describe" or draws.chance(15)]
+    asked, room = ([], min(n, 9)) if hard else (usual, n)
     often = [label for label, number in scene.counts.items() if number > 1] or list(scene.counts)
     extras: Mapping[str, Callable[[], Question | None]] = {
         "exist": lambda: exist(scene, draws, draws.chance(50)),
@@ -191,13 +212,15 @@ def training(scene: Scene, n: int) -> list[Question]:
         "reading": lambda: reading(scene, draws, draws.choice(scene.signs)),
         "choice": lambda: choice(scene, draws, draws.below(len(LETTERS))),
     }
-    weights = ("relation",) * 4 + ("region",) * 3 + ("count",) * 2 + ("position",) + tuple(extras)
     for _ in range(8 * n):
-        if len(asked) >= n:
+        if len(asked) >= room:
             break
-        question = extras[draws.choice(weights)]()
+        question = extras[draws.choice(EXTRAS[hard])]()
         if question is not None and all(question.text != other.text for other in asked):
             asked.append(question)
+    if hard:
+        seen = {question.text for question in asked}
+        asked += [question for question in draws.shuffled(usual) if question.text not in seen]
     while len(asked) < n:
         asked.append(exist(scene, draws, draws.chance(50)) or asked[0])
     return draws.shuffled(asked)[:n]

@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from .cells import cells
 from .lm import LMConfig, TinyLM, answer_loss, exact
 from .optim import make_optimizers, schedule, set_rates
-from .packing import pack
+from .packing import Packed, pack
 from .questions import FAMILIES, Question, balanced, training
 from .runs import Run
 from .scenes import GRID, SIDE, Scene, make_scene
 from .vocabulary import (
+    ANSWER,
     CLASSES,
     COLORS,
     COUNTS,
@@ -42,6 +43,7 @@ class SymbolicConfig:
     adam_lr: float = 1.5e-3
     noise: float = 0.15
     probe_weight: float = 0.4
+    hard_from: float = 0.45
     #: (fraction of the run at which it starts, token counts to cycle through)
     lengths: tuple[tuple[float, tuple[int, ...]], ...] = (
         (0.0, (32,)),
@@ -103,23 +105,29 @@ class SymbolicLM(nn.Module):
         super().__init__()
         self.lm, self.symbols = TinyLM(cfg), Symbols(cfg.width)
         self.probe = nn.Linear(cfg.width, len(COUNTS) + 2 + N_COLORS + 2)  # training only: count, colour, place
+        self.answer_probe = nn.Linear(cfg.width, N_CLASSES + 1)  # training only: a noun that is the answer
         nouns = torch.zeros(len(VOCABULARY), dtype=torch.long)
         for label, names in enumerate(zip(CLASSES, PLURALS, strict=True), start=1):
             nouns[[TOKEN_ID[name] for name in names]] = label
         self.register_buffer("nouns", nouns, persistent=False)
 
-    def probe_loss(self, middle: Tensor, ids: Tensor, scenes: Sequence[Scene]) -> Tensor:
+    def probe_loss(self, middle: Tensor, text: Packed, scenes: Sequence[Scene]) -> Tensor:
         """At every noun of a question: how many of it there are and, for a single one, its colour and place.
 
-        Without it the language model takes thousands of steps to find that a noun has to look at the
-        patches of its class; with it, binding is a one-hop problem with a dense signal.
+        Where the answer is a noun, it has to be known already after half of the blocks. Without these the
+        language model takes thousands of steps to find that a noun has to look at the patches of its class;
+        with them, binding is a one-hop problem with a dense signal.
         """
+        ids = text.ids
+        wanted = self.nouns[text.target.clamp(min=0)] * (ids == ANSWER)
+        known = self.answer_probe(middle[wanted > 0])
         b, t = (self.nouns[ids] > 0).nonzero(as_tuple=True)
         facts = torch.stack([noun_facts(scene) for scene in scenes])[b, self.nouns[ids[b, t]]]  # [M, 4]
         count, color, place = self.probe(middle[b, t]).split([len(COUNTS) + 2, N_COLORS, 2], -1)
         one = facts[:, 0] == 1
         loss = F.cross_entropy(count, facts[:, 0].long())
         loss = loss + F.cross_entropy(color[one], facts[one, 1].long())
+        loss = loss + 0.5 * F.cross_entropy(known, wanted[wanted > 0])
         return loss + 8.0 * F.mse_loss(place[one], facts[one, 2:])
 
 
@@ -200,12 +208,15 @@ def train_symbolic(
         torch.manual_seed(seed * 1_000_003 + step)
         scenes = [make_scene("train", step * cfg.batch + i, seed=seed) for i in range(batch)]
         chosen = choose_cells(scenes, n, rng, corrupt=True)
-        text = pack([training(scene, cfg.questions) for scene in scenes], cfg.text_length)
+        text = pack(
+            [training(scene, cfg.questions, hard=step >= cfg.hard_from * cfg.steps) for scene in scenes],
+            cfg.text_length,
+        )
         tokens = model.symbols(model.lm.embed.weight, chosen.label, chosen.color, chosen.center, chosen.index)
         scale = tokens.detach().pow(2).mean().sqrt() * cfg.noise
         logits, middle = model.lm.states(tokens + scale * torch.randn_like(tokens), text)
         answer = answer_loss(logits, text.target)
-        probe = model.probe_loss(middle, text.ids, scenes)
+        probe = model.probe_loss(middle, text, scenes)
         loss = answer + cfg.probe_weight * probe
         for optimizer in optimizers:
             optimizer.zero_grad(set_to_none=True)

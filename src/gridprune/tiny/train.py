@@ -43,7 +43,9 @@ def tiny_recipe() -> Recipe:
         tower=TowerConfig(width=192, layers=3, mlp=192, text_width=32, text_layers=1, text_heads=2, text_mlp=64),
         symbolic=replace(SymbolicConfig(), steps=6, batch=2, questions=4, text_length=64),
         tower_training=replace(TowerTraining(), steps=6, batch=2, full_batch=2, questions=3, patches=144),
-        joint=replace(JointConfig(), regression_scenes=8, regression_steps=20, steps=6, batch=2, lengths=(64, 96)),
+        joint=JointConfig(
+            regression_scenes=8, regression_steps=20, steps=6, batch=2, questions=6, lengths=(64, 96), check_scenes=2
+        ),
     )
 
 
