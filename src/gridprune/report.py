@@ -36,6 +36,7 @@ class Report:
         zone_budgets: (Z,) int64, or None.
         relevance, saliency, scores: (N,) fp32 over the candidates, or None if the method did not ask.
         relevance_sign: which end of `relevance` means relevant on this tower.
+        relevance_source, saliency_source: where these come from, or "".
         merged: whether kept tokens absorbed others.
         encode_seconds: wall time of the model's vision encoder, this image's part of the call.
         decision_seconds: wall time of cues, allocation and selection, this image's part.
@@ -55,6 +56,8 @@ class Report:
     saliency: Tensor | None
     scores: Tensor | None
     relevance_sign: int
+    relevance_source: str
+    saliency_source: str
     merged: bool
     encode_seconds: float
     decision_seconds: float
@@ -71,6 +74,7 @@ class Report:
         selection: Selection,
         cues: Cues,
         row: int,
+        kept: Tensor,
         question: str,
         picture: Callable[[], Tensor],
         processor: Any,
@@ -82,7 +86,6 @@ class Report:
         def own(values: Tensor | None) -> Tensor | None:
             return None if values is None else values[row].detach().cpu()
 
-        kept = selection.indices[row].cpu()
         return cls(
             method=method.name,
             settings=method.explain(),
@@ -98,6 +101,8 @@ class Report:
             saliency=own(cues.saliency),
             scores=own(selection.scores),
             relevance_sign=cues.relevance_sign,
+            relevance_source=family.relevance if cues.relevance is not None else "",
+            saliency_source=family.saliency_source() if cues.saliency is not None else "",
             merged=selection.merge is not None,
             encode_seconds=encode_seconds,
             decision_seconds=decision_seconds,
@@ -146,7 +151,9 @@ class Report:
             "zone_budgets": None if self.zone_budgets is None else self.zone_budgets.tolist(),
             "relevance": _rounded(self.relevance),
             "relevance_sign": self.relevance_sign,
+            "relevance_source": self.relevance_source,
             "saliency": _rounded(self.saliency),
+            "saliency_source": self.saliency_source,
             "scores": _rounded(self.scores),
             "merged": self.merged,
             "seconds": {"encode": self.encode_seconds, "decision": self.decision_seconds},
@@ -165,14 +172,14 @@ class Report:
         return overlay(self, image if image is not None else self.picture())
 
     def save(self, path: str | Path, image: Image | None = None) -> Path:
-        """Write :meth:`overlay` to `path` (the ending decides the format). `image` replaces the picture the tower saw."""
+        """Write :meth:`overlay` to `path` (its ending decides the format). `image` replaces what the tower saw."""
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
         self.overlay(image).save(target)
         return target
 
     def figure(self, path: str | Path, image: Image | None = None) -> Path:
-        """Write the whole explanation: kept patches, zones shaded by budget, relevance and saliency maps side by side."""
+        """Write the whole explanation: kept patches, zone budgets, relevance and saliency side by side."""
         from .explain.figure import save_figure
 
         return save_figure(self, Path(path), image if image is not None else self.picture())

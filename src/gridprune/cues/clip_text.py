@@ -89,7 +89,7 @@ class ClipText:
 
     @torch.no_grad()
     def embed_words(self, question: str) -> Tensor:
-        """(T, E) fp32 unit embeddings of the question's own tokens (no BOS, EOS or padding), truncated to the context."""
+        """(T, E) fp32 unit embeddings of its own tokens (no BOS, EOS or padding), truncated to the context."""
         tokens = self.tokenizer([question], truncation=True, max_length=self.context, return_tensors="pt")
         device = next(self.text_model.parameters()).device
         ids = tokens["input_ids"].to(device)
@@ -160,9 +160,9 @@ class ClipText:
             clip = CLIPModel.from_pretrained(str(source), dtype=torch.float32)
         except Exception as error:  # hub, network, file and format errors come in many classes
             raise CheckpointError(
-                f"Could not load a CLIP text side from {str(source)!r}: {error}\nGive a folder with a CLIP checkpoint, a "
-                "folder written by `gridprune export-clip`, or a hub id such as 'openai/clip-vit-large-patch14-336' "
-                "(needs network access once)."
+                f"Could not load a CLIP text side from {str(source)!r}: {error}\nGive a folder with a CLIP "
+                f"checkpoint, a folder written by `gridprune export-clip`, or a hub id such as "
+                f"'openai/clip-vit-large-patch14-336' (needs network access once)."
             ) from error
         return cls.from_model(clip, tokenizer, _stored_sign(folder))
 

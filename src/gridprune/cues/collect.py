@@ -1,150 +1,179 @@
-"""From encoded pictures to cues: only what the method asks for, images of one geometry stacked in one batch."""
+"""From encoded pictures to cues: only what the method asks for, pictures of one geometry stacked in one batch."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from ..errors import MissingCueError, QuestionError
+from ..families.base import CLIP_TEXT, Blocks, Encoded, Family, embedding_table
 from ..methods.base import Cues, Method
+from . import embeddings
 from .clip_text import ClipText
 
 if TYPE_CHECKING:
-    from ..families.base import Encoded, Family
+    from ..token_map import TokenMap
 
-_FROM_TOWER_STATE = frozenset({"relevance", "word_relevance", "tower_features"})
+_TEXT = frozenset({"relevance", "word_relevance"})
 _FROM_ATTENTION = frozenset({"saliency", "keys", "queries_cls"})
-_FROM_QUESTION = frozenset({"relevance", "word_relevance", "question_embeds"})
 
 
-def wanted_blocks(family: Family, method: Method) -> tuple[set[int], set[int]]:
-    """Tower blocks whose output, and whose queries and keys, must be captured for `method`."""
+@dataclass(frozen=True)
+class TextSide:
+    """What questions are compared with pictures by: CLIP's text half, or the language model's tokenizer."""
+
+    clip: ClipText | None = None
+    tokenizer: Any = None
+
+
+def wanted_blocks(family: Family, method: Method) -> Blocks:
+    """Tower blocks that must be read for `method`."""
     states, attention = set(), set()
-    if method.needs & _FROM_TOWER_STATE:
+    if "tower_features" in method.needs or (method.needs & _TEXT and family.relevance == CLIP_TEXT):
         states.add(family.feature_block)
     if method.needs & _FROM_ATTENTION:
         attention.add(family.tower.block(family.tower.saliency_block))
     attention.update(family.tower.block_at(depth) for depth in method.saliency_depths)
-    return states, attention
+    return Blocks(frozenset(states), frozenset(attention))
 
 
 def needs_question(method: Method) -> bool:
     """Whether a question must be known before `method` can select."""
-    return bool(method.needs & _FROM_QUESTION)
+    return method.uses_text
 
 
-def check_available(family: Family, method: Method, clip: ClipText | None) -> None:
+def check_available(family: Family, method: Method, text: TextSide) -> None:
     """Raise a :class:`MissingCueError` that names the remedy if `method` needs what this model cannot give."""
     wanted_blocks(family, method)
-    if method.needs & {"relevance", "word_relevance"} and clip is None:
+    model = type(family.model).__name__
+    if "queries_cls" in method.needs and family.tower.saliency != "cls":
         raise MissingCueError(
-            f"The method {method.name!r} compares the question with the picture, and {type(family.model).__name__} holds "
+            f"The method {method.name!r} reads the query of [CLS], and the vision tower of {model} has no [CLS]. Use a "
+            "method that needs saliency only, such as 'fastervlm': attention received takes the place of [CLS] there."
+        )
+    if method.needs & _TEXT and family.relevance == CLIP_TEXT and text.clip is None:
+        raise MissingCueError(
+            f"The method {method.name!r} compares the question with the picture, and {model} holds "
             "only the vision half of CLIP. Give the text half: prune(..., clip='openai/clip-vit-large-patch14-336'), a "
             "folder with the CLIP your tower was taken from, or a side folder written once by `gridprune export-clip`. "
             "Methods that need no text, such as 'fastervlm', run without it."
         )
+    from_ids = method.needs & _TEXT and family.relevance != CLIP_TEXT
+    if (from_ids or "question_embeds" in method.needs) and text.tokenizer is None:
+        raise MissingCueError(
+            f"The method {method.name!r} compares visual tokens with the question's tokens as {model} embeds "
+            f"them. Give processor=... (the model's processor or tokenizer), also if you give the question yourself."
+        )
 
 
 def collect(
-    family: Family,
-    method: Method,
-    encoded: Encoded,
-    images: Sequence[int],
-    questions: Sequence[str],
-    clip: ClipText | None,
+    family: Family, method: Method, encoded: Encoded, images: Sequence[int], questions: Sequence[str], text: TextSide
 ) -> Cues:
     """The cues of some `images` of one geometry (same token map), batched in that order.
 
     Args:
         questions: one per entry of `images`; read only if the method needs them.
     """
-    needs = method.needs
-    token_map = encoded.maps[images[0]]
-    source = token_map.candidates.source  # [N, m]
-    found: dict[str, Tensor] = {}
-    if "features" in needs:
-        positions = token_map.candidate_positions
-        found["features"] = torch.stack(
-            [encoded.embeddings[i][positions.to(encoded.embeddings[i].device)] for i in images]
-        )
-    if needs & _FROM_TOWER_STATE:
-        prefix = family.tower.prefix
-        states = encoded.captured.states[family.feature_block]  # [V, S, C]
-        patches = torch.stack([states[encoded.views[i], prefix:].flatten(0, 1) for i in images])  # [B, P, C]
-        _from_states(found, needs, patches, source, questions, family, clip)
-    if needs & _FROM_ATTENTION:
-        block = family.tower.block(family.tower.saliency_block)
-        _from_attention(found, needs, family, encoded, images, source, block)
-    saliency_at = {
-        depth: _saliency(family, encoded, images, source, family.tower.block_at(depth))
-        for depth in method.saliency_depths
-    }
-    if "question_embeds" in needs:
-        found |= family.question_embeds(questions)  # type: ignore[attr-defined]
-    sign = clip.relevance_sign if clip else 1
-    return Cues(**found, saliency_at=saliency_at, relevance_sign=sign, images=len(images))
-
-
-def _from_states(
-    found: dict[str, Tensor],
-    needs: frozenset[str],
-    patches: Tensor,
-    source: Tensor,
-    questions: Sequence[str],
-    family: Family,
-    clip: ClipText | None,
-) -> None:
-    if "tower_features" in needs:
-        found["tower_features"] = pick(patches, source)
-    if not needs & {"relevance", "word_relevance"}:
-        return
-    assert clip is not None  # check_available ran before
-    if any(not question.strip() for question in questions):
+    needs, found = method.needs, {}
+    if method.uses_text and not all(question.strip() for question in questions):
         raise QuestionError(
             "The question is empty, and this method is guided by it. Give question='...', or use a method without text."
         )
-    projected = clip.project_patches(patches, family.tower.post_norm)  # [B, P, E]
+    gather = _Gather(family, encoded, images)
+    by_embedding = bool(needs & _TEXT) and family.relevance != CLIP_TEXT
+    if "features" in needs or by_embedding:
+        found["features"] = gather.features()
+    if by_embedding or "question_embeds" in needs:
+        found |= _by_embedding(needs, found, questions, family, text)
+    if needs & _TEXT and not by_embedding:
+        found |= _by_clip(needs, gather, questions, text)
+    if "tower_features" in needs:
+        found["tower_features"] = pick(gather.states(), gather.source)
+    if needs & _FROM_ATTENTION:
+        found |= gather.attention(needs, family.tower.block(family.tower.saliency_block))
+    if "laplacian" in needs:
+        found["laplacian"] = gather.laplacian()
+    saliency_at = {depth: gather.saliency(family.tower.block_at(depth)) for depth in method.saliency_depths}
+    sign = text.clip.relevance_sign if text.clip is not None and not by_embedding else embeddings.SIGN
+    return Cues(**found, saliency_at=saliency_at, relevance_sign=sign, heads=gather.heads, images=len(images))
+
+
+class _Gather:
+    """Tower values of some pictures, taken to their tokens."""
+
+    def __init__(self, family: Family, encoded: Encoded, images: Sequence[int]) -> None:
+        self.family, self.encoded, self.images = family, encoded, images
+        self.map: TokenMap = encoded.maps[images[0]]
+        self.source = self.map.candidates.source  # [N, m]
+        self.heads = 1
+
+    def features(self) -> Tensor:
+        """(B, N, D)"""
+        chosen = [self.encoded.embeddings[i] for i in self.images]
+        return torch.stack([each[self.map.candidate_positions.to(each.device)] for each in chosen])
+
+    def states(self) -> Tensor:
+        """(B, P, C)"""
+        return self._stack(self.encoded.parts.states(self.encoded.captured, self.family.feature_block))
+
+    def saliency(self, block: int) -> Tensor:
+        """(B, N) fp32"""
+        per_patch = self.encoded.parts.saliency(self.encoded.captured, block, self.family.tower)
+        return pick(self._stack(per_patch), self.source)
+
+    def attention(self, needs: frozenset[str], block: int) -> dict[str, Tensor]:
+        captured, found = self.encoded.captured, {}
+        self.heads = captured.keys[block][0].shape[1]
+        if "saliency" in needs:
+            found["saliency"] = self.saliency(block)
+        if "keys" in needs:
+            found["keys"] = pick(self._stack(self.encoded.parts.keys(captured, block)), self.source)
+        if "queries_cls" in needs:
+            found["queries_cls"] = self._stack(self.encoded.parts.cls_queries(captured, block))
+        return found
+
+    def laplacian(self) -> Tensor:
+        """(B, N, 2) fp32"""
+        raise MissingCueError("The cue 'laplacian' is not available yet.")
+
+    def _stack(self, per_picture: list[Tensor]) -> Tensor:
+        return torch.stack([per_picture[i] for i in self.images])
+
+
+def _by_embedding(
+    needs: frozenset[str], found: dict[str, Tensor], questions: Sequence[str], family: Family, text: TextSide
+) -> dict[str, Tensor]:
+    words, mask = embeddings.question_embeds(questions, text.tokenizer, embedding_table(family.model))
+    cues = {"question_embeds": words, "question_mask": mask} if "question_embeds" in needs else {}
+    if needs & _TEXT and family.relevance != CLIP_TEXT:
+        by_word = embeddings.word_relevance(found["features"], words)
+        cues |= {"relevance": embeddings.relevance(by_word, mask), "word_relevance": by_word, "word_mask": mask}
+    return cues
+
+
+def _by_clip(needs: frozenset[str], gather: _Gather, questions: Sequence[str], text: TextSide) -> dict[str, Tensor]:
+    assert text.clip is not None  # check_available ran before
+    projected = text.clip.project_patches(gather.states(), gather.family.tower.post_norm)  # [B, P, E]
+    cues = {}
     if "relevance" in needs:
-        text = torch.stack([clip.embed(question) for question in questions]).to(projected.device)  # [B, E]
-        found["relevance"] = pick((projected @ text[:, :, None])[..., 0], source)
+        embedded = torch.stack([text.clip.embed(question) for question in questions]).to(projected.device)  # [B, E]
+        cues["relevance"] = pick((projected @ embedded[:, :, None])[..., 0], gather.source)
     if "word_relevance" in needs:
-        words = [clip.embed_words(question).to(projected.device) for question in questions]
+        words = [text.clip.embed_words(question).to(projected.device) for question in questions]
         longest = max(len(w) for w in words)
         padded = torch.stack([torch.nn.functional.pad(w, (0, 0, 0, longest - len(w))) for w in words])  # [B, T, E]
         scores = padded @ projected.transpose(1, 2)  # [B, T, P]
-        found["word_relevance"] = pick(scores.transpose(1, 2), source).transpose(1, 2)
-        found["word_mask"] = torch.arange(longest)[None] < torch.tensor([len(w) for w in words])[:, None]
-
-
-def _from_attention(
-    found: dict[str, Tensor],
-    needs: frozenset[str],
-    family: Family,
-    encoded: Encoded,
-    images: Sequence[int],
-    source: Tensor,
-    block: int,
-) -> None:
-    if "saliency" in needs:
-        found["saliency"] = _saliency(family, encoded, images, source, block)
-    prefix = family.tower.prefix
-    if "keys" in needs:
-        keys = encoded.captured.keys[block]
-        found["keys"] = pick(torch.stack([keys[encoded.views[i], prefix:].flatten(0, 1) for i in images]), source)
-    if "queries_cls" in needs:
-        queries = encoded.captured.queries[block]
-        found["queries_cls"] = torch.stack([queries[encoded.views[i], 0].mean(0) for i in images])
-
-
-def _saliency(family: Family, encoded: Encoded, images: Sequence[int], source: Tensor, block: int) -> Tensor:
-    attention = family.tower.cls_attention(encoded.captured, block)  # [V, P]
-    return pick(torch.stack([attention[encoded.views[i]].flatten() for i in images]), source)
+        cues["word_relevance"] = pick(scores.transpose(1, 2), gather.source).transpose(1, 2)
+        exists = torch.arange(longest)[None] < torch.tensor([len(w) for w in words])[:, None]
+        cues["word_mask"] = exists.to(projected.device)
+    return cues
 
 
 def pick(values: Tensor, source: Tensor) -> Tensor:
-    """Tower values (B, P, ...) to tokens (B, N, ...): the mean over the m patches merged into each; `source` is (N, m)."""
+    """Tower values (B, P, ...) to tokens (B, N, ...): the mean over the m patches of each; `source` is (N, m)."""
     source = source.to(values.device)
     return values[:, source[:, 0]] if source.shape[1] == 1 else values[:, source].mean(2)

@@ -1,50 +1,70 @@
-"""Reading a vision tower while it runs: block outputs, queries and keys, captured by hooks on stock modules.
+"""Reading a vision tower while it runs: block outputs by hooks, queries and keys through the attention interface.
 
-Nothing is computed twice and no eager attention is used: a hook on the query and key projections of one block sees what
-the attention sees, and one softmax row per head gives the [CLS] saliency. Captures are kept per thread, so that two
-threads may run the same tower at once.
+Nothing is computed twice and eager attention is never needed. For the span of one encoder call the attention module of
+the block that is read gets its own copy of the configuration, which names a registered wrapper: it keeps the queries
+and keys (after RoPE and norms, before scaling) and hands everything on to the implementation in use, so the features
+stay bit-identical. Then the module gets its own configuration back and the wrapper leaves the registry.
 """
 
 from __future__ import annotations
 
+import copy
+import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import weakref
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ..errors import UnsupportedModelError
+
+_LOCKS: weakref.WeakKeyDictionary[nn.Module, threading.RLock] = weakref.WeakKeyDictionary()
+_LOCKS_GUARD = threading.Lock()
 
 
 @dataclass
 class Captured:
-    """What one run of the tower left behind, by block index (0-based, absolute)."""
+    """What one run of the tower left behind, by block index (0-based, absolute): one tensor per call of the module.
 
-    states: dict[int, Tensor] = field(default_factory=dict)  # [V, S, C] output of the block
-    queries: dict[int, Tensor] = field(default_factory=dict)  # [V, S, C] before the split into heads
-    keys: dict[int, Tensor] = field(default_factory=dict)  # [V, S, C]
+    Attributes:
+        states: outputs of the block, (V, S, C) or (S, C).
+        queries, keys: (V, H, S, d).
+        masks: the attention mask of each call, or None.
+    """
+
+    states: dict[int, list[Tensor]] = field(default_factory=lambda: defaultdict(list))
+    queries: dict[int, list[Tensor]] = field(default_factory=lambda: defaultdict(list))
+    keys: dict[int, list[Tensor]] = field(default_factory=lambda: defaultdict(list))
+    masks: dict[int, list[Tensor | None]] = field(default_factory=lambda: defaultdict(list))
 
 
 @dataclass(eq=False)
 class Tower:
-    """A CLIP-like vision transformer: a list of blocks with `self_attn.q_proj` and `self_attn.k_proj`, with [CLS] first.
+    """A vision transformer that can be read.
 
     Attributes:
-        blocks: the transformer blocks.
-        heads: attention heads per block.
-        post_norm: the norm that CLIP applies before its projection, or None.
+        module: the whole tower; one thread at a time reads it.
+        blocks: its transformer blocks.
+        attention: name of a block's attention module.
         prefix: tokens in front of the patches (1 for [CLS], 0 for none).
-        saliency_block: index of the block whose attention is the saliency, negative from the end.
+        saliency: "cls" for the row of the first token, "received" for column means.
+        saliency_block: block whose attention is the saliency, negative from the end.
+        post_norm: the norm that CLIP applies before its projection, or None.
     """
 
+    module: nn.Module
     blocks: nn.ModuleList
-    heads: int
-    post_norm: nn.Module | None
-    prefix: int = 1
+    attention: str = "self_attn"
+    prefix: int = 0
+    saliency: str = "received"
     saliency_block: int = -2
-    _local: threading.local = field(default_factory=threading.local, repr=False)
+    post_norm: nn.Module | None = None
 
     @property
     def depth(self) -> int:
@@ -65,94 +85,93 @@ class Tower:
         """The block at a relative depth in (0, 1]: 1 is the last."""
         return min(max(round(depth * self.depth), 1), self.depth) - 1
 
-    def install(self, *, states: set[int], attention: set[int]) -> list[torch.utils.hooks.RemovableHandle]:
-        """Hook the wanted blocks. The hooks do nothing outside :meth:`capture`; the caller removes the handles."""
-        handles = []
-        for index in states:
-            handles.append(self.blocks[index].register_forward_hook(self._store("states", index)))
-        for index in attention:
-            attend = self.blocks[index].self_attn
-            handles.append(attend.q_proj.register_forward_hook(self._store("queries", index)))
-            handles.append(attend.k_proj.register_forward_hook(self._store("keys", index)))
-        return handles
-
-    def _store(self, kind: str, index: int) -> Callable[..., None]:
-        def hook(module: nn.Module, args: object, output: Tensor | tuple[Tensor, ...]) -> None:
-            captured: Captured | None = getattr(self._local, "captured", None)
-            if captured is not None:
-                tensor = output[0] if isinstance(output, tuple) else output
-                getattr(captured, kind)[index] = tensor.detach()
-
-        return hook
-
     @contextmanager
-    def capture(self) -> Iterator[Captured]:
-        """Collect what the installed hooks see in this thread."""
-        before = getattr(self._local, "captured", None)
-        self._local.captured = Captured()
-        try:
-            yield self._local.captured
-        finally:
-            self._local.captured = before
-
-    def cls_attention(self, captured: Captured, index: int) -> Tensor:
-        """Attention of [CLS] to the patches in one block, mean over heads: fp32 (V, P), P without the prefix."""
-        return cls_attention(captured.queries[index][:, 0], captured.keys[index], self.heads, self.prefix)
-
-
-def cls_attention(query: Tensor, keys: Tensor, heads: int, prefix: int = 1) -> Tensor:
-    """One softmax row per head, averaged over heads.
-
-    Args:
-        query: (V, C) the [CLS] query, heads concatenated, before scaling.
-        keys: (V, S, C) keys of all tokens.
-        heads: number of heads; C must be divisible by it.
-        prefix: tokens in front of the patches to drop after the softmax.
-
-    Returns:
-        (V, S - prefix) fp32; a row sums to one minus the attention [CLS] pays to the prefix.
-    """
-    views, length, width = keys.shape
-    q = query.float().view(views, heads, 1, width // heads)
-    k = keys.float().view(views, length, heads, width // heads).transpose(1, 2)  # [V, H, S, d]
-    logits = (q * (width // heads) ** -0.5) @ k.transpose(-1, -2)  # [V, H, 1, S]
-    return logits.softmax(-1).mean(1)[:, 0, prefix:]
+    def reading(self, *, states: Collection[int] = (), attention: Collection[int] = ()) -> Iterator[Captured]:
+        """Collect what the given blocks do in this thread; everything is restored at the end, also after an error."""
+        captured = Captured()
+        if not states and not attention:
+            yield captured
+            return
+        with _LOCKS_GUARD:
+            lock = _LOCKS.setdefault(self.module, threading.RLock())
+        with lock, ExitStack() as undo:
+            for index in states:
+                keep = _keep_output(captured.states[index], threading.get_ident())
+                undo.callback(self.blocks[index].register_forward_hook(keep).remove)
+            for index in attention:
+                undo.enter_context(_watched(getattr(self.blocks[index], self.attention), index, captured))
+            yield captured
 
 
-def received_attention(queries: Tensor, keys: Tensor, heads: int, prefix: int = 0, block: int = 256) -> Tensor:
-    """How much attention each token receives: column means of the attention matrix, streamed over blocks of queries.
+def _keep_output(kept: list[Tensor], thread: int) -> Callable[..., None]:
+    def hook(module: nn.Module, args: object, output: Tensor | tuple[Tensor, ...]) -> None:
+        if threading.get_ident() == thread:
+            kept.append((output[0] if isinstance(output, tuple) else output).detach())
 
-    Args:
-        queries: (V, S, C) heads concatenated, before scaling.
-        keys: (V, S, C).
-        heads: number of heads.
-        prefix: tokens in front of the patches to drop.
-        block: queries per step; memory is O(heads * block * S).
-
-    Returns:
-        (V, S - prefix) fp32.
-    """
-    views, length, width = keys.shape
-    k = keys.float().view(views, length, heads, width // heads).permute(0, 2, 3, 1)  # [V, H, d, S]
-    q = queries.float().view(views, length, heads, width // heads).transpose(1, 2) * (width // heads) ** -0.5
-    total = keys.new_zeros(views, length, dtype=torch.float32)
-    for start in range(prefix, length, block):  # over blocks of queries: memory stays linear in S
-        total += (q[:, :, start : start + block] @ k).softmax(-1).sum((1, 2))
-    return total[:, prefix:] / (heads * (length - prefix))
+    return hook
 
 
-def find_clip_tower(tower: nn.Module) -> Tower:
-    """Describe a CLIP vision tower, found by its parts and not by their names' order in a version of transformers.
+@contextmanager
+def _watched(attend: Any, index: int, captured: Captured) -> Iterator[None]:
+    """Let one attention module call a wrapper that keeps its queries and keys."""
+    own, thread = attend.config, threading.get_ident()
+    used = own._attn_implementation
+    # Models look for "flash" in the name to choose their variable-length path.
+    name = f"gridprune_{thread}_{index}_{used}"
+
+    def wrapper(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Any:
+        if threading.get_ident() == thread:
+            captured.queries[index].append(query.detach())
+            captured.keys[index].append(key.detach())
+            mask = args[0] if args else kwargs.get("attention_mask")
+            captured.masks[index].append(mask if isinstance(mask, Tensor) else None)
+        return implementation(attend, used)(module, query, key, value, *args, **kwargs)
+
+    watched = copy.copy(own)
+    watched._attn_implementation_internal = name
+    ALL_ATTENTION_FUNCTIONS[name] = wrapper
+    attend.config = watched
+    try:
+        yield
+    finally:
+        attend.config = own
+        del ALL_ATTENTION_FUNCTIONS[name]
+
+
+def implementation(attend: nn.Module, name: str | None) -> Callable[..., Any]:
+    """The attention function that a stock module uses under the name `name`."""
+    eager = sys.modules[type(attend).__module__].eager_attention_forward
+    return eager if name in (None, "eager") else ALL_ATTENTION_FUNCTIONS.get(name, eager)
+
+
+def find_tower(module: nn.Module, **settings: Any) -> Tower:
+    """Describe a vision transformer, found by its parts: a list of blocks with an attention module that has a config.
 
     Raises:
-        UnsupportedModelError: the module is not built like CLIP's vision transformer.
+        UnsupportedModelError: the module is not built like that.
     """
-    blocks = next((m.layers for m in tower.modules() if isinstance(getattr(m, "layers", None), nn.ModuleList)), None)
-    if blocks is None or not all(hasattr(getattr(b, "self_attn", None), "q_proj") for b in blocks):
-        raise UnsupportedModelError(
-            f"The vision tower {type(tower).__name__} is not built like CLIP's (blocks with self_attn.q_proj/k_proj), "
-            "so its [CLS] attention cannot be read. Use a method without the cue 'saliency'."
-        )
-    post_norm = next((m.post_layernorm for m in tower.modules() if hasattr(m, "post_layernorm")), None)
-    has_cls = any(hasattr(m, "class_embedding") for m in tower.modules())
-    return Tower(blocks, heads=blocks[0].self_attn.num_heads, post_norm=post_norm, prefix=int(has_cls))
+    for part in module.modules():
+        for blocks in (child for child in part.children() if isinstance(child, nn.ModuleList) and len(child)):
+            for attention in ("self_attn", "attn", "attention"):
+                if all(hasattr(getattr(block, attention, None), "config") for block in blocks):
+                    return Tower(module, blocks, attention, **settings)
+    raise UnsupportedModelError(
+        f"The vision tower {type(module).__name__} is not a list of blocks whose attention goes through transformers' "
+        "attention interface, so it cannot be read. Use a method that needs no cue of the tower, such as 'divprune'."
+    )
+
+
+def find_clip_tower(module: nn.Module) -> Tower:
+    """A CLIP tower: [CLS] in front, its row as saliency, and the norm in front of CLIP's projection.
+
+    A SigLIP tower has the same layout without [CLS]; its saliency is the attention received.
+    """
+    has_cls = any(hasattr(part, "class_embedding") for part in module.modules())
+    post_norm = next((part.post_layernorm for part in module.modules() if hasattr(part, "post_layernorm")), None)
+    saliency = "cls" if has_cls else "received"
+    return find_tower(module, prefix=int(has_cls), saliency=saliency, post_norm=post_norm)
+
+
+def stacked(calls: list[Tensor], dim: int) -> Tensor:
+    """What several calls of one module left behind, as one tensor."""
+    return calls[0] if len(calls) == 1 else torch.cat(calls, dim=dim)

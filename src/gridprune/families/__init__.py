@@ -1,6 +1,6 @@
 """Model families, found by the class of a loaded model."""
 
-from .base import Encoded, Family
-from .registry import available, find
+from .base import Encoded, Family, Place
+from .registry import available, describe, find
 
-__all__ = ["Encoded", "Family", "available", "find"]
+__all__ = ["Encoded", "Family", "Place", "available", "describe", "find"]

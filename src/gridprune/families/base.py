@@ -7,16 +7,23 @@ hands shortened features back in the container the model expects. A new family i
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..cues.tower import Captured, Tower
-from ..errors import UnsupportedCallError
+from ..cues.tower import Captured, Tower, find_clip_tower
+from ..errors import UnsupportedCallError, UnsupportedModelError
+from ..prompt import placeholder_runs
 from ..token_map import TokenMap
+from .parts import Crops, Parts
+
+CLIP_TEXT = "CLIP text tower"
+EMBEDDINGS = "the language model's input embeddings"
 
 
 @dataclass(eq=False)
@@ -25,96 +32,244 @@ class Encoded:
 
     Attributes:
         output: what `get_image_features` returned.
-        embeddings: per image (n_i, D), projected, separators included.
-        maps: per image the geometry of these n_i tokens.
-        views: per image the rows of the tower's batch that belong to it.
-        captured: what the tower's hooks saw.
+        embeddings: per picture (n, D), projected, separators included.
+        maps: per picture the geometry of these n tokens.
+        parts: how captured tower tensors are cut into pictures.
+        captured: what was read from the tower.
     """
 
     output: Any
     embeddings: list[Tensor]
     maps: list[TokenMap]
-    views: list[slice]
+    parts: Parts
     captured: Captured
 
 
+@dataclass(frozen=True, eq=False)
+class Place:
+    """Where a picture's tokens stand in the prompt: row of the batch, columns (n,), and their geometry."""
+
+    row: int
+    columns: Tensor
+    token_map: TokenMap
+
+
 class Family(ABC):
-    """One kind of model, bound to one loaded model."""
+    """One kind of model and one modality, bound to one loaded model.
+
+    Declared by a subclass:
+        name, classes: what it is called, and the model classes it serves.
+        pixel_keys: arguments that hold pixels; their presence means there are pictures.
+        layout_keys: further arguments with one entry per picture on the first axis.
+        option_keys: further arguments that go to the encoder as they are.
+        relevance: where text relevance comes from, `CLIP_TEXT` or `EMBEDDINGS`.
+        modality: the key in `mm_encoder_outputs`.
+        dense: whether the model wants the features as one tensor and not as a list.
+        first_position: position of a prompt's first token in a direct forward call.
+        video: whether clips are pruned as well.
+    """
 
     name: ClassVar[str]
     classes: ClassVar[tuple[str, ...]]
-    vision_keys: ClassVar[tuple[str, ...]]
-    saliency: ClassVar[str]
-    relevance: ClassVar[str]
-    video: ClassVar[bool] = False
+    pixel_keys: ClassVar[tuple[str, ...]] = ("pixel_values",)
+    layout_keys: ClassVar[tuple[str, ...]] = ()
+    option_keys: ClassVar[tuple[str, ...]] = ()
+    relevance: ClassVar[str] = EMBEDDINGS
     modality: ClassVar[str] = "image"
+    dense: ClassVar[bool] = False
+    first_position: ClassVar[int] = 0
+    video: ClassVar[bool] = False
 
     def __init__(self, model: Any) -> None:
         self.model = model
 
-    @property
-    @abstractmethod
-    def tower(self) -> Tower:
-        """The vision tower's reader; raises UnsupportedModelError if its attention cannot be read."""
+    # -- the model -----------------------------------------------------------------------------------------------
 
     @property
-    @abstractmethod
+    def base(self) -> Any:
+        """The model without its language-modelling head."""
+        return self.model.model
+
+    @property
+    def vision_config(self) -> Any:
+        return self.model.config.vision_config
+
+    @property
+    def placeholder(self) -> int:
+        """The id that stands for one visual token in `input_ids`."""
+        return int(getattr(self.model.config, f"{self.modality}_token_id"))
+
+    @property
+    def streams(self) -> list[Family]:
+        """This family for each modality of the model: pictures, and clips if it has them."""
+        return [self]
+
+    @cached_property
+    def tower(self) -> Tower:
+        """The vision tower's reader; raises UnsupportedModelError if the tower cannot be read."""
+        return find_clip_tower(self.base.vision_tower)
+
+    @property
     def feature_block(self) -> int:
         """Index of the tower block whose output the projector reads."""
+        return self.tower.block(-1)
+
+    # -- the pictures of a call ----------------------------------------------------------------------------------
 
     @property
-    def image_token_id(self) -> int:
-        """The placeholder that stands for one visual token in `input_ids`."""
-        return int(self.model.config.image_token_id)
+    def vision_keys(self) -> tuple[str, ...]:
+        return (*self.pixel_keys, *self.layout_keys, *self.option_keys)
 
-    @abstractmethod
-    def count_images(self, vision: dict[str, Any]) -> int:
-        """How many pictures the vision arguments of a call hold."""
+    def vision(self, call: dict[str, Any]) -> dict[str, Any] | None:
+        """The vision arguments of a call; None if it has no pixels of this modality."""
+        if all(call.get(key) is None for key in self.pixel_keys):
+            return None
+        return {key: call[key] for key in self.vision_keys if call.get(key) is not None}
 
-    @abstractmethod
     def take_images(self, vision: dict[str, Any], indices: Sequence[int]) -> dict[str, Any]:
         """The same vision arguments for some of the pictures."""
+        per_image = (*self.pixel_keys, *self.layout_keys)
+        return {key: value[list(indices)] if key in per_image else value for key, value in vision.items()}
 
     @abstractmethod
     def token_maps(self, vision: dict[str, Any]) -> list[TokenMap]:
         """Geometry of every picture's tokens, without running the tower."""
 
-    @abstractmethod
-    def encode(self, vision: dict[str, Any]) -> Encoded:
-        """Run the model's own encoder once, with captures on."""
+    def locate(self, ids: Tensor, vision: dict[str, Any]) -> list[Place] | None:
+        """Each picture's place in `ids` (B, L) on the CPU; None if they do not hold exactly the pictures' tokens."""
+        maps = self.token_maps(vision)
+        runs = placeholder_runs(ids, self.placeholder, [len(token_map) for token_map in maps])
+        return None if runs is None else [Place(*run, token_map) for run, token_map in zip(runs, maps)]
 
-    @abstractmethod
+    # -- encoding ------------------------------------------------------------------------------------------------
+
+    def encode(self, vision: dict[str, Any], maps: list[TokenMap], read: Blocks) -> Encoded:
+        """Run the model's own encoder once, reading the tower's blocks that `read` names."""
+        with self.reading(read) as captured:
+            output = self.features(vision)
+        return Encoded(output, self.embeddings(output, maps), maps, self.parts(vision, maps), captured)
+
+    def reading(self, read: Blocks) -> Any:
+        """The tower's `reading` context; a tower that need not be read is not looked for."""
+        if not read.states and not read.attention:
+            return nullcontext(Captured())
+        return self.tower.reading(states=read.states, attention=read.attention)
+
+    def features(self, vision: dict[str, Any]) -> Any:
+        """What the model's own encoder returns."""
+        return getattr(self.base, f"get_{self.modality}_features")(**vision, return_dict=True)
+
+    def embeddings(self, output: Any, maps: list[TokenMap]) -> list[Tensor]:
+        """Per picture (n, D) out of an encoder output."""
+        flat = torch.cat([part.reshape(-1, part.shape[-1]) for part in output.pooler_output])
+        return list(flat.split([len(token_map) for token_map in maps]))
+
+    def parts(self, vision: dict[str, Any], maps: list[TokenMap]) -> Parts:
+        """How the tower's tensors are cut into pictures."""
+        return Crops([1] * len(maps), self.prefix)
+
+    @property
+    def prefix(self) -> int:
+        """Tokens in front of a crop's patches in the tower."""
+        return self.tower.prefix
+
     def project(self, tower_features: Tensor) -> Tensor:
-        """The model's projector on (..., C) tower features: (..., D)."""
+        """The model's projector on one picture's patch states (P, C): (n, D) tokens.
 
-    @abstractmethod
-    def handed_on(self, encoded: Encoded, kept: list[Tensor]) -> Any:
-        """An encoder output that holds only the kept embeddings per image, for `mm_encoder_outputs`."""
+        Raises:
+            UnsupportedCallError: this family's projector cannot be run on merged patches.
+        """
+        raise UnsupportedCallError(
+            f"The projector of {self.name} fuses neighbouring patches, so methods that merge before it cannot "
+            f"run here. Methods that merge projected embeddings, or only drop tokens, can."
+        )
 
-    def encode_resized(self, vision: dict[str, Any], grid: tuple[int, int]) -> Encoded:
+    def handed_on(self, encoded: Encoded, kept: list[Tensor], masks: list[Tensor]) -> Any:
+        """An encoder output with only the kept tokens of each picture, for `mm_encoder_outputs`."""
+        return type(encoded.output)(pooler_output=kept)
+
+    def packed(self, output: Any) -> Any:
+        """The output that a forward call takes: lists become one tensor for models that want one."""
+        if not self.dense or not isinstance(output.pooler_output, (list, tuple)):
+            return output
+        return type(output)(pooler_output=torch.cat(list(output.pooler_output))[None])
+
+    def encode_resized(self, vision: dict[str, Any], maps: list[TokenMap], grid: tuple[int, int]) -> Encoded:
         """Every picture encoded at a native grid of r x c tokens; the maps stay those of the full prompt.
 
         Raises:
             UnsupportedCallError: this family cannot encode a smaller picture.
         """
         raise UnsupportedCallError(
-            f"The family {self.name} cannot encode a smaller picture, so the baseline 'downsample' is not available."
+            f"The processor of {self.name} decides how many tokens a picture gets. For the baseline 'downsample' give "
+            "it a smaller picture and do not prune."
         )
 
     def picture(self, vision: dict[str, Any], index: int) -> Tensor:
         """The pixels the tower saw as the whole of picture `index`: (3, H, W), normalised as the processor did it."""
-        raise UnsupportedCallError(f"The family {self.name} cannot show the picture it saw; give `image=`.")
+        return torch.as_tensor(vision[self.pixel_keys[0]][index]).detach()
 
-    def position_ids(self, call: dict[str, Any]) -> Tensor | None:
-        """Positions of the unshortened prompt for models that do not count 0, 1, 2, ...; None for 1-D RoPE."""
+    # -- positions -----------------------------------------------------------------------------------------------
+
+    def rope(
+        self, call: dict[str, Any], ids: Tensor, mask: Tensor | None, types: Tensor
+    ) -> tuple[Tensor, Tensor] | None:
+        """Positions (3, B, L) and the next free one (B, 1) for models with M-RoPE; None for models that count 0, 1, 2.
+
+        Args:
+            call: all arguments of the call.
+            ids, mask, types: the part of the prompt that no cache holds, and each token's modality (0 is text).
+        """
         return None
 
+    def token_types(self, ids: Tensor) -> Tensor:
+        """Each token's modality, for models with M-RoPE: 0 text, 1 picture, 2 clip."""
+        types = torch.zeros_like(ids)
+        for stream in self.streams:
+            types = types.masked_fill(ids == stream.placeholder, 2 if stream.modality == "video" else 1)
+        return types
 
-def stack_output(output: Any, pooled: list[Tensor]) -> Any:
-    """A light copy of an encoder output with another `pooler_output` and without the tower's hidden states."""
-    return type(output)(last_hidden_state=None, pooler_output=pooled)
+    # -- for people ----------------------------------------------------------------------------------------------
+
+    @classmethod
+    def saliency_source(cls) -> str:
+        """Where saliency comes from, in words."""
+        return "[CLS] attention of the penultimate block" if cls.relevance == CLIP_TEXT else "attention received"
 
 
-def as_sizes(image_sizes: Any) -> torch.Tensor:
+@dataclass(frozen=True)
+class Blocks:
+    """Tower blocks to read: those whose output, and those whose queries and keys are wanted."""
+
+    states: Collection[int] = ()
+    attention: Collection[int] = ()
+
+
+def single_layer(model: Any) -> int:
+    """`vision_feature_layer` if it is one layer.
+
+    Raises:
+        UnsupportedModelError: features of several layers have no single patch state.
+    """
+    layer = getattr(model.config, "vision_feature_layer", -1)
+    if not isinstance(layer, int):
+        raise UnsupportedModelError(
+            f"vision_feature_layer is {layer!r}: features of several layers have no single patch state. Methods that "
+            "need relevance of a CLIP text tower or tower features cannot run on this model."
+        )
+    return layer
+
+
+def block_of_layer(tower: Tower, layer: int) -> int:
+    """The block whose output is `hidden_states[layer]`; hidden_states[0] is the embedding."""
+    return tower.block(layer - 1 if layer > 0 else layer)
+
+
+def embedding_table(model: nn.Module) -> nn.Module:
+    """The module that embeds text ids."""
+    return model.get_input_embeddings()  # type: ignore[operator, no-any-return]
+
+
+def as_sizes(image_sizes: Any) -> Tensor:
     """(images, 2) int64 of H, W on the CPU, from the forms a processor may return."""
     return torch.as_tensor(image_sizes).reshape(-1, 2).cpu().long()

@@ -7,122 +7,155 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
 
 from ..errors import UnsupportedCallError
 from ..token_map import TokenMap
-from .base import Encoded, as_sizes, stack_output
+from .base import Encoded, as_sizes
 from .llava import Llava
+from .parts import Crops, Parts
 
 
 class LlavaNext(Llava):
-    """`LlavaNextForConditionalGeneration`. Plane 0 is the overview, plane 1 the mosaic of all tiles."""
+    """`LlavaNextForConditionalGeneration`. Plane 0 is the overview, plane 1 the mosaic of all tiles.
+
+    A newline token stays if, and only if, its row of the mosaic keeps a token; newlines never count towards k.
+    """
 
     name: ClassVar[str] = "llava-next"
     classes: ClassVar[tuple[str, ...]] = ("LlavaNextForConditionalGeneration",)
+    layout_keys: ClassVar[tuple[str, ...]] = ("image_sizes",)
+
+    def __init__(self, model: Any) -> None:
+        super().__init__(model)
+        self._maps: dict[tuple[int, ...], TokenMap] = {}
 
     def token_maps(self, vision: dict[str, Any]) -> list[TokenMap]:
-        super().token_maps({**vision, "pixel_values": vision["pixel_values"][:1]})  # the same check of the strategy
-        return [self._anyres_map(size) for size in as_sizes(vision["image_sizes"]).tolist()]
+        self.check_strategy(vision)
+        return [self.anyres_map(tuple(size), tiles) for size, tiles in zip(self._sizes(vision), self.tiles(vision))]
 
-    def _tiles(self, size: Sequence[int]) -> int:
-        """Views of a picture of H x W pixels, the overview included."""
-        config = self.model.config
-        return int(image_size_to_num_patches(list(size), config.image_grid_pinpoints, config.vision_config.image_size))
+    def _sizes(self, vision: dict[str, Any]) -> list[list[int]]:
+        return as_sizes(vision["image_sizes"]).tolist()  # type: ignore[no-any-return]
 
-    def _anyres_map(self, size: Sequence[int]) -> TokenMap:
-        """Push the number of every tower patch through the model's own packing; -1 comes back where it put a newline."""
-        key = tuple(size)
-        cache: dict[tuple[int, ...], TokenMap] = self.__dict__.setdefault("_maps", {})
-        if key in cache:
-            return cache[key]
+    def tiles(self, vision: dict[str, Any]) -> list[int]:
+        """Views of each picture, the overview included."""
+        from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
+
+        points, side = self.model.config.image_grid_pinpoints, self.vision_config.image_size
+        return [int(image_size_to_num_patches(size, points, side)) for size in self._sizes(vision)]
+
+    def anyres_map(self, size: tuple[int, ...], tiles: int) -> TokenMap:
+        """Geometry of a picture of H x W pixels in `tiles` views; remembered."""
+        key = (*size, tiles)
+        if key not in self._maps:
+            self._maps[key] = self._build_map(size, tiles)
+        return self._maps[key]
+
+    def _build_map(self, size: Sequence[int], tiles: int) -> TokenMap:
+        """Push coordinates of every tower patch through the model's own packing: where it put them, tokens lie."""
         rows, columns = self.grid
-        per_view, views = rows * columns, self._tiles(size)
-        numbers = torch.arange(views * per_view, dtype=torch.float64).view(views, per_view, 1)
-        packed, _ = self.base.pack_image_features(
-            [numbers],
-            torch.tensor([list(size)]),
-            vision_feature_select_strategy="default",
-            image_newline=torch.full((1,), -1.0, dtype=torch.float64),
+        patch = torch.arange(rows * columns)
+        place = torch.stack([patch // columns, patch % columns], dim=-1)  # [P, 2]
+        across = 1 if tiles == 1 else self._across(size)
+        tile = torch.arange(tiles) - 1  # the overview is view 0, tile -1
+        origin = torch.stack([tile.div(across, rounding_mode="floor") * rows, tile % across * columns], dim=-1)
+        origin[0] = 0
+        numbers = (place + origin[:, None]).double()  # [V, P, 2] row and column within the plane
+        newline = torch.full((2,), -1.0, dtype=torch.float64)
+        packed = self._pack([numbers], torch.tensor([list(size)]), newline)[0]  # [n, 2]
+        return map_from_places(packed, (rows, columns), across)
+
+    def _across(self, size: Sequence[int]) -> int:
+        """Tiles in a row of the mosaic."""
+        from transformers.models.llava_next.modeling_llava_next import get_anyres_image_grid_shape
+
+        shape = get_anyres_image_grid_shape(
+            list(size), self.model.config.image_grid_pinpoints, self.vision_config.image_size
         )
-        source = packed[0][:, 0].round().long()  # [n]
-        cache[key] = _map_from_source(source, rows, columns, size)
-        return cache[key]
+        return int(shape[1])
 
-    def encode(self, vision: dict[str, Any]) -> Encoded:
-        arguments = {k: v for k, v in vision.items() if v is not None}
-        with self._capture() as captured:
-            output = self.base.get_image_features(**arguments, return_dict=True)
-        maps = self.token_maps(vision)
-        counts = [self._tiles(size) for size in as_sizes(vision["image_sizes"]).tolist()]
-        ends = torch.tensor(counts).cumsum(0).tolist()
-        views = [slice(end - count, end) for end, count in zip(ends, counts)]
-        return Encoded(output, list(output.pooler_output), maps, views, captured)
+    def _pack(self, features: list[Tensor], sizes: Tensor, newline: Tensor) -> list[Tensor]:
+        packed, _ = self.base.pack_image_features(
+            features, sizes, vision_feature_select_strategy="default", image_newline=newline
+        )
+        return packed  # type: ignore[no-any-return]
 
-    def handed_on(self, encoded: Encoded, kept: list[Tensor]) -> Any:
-        return stack_output(encoded.output, kept)
+    def parts(self, vision: dict[str, Any], maps: list[TokenMap]) -> Parts:
+        return Crops(self.tiles(vision), self.prefix)
 
-    def encode_resized(self, vision: dict[str, Any], grid: tuple[int, int]) -> Encoded:
+    def encode_resized(self, vision: dict[str, Any], maps: list[TokenMap], grid: tuple[int, int]) -> Encoded:
         raise UnsupportedCallError(
-            "LLaVA-NeXT chooses its tiles by the picture's size: downsample the picture itself before the processor."
+            f"{self.name} chooses its tiles by the picture's size: for the baseline 'downsample' give the processor a "
+            "smaller picture and do not prune."
         )
 
     def picture(self, vision: dict[str, Any], index: int) -> Tensor:
         return torch.as_tensor(vision["pixel_values"][index][0]).detach()
 
 
-def _map_from_source(source: Tensor, rows: int, columns: int, size: Sequence[int]) -> TokenMap:
-    """Geometry from the patch number of each token: which plane, row and column, and which part of the picture."""
-    per_view = rows * columns
-    separator = source < 0
-    view = torch.where(separator, 0, source // per_view)
-    if int(view.max()) == 0:  # one view: the overview, and a newline behind it
-        return _single_view_map(source, separator, rows, columns)
-    n = len(source)
-    plane = torch.ones(n, dtype=torch.int64)
-    plane[:per_view] = 0
-    # In the mosaic a newline ends every row, so rows are counted by the newlines before.
+def map_from_places(place: Tensor, grid: tuple[int, int], across: int) -> TokenMap:
+    """Geometry from each token's place, as the model's packing left it.
+
+    Args:
+        place: (n, 2) fp64 row and column: first the overview's, then the mosaic's, -1 for newlines. Fractions say that
+            the packing shrank the mosaic by interpolation.
+        grid: rows and columns of one view.
+        across: tiles in a row of the mosaic.
+    """
+    rows, columns = grid
+    per_view, n = rows * columns, len(place)
+    separator = place[:, 0] < 0
     mosaic = torch.arange(n) >= per_view
-    row = (separator & mosaic).long().cumsum(0) - separator.long()
-    width = int((separator & mosaic).nonzero()[0]) - per_view
-    column = torch.where(mosaic, (torch.arange(n) - per_view) % (width + 1), source % columns)
-    row = torch.where(mosaic, row, source // columns)
-    view = torch.where(separator, view.roll(1), view)  # a newline belongs to the tile it ends
-    height = int(row[mosaic].max()) + 1
-    boxes = torch.where(
-        mosaic[:, None], _boxes(row, column, height, width), _boxes(row, column, rows, columns)
-    ).masked_fill(separator[:, None], 0.0)
+    if not bool((mosaic & ~separator).any()):
+        mosaic = torch.zeros_like(mosaic)
+    row, column, height, width = _count(place, separator, mosaic, rows, columns)
+    source = _source(place, mosaic, grid, across).masked_fill(separator[:, None], -1)
+    cells = torch.where(mosaic[:, None], torch.tensor([height, width]), torch.tensor([rows, columns]))  # [n, 2]
+    corner = torch.stack([column, row], dim=-1)
+    boxes = torch.cat([corner / cells.flip(-1), (corner + 1) / cells.flip(-1)], dim=-1).float()
     return TokenMap(
-        plane=plane,
-        view=view,
+        plane=mosaic.long(),
+        view=_view(source, separator, per_view),
         row=row,
         column=column,
         frame=torch.zeros(n, dtype=torch.int64),
         separator=separator,
-        boxes=boxes,
-        source=source[:, None],
+        boxes=boxes.masked_fill(separator[:, None], 0.0),
+        source=source,
         grid=(height, width),
     )
 
 
-def _single_view_map(source: Tensor, separator: Tensor, rows: int, columns: int) -> TokenMap:
-    plain = TokenMap.from_grid(rows, columns)
-    where = torch.where(separator, 0, source)
-    picked = plain.take(where)
-    row = torch.where(separator, rows, picked.row)  # behind the whole picture: a line of its own
-    return TokenMap(
-        plane=picked.plane,
-        view=picked.view,
-        row=row,
-        column=torch.where(separator, 0, picked.column),
-        frame=picked.frame,
-        separator=separator,
-        boxes=picked.boxes.masked_fill(separator[:, None], 0.0),
-        source=source[:, None],
-        grid=(rows, columns),
-    )
+def _count(
+    place: Tensor, separator: Tensor, mosaic: Tensor, rows: int, columns: int
+) -> tuple[Tensor, Tensor, int, int]:
+    """Row and column of each token within its plane, counted from 0, and the size of the finest plane."""
+    number = torch.arange(len(place))
+    row, column = number // columns, number % columns
+    if not bool(mosaic.any()):  # the overview alone, and perhaps a newline behind it, on a line of its own
+        return row, column, rows, columns
+    behind = mosaic & separator
+    width = int(behind.nonzero()[0]) - rows * columns if bool(behind.any()) else int(place[mosaic, 1].unique().numel())
+    step = width + int(behind.any())
+    inside = number - rows * columns
+    row, column = torch.where(mosaic, inside // step, row), torch.where(mosaic, inside % step, column)
+    return row, column, int(row[mosaic].max()) + 1, width
 
 
-def _boxes(row: Tensor, column: Tensor, rows: int, columns: int) -> Tensor:
-    """(N, 4) fp32 boxes of grid cells in [0, 1]."""
-    return torch.stack([column / columns, row / rows, (column + 1) / columns, (row + 1) / rows], dim=-1).float()
+def _source(place: Tensor, mosaic: Tensor, grid: tuple[int, int], across: int) -> Tensor:
+    """(n, m) tower patches under each token: one, or the four that an interpolation read."""
+    rows, columns = grid
+    whole = bool((place == place.round()).all())
+    steps = ((0.0, 0.0),) if whole else ((0.0, 0.0), (0.0, 1.0), (1.0, 0.0), (1.0, 1.0))
+    patches = []
+    for down, right in steps:
+        row = (place[:, 0].ceil() if down else place[:, 0].floor()).long()
+        column = (place[:, 1].ceil() if right else place[:, 1].floor()).long()
+        tile = row // rows * across + column // columns
+        patches.append(torch.where(mosaic, tile + 1, 0) * rows * columns + row % rows * columns + column % columns)
+    return torch.stack(patches, dim=-1)
+
+
+def _view(source: Tensor, separator: Tensor, per_view: int) -> Tensor:
+    """The crop each token comes from; a newline belongs to the tile it ends."""
+    view = source[:, 0] // per_view
+    return torch.where(separator, view.roll(1), view).clamp(min=0)

@@ -1,0 +1,342 @@
+"""One call of a model that is being pruned: its arguments made shorter, its result made whole again."""
+
+from __future__ import annotations
+
+import warnings
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from .cues.collect import TextSide, needs_question
+from .cues.question import QuestionReader, clean
+from .errors import QuestionError, UnsupportedCallError
+from .families.base import Family, Place
+from .methods.base import Method
+from .pictures import pick
+from .prompt import Layout, along, contiguous_positions, shorten
+from .report import Report
+from .sequences import PromptStreamer, infer_mask, pad_token, restore_prompt, shorten_limits
+from .turns import Past, Record, recall, remember
+
+Positions = Literal["contiguous", "original"]
+Question = str | Sequence[str] | None
+
+
+@dataclass(eq=False)
+class Plan:
+    """One shortened call.
+
+    Attributes:
+        record: what to remember on the cache.
+        original: (B, L) the ids as they were given.
+        call: the arguments to call the model with.
+    """
+
+    record: Record
+    original: Tensor
+    call: dict[str, Any]
+
+    @property
+    def cut(self) -> int:
+        """Columns by which the call's prompt became shorter."""
+        return self.original.shape[1] - self.call["input_ids"].shape[1]
+
+    def remember(self, cache: Any) -> None:
+        """Note on the cache, given or made by the model, what was fed into it."""
+        given = self.call.get("past_key_values")
+        remember(given if given is not None else cache, self.record)
+
+
+@dataclass(eq=False)
+class Shortener:
+    """Shortens the calls of one model, of any number of threads.
+
+    Attributes: see :func:`gridprune.pruning.prune`; `text` is what questions are compared with pictures by.
+    """
+
+    family: Family
+    method: Method
+    text: TextSide
+    processor: Any = None
+    question: Question = None
+    positions: Positions = "contiguous"
+    reports: deque[Report] = field(default_factory=deque)
+
+    @property
+    def model(self) -> Any:
+        return self.family.model
+
+    # -- the two ways in -----------------------------------------------------------------------------------------
+
+    def generate(self, original: Callable[..., Any], call: dict[str, Any]) -> Any:
+        """`model.generate`, with a shorter prompt; sequences come back with the original prompt in front."""
+        if call.get("inputs") is not None and call.get("input_ids") is None:
+            call = {**call, "input_ids": call["inputs"]}
+            del call["inputs"]
+        ids, mask = call.get("input_ids"), call.get("attention_mask")
+        new_only = ids is not None and mask is not None and mask.shape[-1] != ids.shape[-1]
+        plan = self._plan(call, new_only=new_only, generating=True)
+        if plan is None:
+            return original(**call)
+        if call.get("assistant_model") is not None:
+            raise UnsupportedCallError("Assisted generation with an assistant_model cannot be pruned; leave it out.")
+        if plan.cut > 0:
+            shorten_limits(plan.call, self.model, plan.cut)
+            if plan.call.get("streamer") is not None:
+                plan.call["streamer"] = PromptStreamer(plan.call["streamer"], plan.original)
+        plan.remember(None)
+        output = original(**plan.call)
+        plan.remember(getattr(output, "past_key_values", None))
+        return restore_prompt(output, plan.original, plan.call["input_ids"].shape[1])
+
+    def before_forward(self, call: dict[str, Any]) -> Plan | None:
+        """The shortened arguments of a direct call; None if there is nothing to prune."""
+        plan = self._plan(call, new_only=True, generating=False)
+        if plan is None:
+            return None
+        if isinstance(call.get("logits_to_keep"), Tensor) and not plan.record.layout.identity:
+            raise UnsupportedCallError("logits_to_keep as a tensor of positions cannot be pruned; give a count.")
+        plan.remember(None)
+        return plan
+
+    def packed(self, call: dict[str, Any]) -> dict[str, Any]:
+        """The arguments of a forward call, features in the container the model wants."""
+        call = self._masked(call)
+        outputs = call.get("mm_encoder_outputs")
+        if not outputs:
+            return call
+        streams = {stream.modality: stream for stream in self.family.streams}
+        packed = {name: streams[name].packed(value) if name in streams else value for name, value in outputs.items()}
+        return {**call, "mm_encoder_outputs": packed}
+
+    def _masked(self, call: dict[str, Any]) -> dict[str, Any]:
+        """Give back the mask that `generate` drops when it is all ones: without it, and without a cache, models read
+        gaps in the positions as the borders of packed sequences."""
+        ids, positions = call.get("input_ids"), call.get("position_ids")
+        if self.positions != "original" or call.get("attention_mask") is not None or ids is None or positions is None:
+            return call
+        cache = call.get("past_key_values")
+        return call if cache is not None else {**call, "attention_mask": torch.ones_like(ids)}
+
+    # -- one call ------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def _plan(self, call: dict[str, Any], *, new_only: bool, generating: bool) -> Plan | None:
+        """Turn the arguments of a model call into shorter ones; None if there is nothing to prune.
+
+        Args:
+            new_only: with a cache, `input_ids` hold the new tokens only (as `forward` takes them), not the whole
+            prompt. generating: the call is one of `generate`, which counts positions and infers masks by itself.
+        """
+        visions = [(stream, stream.vision(call)) for stream in self.family.streams]
+        seen = [(stream, vision) for stream, vision in visions if vision is not None]
+        ids = call.get("input_ids")
+        if ids is None or call.get("mm_encoder_outputs"):
+            self._warn_unpruned(bool(seen), call)
+            return None
+        past = recall(call.get("past_key_values"), len(ids))
+        offset = past.full if new_only else 0
+        length = ids.shape[1] + offset
+        if length <= past.full or (not seen and past.plain):
+            return None
+        mask = self._mask(call, ids, length, generating)
+        cpu_ids, cpu_mask = ids.cpu(), None if mask is None else mask.cpu().bool()
+        keep = torch.ones(len(ids), length, dtype=torch.bool)
+        outputs = {
+            stream.modality: self._prune_pictures(stream, vision, cpu_ids, cpu_mask, keep, past.full, offset)
+            for stream, vision in seen
+        }
+        layout = shorten(keep, cpu_mask, past.layout)
+        return self._short_call(call, ids, mask, layout, past, offset, outputs, generating)
+
+    def _short_call(
+        self,
+        call: dict[str, Any],
+        ids: Tensor,
+        mask: Tensor | None,
+        layout: Layout,
+        past: Past,
+        offset: int,
+        outputs: dict[str, Any],
+        generating: bool,
+    ) -> Plan:
+        pixels = {key for stream in self.family.streams for key in stream.pixel_keys}
+        vision = {key for stream in self.family.streams for key in stream.vision_keys}
+        dropped = pixels if layout.identity else {*vision, "position_ids"}
+        short = {key: value for key, value in call.items() if key not in dropped}
+        if outputs:
+            short["mm_encoder_outputs"] = outputs
+        if layout.identity:
+            return Plan(Record(layout), ids, short)
+        tail = layout if not offset else layout.behind(past.cached, offset)
+        if mask is None and (layout.padded or self.positions == "original"):
+            mask = ids.new_ones(len(ids), layout.full)
+        if mask is not None:
+            short["attention_mask"] = mask
+        short |= along(short, layout, tail)
+        short["input_ids"] = tail.gather(ids, pad_token(self.model))
+        positions, delta = self._positions(call, ids, mask, layout, past, offset, generating)
+        if positions is not None:
+            short["position_ids"] = positions if generating else positions[..., -tail.width :]
+        return Plan(Record(layout, delta), ids, short)
+
+    def _mask(self, call: dict[str, Any], ids: Tensor, length: int, generating: bool) -> Tensor | None:
+        """The 2-D mask of the whole prompt, given or as `generate` would infer it."""
+        mask: Tensor | None = call.get("attention_mask")
+        if mask is None:
+            return infer_mask(ids, call, self.model) if generating and ids.shape[1] == length else None
+        if mask.dim() != 2 or mask.shape[1] != length:
+            raise UnsupportedCallError(
+                f"attention_mask has shape {tuple(mask.shape)}; pruning needs the 2-D mask {(len(ids), length)} of the "
+                "whole prompt, cached tokens included."
+            )
+        return mask
+
+    def _positions(
+        self,
+        call: dict[str, Any],
+        ids: Tensor,
+        mask: Tensor | None,
+        layout: Layout,
+        past: Past,
+        offset: int,
+        generating: bool,
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Positions along the short prompt, (B, W) or (4, B, W), if the model must be told, and the M-RoPE delta."""
+        first = 0 if generating else self.family.first_position
+        kept_mask = layout.gather(mask, 0) if mask is not None else ids.new_ones(len(ids), layout.width)
+        counted = contiguous_positions(kept_mask, first)
+        rope = self._rope(call, ids, mask, layout, past, offset, kept_mask)
+        if rope is not None:
+            positions, delta = rope
+            self.family.base.rope_deltas = delta
+            return torch.cat([counted[None], positions]), delta
+        if self.positions == "original":
+            assert mask is not None  # made by the caller
+            given = call.get("position_ids")
+            full = contiguous_positions(mask, first)
+            if given is not None and given.shape[-1] == layout.full:
+                full = given.expand(len(ids), -1)
+            return layout.gather(full, 0), None
+        needed = not generating and mask is not None and bool((kept_mask == 0).any())
+        return (counted if needed else None), None
+
+    def _rope(
+        self,
+        call: dict[str, Any],
+        ids: Tensor,
+        mask: Tensor | None,
+        layout: Layout,
+        past: Past,
+        offset: int,
+        kept_mask: Tensor,
+    ) -> tuple[Tensor, Tensor] | None:
+        """M-RoPE positions (3, B, W), 0 where a cache holds the token, and the delta (B, 1) of the short prompt."""
+        new = slice(past.full - offset, None)
+        types = call.get("mm_token_type_ids")
+        if types is None:
+            types = self.family.token_types(ids)
+        elif types.shape[1] != ids.shape[1]:
+            types = types[:, -ids.shape[1] :]
+        new_mask = None if mask is None else mask[:, past.full :]
+        rope = self.family.rope(call, ids[:, new], new_mask, types[:, new])
+        if rope is None:
+            return None
+        positions, following = rope
+        cached = kept_mask[:, : past.cached].sum(1, keepdim=True)
+        start = cached if past.delta is None else cached + past.delta
+        tail = layout.behind(past.cached, past.full)
+        placed = tail.gather(positions + start, 0)
+        padded = torch.nn.functional.pad(placed, (past.cached, 0))
+        return padded, following + start - kept_mask.sum(1, keepdim=True)
+
+    def _prune_pictures(
+        self,
+        family: Family,
+        vision: dict[str, Any],
+        ids: Tensor,
+        mask: Tensor | None,
+        keep: Tensor,
+        prefix: int,
+        offset: int,
+    ) -> Any:
+        """Encode the pictures that no cache holds yet, select, clear `keep` in place, and return the kept features."""
+        places, vision = _new_pictures(family, ids, vision, prefix - offset)
+        if not places:
+            return None
+        asked = [(place.row, place.columns) for place in places]
+        row_mask = None if mask is None else mask[:, offset:]
+        picked = pick(
+            family,
+            self.method,
+            vision,
+            places,
+            lambda: self._questions(ids, asked, row_mask),
+            self.text,
+            self.processor,
+        )
+        for place, stays in zip(places, picked.masks):
+            keep[place.row, place.columns + offset] = stays
+        self.reports.extend(picked.reports)
+        return picked.output
+
+    def _questions(self, ids: Tensor, pictures: list[tuple[int, Tensor]], mask: Tensor | None) -> list[str]:
+        """The question of every picture, given or read from the prompt; empty ones if none is known and none needed."""
+        if self.question is not None:
+            given = [self.question] * len(pictures) if isinstance(self.question, str) else list(self.question)
+            if len(given) != len(pictures):
+                raise QuestionError(
+                    f"Got {len(given)} questions for {len(pictures)} pictures; give one, or one per picture."
+                )
+            return [clean(question) for question in given]
+        if self.processor is not None:
+            return self._reader.read(ids, pictures, mask)
+        if needs_question(self.method):
+            raise QuestionError(
+                f"The method {self.method.name!r} is guided by the question. Give processor=... so that it can be "
+                "read from the prompt, or question='...'."
+            )
+        return [""] * len(pictures)
+
+    @cached_property
+    def _reader(self) -> QuestionReader:
+        return QuestionReader(self.processor)
+
+    @staticmethod
+    def _warn_unpruned(has_pictures: bool, call: dict[str, Any]) -> None:
+        given = "inputs_embeds" if call.get("input_ids") is None else "mm_encoder_outputs"
+        if has_pictures or call.get("mm_encoder_outputs"):
+            warnings.warn(
+                f"gridprune cannot prune a call with `{given}`: it runs unpruned. Give `input_ids` and pixels.",
+                stacklevel=6,
+            )
+
+
+def _new_pictures(
+    family: Family, ids: Tensor, vision: dict[str, Any], start: int
+) -> tuple[list[Place], dict[str, Any]]:
+    """The pictures behind column `start`, and their vision arguments: the call may bring the new ones, or all.
+
+    Raises:
+        UnsupportedCallError: the prompt does not hold exactly the placeholders that the pictures need.
+    """
+    if start > 0:
+        places = family.locate(ids[:, start:], vision)
+        if places is not None:
+            return [Place(p.row, p.columns + start, p.token_map) for p in places], vision
+    places = family.locate(ids, vision)
+    if places is None:
+        raise UnsupportedCallError(
+            f"The prompt holds {int((ids == family.placeholder).sum())} {family.modality} placeholder tokens, which is "
+            f"not what the {family.modality}s given with it need. Build the prompt with the model's processor, "
+            f"and give it every picture that the prompt names."
+        )
+    new = [i for i, place in enumerate(places) if int(place.columns[0]) >= start]
+    if len(new) < len(places):
+        vision = family.take_images(vision, new)
+    return [places[i] for i in new], vision

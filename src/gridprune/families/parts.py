@@ -1,0 +1,103 @@
+"""How what a tower leaves behind is cut into pictures: towers run crops as a batch, or all patches in one sequence."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..cues.attention import cls_attention, received_attention
+from ..cues.tower import Captured, Tower, stacked
+
+
+class Parts(ABC):
+    """Cuts captured tensors into one tensor per picture, patches in the order that `TokenMap.source` counts them."""
+
+    @abstractmethod
+    def states(self, captured: Captured, block: int) -> list[Tensor]:
+        """Per picture the block's output, (P, C)."""
+
+    @abstractmethod
+    def saliency(self, captured: Captured, block: int, tower: Tower) -> list[Tensor]:
+        """Per picture the attention each patch gets, (P,) fp32."""
+
+    @abstractmethod
+    def keys(self, captured: Captured, block: int) -> list[Tensor]:
+        """Per picture the keys, heads concatenated, (P, C)."""
+
+    @abstractmethod
+    def cls_queries(self, captured: Captured, block: int) -> list[Tensor]:
+        """Per picture the query of [CLS], heads concatenated, mean over crops, (C,)."""
+
+
+@dataclass(frozen=True)
+class Crops(Parts):
+    """A batch of crops of equal size.
+
+    Attributes:
+        counts: crops of each picture, one behind the other.
+        prefix: tokens in front of the patches of a crop.
+    """
+
+    counts: Sequence[int]
+    prefix: int
+
+    def _cut(self, values: Tensor) -> list[Tensor]:
+        """(V, S, ...) -> per picture (P, ...)."""
+        return [part[:, self.prefix :].flatten(0, 1) for part in values.split(list(self.counts))]
+
+    def states(self, captured: Captured, block: int) -> list[Tensor]:
+        return self._cut(stacked(captured.states[block], 0))
+
+    def saliency(self, captured: Captured, block: int, tower: Tower) -> list[Tensor]:
+        query, key, mask = stacked(captured.queries[block], 0), stacked(captured.keys[block], 0), captured.masks[block]
+        whole = mask[0] if len(mask) == 1 else None
+        if tower.saliency == "cls":
+            return self._cut(cls_attention(query, key, whole))
+        return self._cut(received_attention(query, key, whole, self.prefix))
+
+    def keys(self, captured: Captured, block: int) -> list[Tensor]:
+        return self._cut(stacked(captured.keys[block], 0).transpose(1, 2).flatten(2))
+
+    def cls_queries(self, captured: Captured, block: int) -> list[Tensor]:
+        first = stacked(captured.queries[block], 0)[:, :, 0].flatten(1)  # [V, C]
+        return [part.mean(0) for part in first.split(list(self.counts))]
+
+
+@dataclass(frozen=True)
+class Packed(Parts):
+    """All pictures' patches in one sequence, attending within segments (a picture, or a frame of a clip).
+
+    Attributes:
+        lengths: patches of each picture.
+        segments: patches of each run that attends to itself.
+        order: (total,) where the tower put each patch, if it shuffled them (window order).
+    """
+
+    lengths: Sequence[int]
+    segments: Sequence[int]
+    order: Tensor | None = None
+
+    def _cut(self, values: Tensor) -> list[Tensor]:
+        """(total, ...) in the tower's order -> per picture (P, ...)."""
+        if self.order is not None:
+            values = values[self.order.to(values.device)]
+        return list(values.split(list(self.lengths)))
+
+    def states(self, captured: Captured, block: int) -> list[Tensor]:
+        values = torch.cat([call.reshape(-1, call.shape[-1]) for call in captured.states[block]])
+        return self._cut(values)
+
+    def saliency(self, captured: Captured, block: int, tower: Tower) -> list[Tensor]:
+        query, key = stacked(captured.queries[block], 2), stacked(captured.keys[block], 2)  # [1, H, total, d]
+        pairs = zip(query.split(list(self.segments), dim=2), key.split(list(self.segments), dim=2))
+        return self._cut(torch.cat([received_attention(q, k)[0] for q, k in pairs]))
+
+    def keys(self, captured: Captured, block: int) -> list[Tensor]:
+        return self._cut(stacked(captured.keys[block], 2)[0].transpose(0, 1).flatten(1))
+
+    def cls_queries(self, captured: Captured, block: int) -> list[Tensor]:
+        raise AssertionError("packed towers have no [CLS]; check_available refuses the cue before")

@@ -1,0 +1,141 @@
+"""Where pruning enters a model: `generate` at the instance, and a pair of forward hooks for direct calls.
+
+Nothing inside the model is replaced, and everything is gone when the last pruning is removed.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from torch import nn
+
+from .errors import BusyError
+
+if TYPE_CHECKING:
+    from .calls import Shortener
+
+_ATTRIBUTE = "_gridprune_interceptor"
+_LOCK = threading.RLock()
+
+
+class Interceptor:
+    """What is installed on one model while anything prunes it. Of nested prunings the innermost acts.
+
+    One thread at a time may apply prunings to a model; any thread may call the model meanwhile.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.stack: list[Shortener] = []
+        self.owner = threading.get_ident()
+        self.local = threading.local()
+        self.model = model
+        self._own_generate = model.__dict__.get("generate")
+        self._handles = [
+            model.register_forward_pre_hook(self._before_forward, with_kwargs=True),
+            model.register_forward_hook(self._after_forward, with_kwargs=True),
+        ]
+        model.__dict__["generate"] = self._intercepted(model.generate)  # type: ignore[arg-type]
+        model.__dict__[_ATTRIBUTE] = self
+
+    @staticmethod
+    def push(model: nn.Module, shortener: Shortener) -> None:
+        """Let `shortener` act on the calls of `model`.
+
+        Raises:
+            BusyError: another thread is pruning the model.
+        """
+        with _LOCK:
+            interceptor = model.__dict__.get(_ATTRIBUTE) or Interceptor(model)
+            if interceptor.owner != threading.get_ident():
+                raise BusyError(
+                    "Another thread is pruning this model. Enter one `prune` block and call the model inside it "
+                    "from as many threads as you like, or give each thread its own copy of the model."
+                )
+            interceptor.stack.append(shortener)
+
+    @staticmethod
+    def pop(model: nn.Module, shortener: Shortener) -> None:
+        """Take back the last `push` of `shortener`, and leave the model as it was if that was the last of all.
+
+        Raises:
+            BusyError: it is not applied.
+        """
+        with _LOCK:
+            interceptor = model.__dict__.get(_ATTRIBUTE)
+            stack = interceptor.stack if interceptor is not None else []
+            places = [place for place, applied in enumerate(stack) if applied is shortener]
+            if not places:
+                raise BusyError("This pruning is not applied, so it cannot be removed.")
+            del stack[places[-1]]
+            if not stack:
+                interceptor._uninstall()
+
+    def _uninstall(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+        del self.model.__dict__[_ATTRIBUTE], self.model.__dict__["generate"]
+        if self._own_generate is not None:
+            self.model.__dict__["generate"] = self._own_generate
+
+    def __deepcopy__(self, memo: object) -> NoReturn:
+        raise BusyError("A model cannot be copied while it is being pruned: copy it outside the `prune` block.")
+
+    def __reduce__(self) -> NoReturn:
+        raise BusyError(
+            "A model cannot be pickled while it is being pruned: use `save_pretrained`, or leave the `prune` block."
+        )
+
+    # -- calls ---------------------------------------------------------------------------------------------------
+
+    @property
+    def _acting(self) -> Shortener | None:
+        """What answers a call of this thread; None within a call that is being pruned already."""
+        stack = self.stack
+        return None if getattr(self.local, "inside", None) is not None or not stack else stack[-1]
+
+    @contextmanager
+    def _inside(self, shortener: Shortener) -> Iterator[None]:
+        self.local.inside = shortener
+        try:
+            yield
+        finally:
+            self.local.inside = None
+
+    def _intercepted(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        names = list(inspect.signature(original).parameters)
+
+        @functools.wraps(original)
+        def generate(*args: Any, **kwargs: Any) -> Any:
+            acting = self._acting
+            if acting is None:
+                return original(*args, **kwargs)
+            with self._inside(acting):
+                return acting.generate(original, {**dict(zip(names, args)), **kwargs})
+
+        return generate
+
+    def _before_forward(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        self.local.plan = None
+        inside = getattr(self.local, "inside", None)
+        if inside is not None:  # within `generate`, whose arguments were shortened before
+            return args, inside.packed(kwargs)
+        acting = self._acting
+        if acting is None:
+            return None
+        call = {**dict(zip(inspect.signature(module.forward).parameters, args)), **kwargs}
+        with self._inside(acting):
+            plan = acting.before_forward(call)
+        if plan is None:
+            return None
+        self.local.plan = plan
+        return (), acting.packed(plan.call)
+
+    def _after_forward(self, module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
+        plan, self.local.plan = getattr(self.local, "plan", None), None
+        if plan is not None:
+            plan.remember(getattr(output, "past_key_values", None))

@@ -1,0 +1,21 @@
+import pytest
+import torch
+
+from .kit import Case
+from .kit import model as cached_model
+from .models import CASES
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module", params=CASES, ids=lambda case: case.name)
+def case(request) -> Case:
+    return request.param
+
+
+@pytest.fixture
+def net(case):
+    return cached_model(case)
