@@ -7,32 +7,42 @@ the batch or the order of a floating-point sum, and tensor-parallel ranks agree.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
+from .token_map import Zones
+
 _LOWEST = float("-inf")
+_TINY32 = torch.finfo(torch.float32).tiny
+_PAIRWISE = 16  # up to this many tokens a zone, comparing all pairs is faster than sorting
 
 
-def zone_mean(values: Tensor, zone: Tensor, size: Tensor) -> Tensor:
-    """Mean of `values` (B, N) in every zone, fp32 (B, Z). An empty zone has mean 0.
+def zone_mean(values: Tensor, zones: Zones) -> Tensor:
+    """Mean of `values` (B, N) in every zone, fp32 (B, Z). The mean of an empty zone is NaN."""
+    return (zones.by_zone(values, fill=0.0).sum(1, dtype=torch.float64) / zones.size).float()
 
-    Args:
-        values: (B, N) floating point.
-        zone: (N,) int64, the zone of each token, in [0, Z).
-        size: (Z,) int64, tokens per zone.
+
+def softmax_shares(relevance: Tensor, temperature: float) -> Tensor:
+    """P_j = softmax_j(relevance / temperature); fp64 (..., Z), rows sum to 1.
+
+    A zone whose relevance is NaN (an empty one) gets no share; a row of nothing but NaN is shared out equally.
     """
-    total = values.new_zeros(values.shape[0], size.shape[0], dtype=torch.float64)
-    total.index_add_(1, zone, values.double())
-    return (total / size.clamp(min=1)).float()
+    logits = relevance.double().nan_to_num(nan=-1e30, posinf=1e30, neginf=-1e30) / temperature
+    return torch.softmax(logits, dim=-1)
 
 
-def softmax_shares(relevance: Tensor, temperature: float, size: Tensor) -> Tensor:
-    """P_j = softmax_j(relevance / temperature) over the zones that hold a token; fp64 (B, Z), rows sum to 1."""
-    logits = relevance.double().nan_to_num(nan=_LOWEST) / temperature
-    return torch.softmax(logits.masked_fill(size == 0, _LOWEST), dim=-1).nan_to_num(nan=0.0)
-
-
-def apportion(shares: Tensor, total: int, capacity: Tensor, priority: Tensor, minimum: int = 0) -> Tensor:
+def apportion(
+    shares: Tensor,
+    total: int | Tensor,
+    capacity: Tensor,
+    priority: Tensor,
+    minimum: int = 0,
+    *,
+    most: int | None = None,
+    normalised: bool = False,
+) -> Tensor:
     """Capped largest remainder: integers that follow `shares`, never exceed `capacity`, and sum to `total` exactly.
 
     The rule, in words: every zone first gets ``min(minimum, capacity)``. The rest is split in proportion to the shares;
@@ -40,92 +50,144 @@ def apportion(shares: Tensor, total: int, capacity: Tensor, priority: Tensor, mi
     rule. Quotas are rounded down, and the tokens still missing go to the largest remainders; ties go to the larger
     `priority`, then to the earlier zone.
 
-    Shares are quantised to at least 2^-44 (plus one unit, so that a zone with a vanishing share still takes tokens when
-    every other zone is full); from there on all arithmetic is exact in int64.
+    Shares are quantised to 2^-44 or finer for totals below 2^18 (plus one unit, so that a zone with a vanishing share
+    still takes tokens when every other zone is full); from there on all arithmetic is exact in int64.
 
     Args:
-        shares: (B, Z) non-negative, any scale.
-        total: tokens to hand out, ``minimum * Z <= total <= capacity.sum()`` (the caller checks; no sync here).
-        capacity: (Z,) int64, tokens per zone.
-        priority: (B, Z) breaks ties between equal remainders, larger first.
+        shares: (..., Z) of any scale; what is negative, NaN or infinite counts as 0, and nothing but 0 as equal shares.
+        total: tokens to hand out, ``capacity.clamp(max=minimum).sum() <= total <= capacity.sum()`` in every row (the
+            caller checks; no sync here). An integer, or int64 (..., 1) for totals that differ between rows.
+        capacity: (Z,) or (..., Z) int64, tokens per zone.
+        priority: (..., Z) breaks ties between equal remainders, larger first, NaN last.
         minimum: tokens that every non-empty zone gets first.
+        most: the largest of the totals, where `total` is a tensor.
+        normalised: the rows of `shares` are fp64 and sum to 1 already, as :func:`softmax_shares` gives them.
 
     Returns:
-        (B, Z) int64 budgets.
+        (..., Z) int64 budgets.
     """
-    first = capacity.clamp(max=minimum)
-    rest = total - first.sum()  # 0-dim tensor: stays on the device
-    room = torch.minimum(capacity - first, rest)  # [Z]; the bound by `rest` keeps the products below 2^62
+    if isinstance(total, int):
+        most = total
+    elif most is None:
+        raise TypeError("apportion needs `most`, the largest total, when `total` is a tensor.")
+    if minimum > 0:
+        first = capacity.clamp(max=minimum)
+        rest = total - first.sum(-1, keepdim=True)
+        return first + apportion(shares, rest, capacity - first, priority, most=most, normalised=normalised)
+    if not normalised:
+        shares = _normalised(shares)
 
-    bits = min(50, 62 - max(total, 1).bit_length())
-    shares = shares.double().nan_to_num(nan=0.0, posinf=0.0).clamp(min=0)
-    scale = shares.sum(-1, keepdim=True).clamp(min=torch.finfo(torch.float64).tiny)
-    weight = (shares / scale * (1 << bits)).long() + 1  # [B, Z]
-    weight = weight.masked_fill(room == 0, 0)
+    # room and weight: what a zone can take, and its share as an integer. No product below exceeds 2^63.
+    room = torch.clamp(capacity, max=total).expand(shares.shape)
+    weight = (shares * float(1 << min(50, 62 - max(most, 1).bit_length()))).long() + 1
 
-    # Zones fill up in the order of room/weight. Walking that order, zone m is full if its quota out of what the
-    # zones before it left (rest_m) is at least its room: rest_m * w_m >= room_m * W_m.
-    order = (room / weight.clamp(min=1).double()).argsort(dim=-1, stable=True)  # [B, Z]
-    w, r = weight.gather(-1, order), room.expand_as(weight).gather(-1, order)
-    rest_m = rest - (r.cumsum(-1) - r)
-    weight_m = w.sum(-1, keepdim=True) - (w.cumsum(-1) - w)
-    full = (rest_m > 0) & (rest_m * w >= r * weight_m) & (r > 0) | (r == 0)
-    full = full.long().cumprod(-1).bool()
+    # Zones fill up in the order of room / weight. In that order, a zone is full if the tokens left to those after it
+    # are worth more per unit of weight than its own. The last one never is; it takes exactly what is left.
+    order = (room.double() / weight).argsort(dim=-1, stable=True)
+    r, w = room.gather(-1, order), weight.gather(-1, order)
+    tokens_after = (total - r.cumsum(-1)).clamp(min=-1)
+    weight_so_far = w.cumsum(-1)
+    weight_in_all = weight_so_far[..., -1:]
+    full = tokens_after * w > r * (weight_in_all - weight_so_far)
+    left = total - (r * full).sum(-1, keepdim=True)
+    divisor = weight_in_all - (w * full).sum(-1, keepdim=True)
 
-    left = rest - (r * full).sum(-1, keepdim=True)  # [B, 1] for the zones that are not full
-    w = w.masked_fill(full, 0)
-    divisor = w.sum(-1, keepdim=True).clamp(min=1)
-    quota = torch.minimum(left * w // divisor, r)
-    remainder = (left * w % divisor).masked_fill(full | (quota >= r), -1)
-    quota = torch.where(full, r, quota)
+    # What is left goes to the zones that are not full: quotas rounded down, then one more to the largest remainders.
+    # These are always fewer than the zones that have a remainder, so none goes beyond a capacity.
+    product = left * weight
+    quota = torch.div(product, divisor, rounding_mode="floor")
+    remainder = (product - quota * divisor).masked_fill(quota >= room, 0)
+    budget = torch.minimum(quota, room)
+    missing = total - budget.sum(-1, keepdim=True)
 
-    budget = torch.zeros_like(weight).scatter(-1, order, quota)
-    remainder = torch.zeros_like(weight).scatter(-1, order, remainder)
-    missing = rest - budget.sum(-1, keepdim=True)
-    by_priority = priority.double().nan_to_num(nan=_LOWEST).argsort(dim=-1, descending=True, stable=True)
-    ranked = remainder.gather(-1, by_priority).argsort(dim=-1, descending=True, stable=True)
-    winners = by_priority.gather(-1, ranked)  # zones from most to least deserving
-    place = torch.arange(weight.shape[-1], device=weight.device).expand_as(weight)
-    bonus = torch.zeros_like(weight).scatter(-1, winners, (place < missing).long())
-    return first + budget + bonus
-
-
-def rank_in_zone(scores: Tensor, zone: Tensor, size: Tensor) -> Tensor:
-    """Place of every token among its zone by descending score, ties to the earlier token; int64 (B, N). NaN comes last."""
-    by_score = scores.float().nan_to_num(nan=_LOWEST).argsort(dim=-1, descending=True, stable=True)
-    by_zone = zone[by_score].argsort(dim=-1, stable=True)
-    order = by_score.gather(-1, by_zone)  # tokens zone by zone, best first
-    start = (size.cumsum(0) - size)[zone]  # [N]
-    place = torch.arange(scores.shape[-1], device=scores.device).expand_as(order)
-    return torch.zeros_like(order).scatter(-1, order, place) - start
+    by_priority = priority.nan_to_num(nan=_LOWEST).argsort(dim=-1, descending=True, stable=True)
+    by_remainder = remainder.gather(-1, by_priority).argsort(dim=-1, descending=True, stable=True)
+    winners = by_priority.gather(-1, by_remainder)  # zones from most to least deserving
+    place = torch.arange(budget.shape[-1], device=budget.device)
+    return budget.scatter_add(-1, winners, (place < missing).long())
 
 
-def topk_per_zone(scores: Tensor, zone: Tensor, size: Tensor, budget: Tensor, k: int) -> Tensor:
-    """The `budget` best tokens of each zone as (B, k) ascending unique int64 indices; `budget` sums to `k` in each row."""
-    return ascending_indices(rank_in_zone(scores, zone, size) < budget[:, zone], k)
+def _normalised(values: Tensor) -> Tensor:
+    values = values.double().nan_to_num(nan=0.0, posinf=0.0, neginf=0.0).clamp(min=0)
+    highest = values.amax(-1, keepdim=True)
+    values = torch.where(highest > 0, values / highest, 1.0)
+    return values / values.sum(-1, keepdim=True)
+
+
+def equal_parts(total: int, capacity: Sequence[int]) -> list[int]:
+    """:func:`apportion` with equal shares and no priorities, in plain integers, for a handful of parts."""
+    parts = [0] * len(capacity)
+    open_parts = list(range(len(capacity)))
+    while True:
+        full = [i for i in open_parts if capacity[i] * len(open_parts) <= total]
+        if not full:
+            break
+        for i in full:
+            parts[i] = capacity[i]
+            total -= capacity[i]
+        open_parts = [i for i in open_parts if i not in full]
+    for place, i in enumerate(open_parts):
+        parts[i] = total // len(open_parts) + (place < total % len(open_parts))
+    return parts
+
+
+def rank_in_zone(scores: Tensor, zones: Zones) -> Tensor:
+    """Place of every token in its zone by descending score, ties to the earlier token; int64 (B, N). NaN comes last."""
+    return zones.by_token(_places(scores, zones))
+
+
+def _places(scores: Tensor, zones: Zones) -> Tensor:
+    """:func:`rank_in_zone`, laid out as (B, M, Z)."""
+    table = zones.by_zone(scores.float().nan_to_num(nan=_LOWEST), fill=_LOWEST)
+    place = torch.arange(zones.most, device=scores.device)
+    if zones.most > _PAIRWISE:
+        order = table.argsort(dim=1, descending=True, stable=True)
+        return torch.zeros_like(order).scatter(1, order, place[:, None].expand_as(order))
+    rival, own = table[:, :, None], table[:, None]  # [B, M, 1, Z], [B, 1, M, Z]
+    earlier = (place[:, None] < place)[..., None]  # [M, M, 1]
+    return ((rival > own) | ((rival == own) & earlier)).sum(1)
+
+
+def topk_per_zone(scores: Tensor, zones: Zones, budget: Tensor, k: int) -> Tensor:
+    """The `budget` (B, Z) best tokens of each zone as (B, k) ascending indices; rows of `budget` sum to k."""
+    kept = _places(scores, zones) < budget[:, None]
+    return ascending_indices(zones.by_token(kept), k)
 
 
 def topk(scores: Tensor, k: int) -> Tensor:
     """The `k` best tokens of (B, N) as ascending unique int64 indices; ties to the earlier token, NaN last."""
-    order = scores.float().nan_to_num(nan=_LOWEST).argsort(dim=-1, descending=True, stable=True)
-    return order[..., :k].sort(dim=-1).values
+    scores = scores.float().nan_to_num(nan=_LOWEST)
+    worst = scores.topk(k, dim=-1).values[
+        ..., -1:
+    ]  # the k-th best score; the tokens that tie with it are taken in order
+    better, tied = scores > worst, scores == worst
+    return ascending_indices(better | (tied & (tied.cumsum(-1) <= k - better.sum(-1, keepdim=True))), k)
 
 
 def ascending_indices(mask: Tensor, k: int) -> Tensor:
-    """Indices of the `k` true entries of each row of `mask` (B, N), ascending, without a host synchronisation."""
-    return (~mask).to(torch.uint8).argsort(dim=-1, stable=True)[..., :k]
+    """Indices of the `k` true entries of each row of `mask` (..., N), ascending, without a host synchronisation."""
+    counted = mask.cumsum(-1)
+    nth = torch.arange(1, k + 1, device=mask.device).expand(*mask.shape[:-1], k)
+    return torch.searchsorted(counted, nth.contiguous())
 
 
-def minmax(values: Tensor) -> Tensor:
-    """Each row of (B, N) scaled to [0, 1] in fp32; a constant row becomes 0."""
+def minmax(values: Tensor, groups: Zones | None = None) -> Tensor:
+    """Each row of (B, N) scaled to [0, 1], or each of its `groups` by itself; fp32. What is constant becomes 0."""
     values = values.float()
-    low, high = values.amin(-1, keepdim=True), values.amax(-1, keepdim=True)
-    return torch.where(high > low, (values - low) / (high - low).clamp(min=torch.finfo(torch.float32).tiny), 0.0)
+    if groups is None or groups.count == 1:
+        low, high = torch.aminmax(values, dim=-1, keepdim=True)
+        return (values - low) / (high - low).clamp(min=_TINY32)
+    low, high = torch.aminmax(groups.by_zone(values), dim=1)
+    span = (high - low).clamp(min=_TINY32)
+    return (values - low.index_select(1, groups.index)) / span.index_select(1, groups.index)
 
 
-def rank01(values: Tensor) -> Tensor:
-    """Each row of (B, N) replaced by its ranks scaled to [0, 1], ties in token order; fp32."""
-    order = values.float().nan_to_num(nan=_LOWEST).argsort(dim=-1, stable=True)
+def rank01(values: Tensor, groups: Zones | None = None) -> Tensor:
+    """Each row of (B, N), or each of its `groups`, as ranks scaled to [0, 1], ties in token order; fp32."""
+    values = values.float().nan_to_num(nan=_LOWEST)
+    if groups is not None and groups.count > 1:
+        return rank_in_zone(-values, groups) / (groups.size - 1).clamp(min=1).float()[groups.index]
+    order = values.argsort(dim=-1, stable=True)
     place = torch.arange(values.shape[-1], device=values.device, dtype=torch.float32).expand_as(order)
     return torch.zeros_like(place).scatter(-1, order, place) / max(values.shape[-1] - 1, 1)
 
@@ -135,5 +197,5 @@ def zscore(values: Tensor) -> Tensor:
     values = values.float()
     centred = values - values.mean(-1, keepdim=True)
     deviation = centred.pow(2).mean(-1, keepdim=True).sqrt()
-    floor = 1e-6 * values.abs().amax(-1, keepdim=True) + torch.finfo(torch.float32).tiny
-    return torch.where(deviation > floor, centred / deviation.clamp(min=torch.finfo(torch.float32).tiny), 0.0)
+    floor = 1e-6 * values.abs().amax(-1, keepdim=True) + _TINY32
+    return torch.where(deviation > floor, centred / deviation.clamp(min=_TINY32), 0.0)

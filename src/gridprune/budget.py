@@ -10,6 +10,7 @@ in exact rational arithmetic: the nearest integer, halves upwards. A float is re
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from fractions import Fraction
@@ -36,7 +37,8 @@ class Budget:
         if self.count is not None and self.count < 1:
             raise BudgetError(f"A budget must keep at least one visual token, got {self.count}. {_HELP}")
         if self.share is not None and not 0 < self.share <= 1:
-            raise BudgetError(f"A share must lie in (0, 1], got {float(self.share):g}. {_HELP}")
+            given = f"{float(self.share):g}" if abs(self.share) < 10**9 else "one of more than nine digits"
+            raise BudgetError(f"A share must lie in (0, 1], got {given}. {_HELP}")
 
     @classmethod
     def parse(cls, keep: Keep) -> Budget:
@@ -57,15 +59,18 @@ class Budget:
             return cls(share=Fraction(keep.numerator, keep.denominator))
         text = str(keep).strip()
         try:
-            if text.endswith("%"):
-                return cls(share=Fraction(Decimal(text[:-1].strip())) / 100)
-            if isinstance(keep, str) and text.lstrip("+-").isdigit():
-                return cls(count=int(text))
-            return cls(share=Fraction(Decimal(text)))
-        except (InvalidOperation, ValueError, OverflowError) as error:
-            if isinstance(error, BudgetError):
-                raise
-            raise BudgetError(f"Cannot read {keep!r} as a budget of visual tokens. {_HELP}") from None
+            number = Decimal(text.removesuffix("%").strip())
+            whole = isinstance(keep, str) and text.lstrip("+-").isdigit()
+            count = int(text) if whole else None
+        except (InvalidOperation, ValueError):
+            number, count = Decimal("NaN"), None
+        if not number.is_finite() or len(text) > 200:
+            raise BudgetError(f"Cannot read {keep!r:.200} as a budget of visual tokens. {_HELP}")
+        if count is not None:
+            return cls(count=count)
+        if number and abs(number.adjusted()) > 100:  # its fraction would have that many digits
+            raise BudgetError(f"A share must lie in (0, 1] and be larger than 1e-100, got {text}. {_HELP}")
+        return cls(share=Fraction(number) / (100 if text.endswith("%") else 1))
 
     def resolve(self, total: int) -> int:
         """The exact number of tokens kept out of `total`, between 1 and `total`.
@@ -83,7 +88,7 @@ class Budget:
                 )
             return self.count
         assert self.share is not None
-        return max(1, (2 * self.share * total + 1).__floor__() // 2)
+        return max(1, math.floor(self.share * int(total) + Fraction(1, 2)))
 
     def __str__(self) -> str:
-        return str(self.count) if self.count is not None else f"{float(self.share * 100):g}%"  # type: ignore[operator]
+        return f"{float(self.share * 100):g}%" if self.share is not None else str(self.count)

@@ -1,7 +1,7 @@
 """Where every visual token lies: crop, row, column, frame and place in the picture; and zones over that map.
 
-A :class:`TokenMap` describes the tokens *one image (or clip) contributes to the prompt*, in prompt order. Methods see it
-without its separators (newline tokens and the like), through :attr:`TokenMap.candidates`.
+A :class:`TokenMap` describes the tokens *one image (or clip) contributes to the prompt*, in prompt order. Methods see
+it without its separators (newline tokens and the like), through :attr:`TokenMap.candidates`.
 """
 
 from __future__ import annotations
@@ -12,24 +12,85 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from .errors import SettingError
+from .errors import BudgetError, SettingError
 
 
 @dataclass(frozen=True, eq=False)
 class Zones:
-    """A partition of N tokens.
+    """A partition of N tokens into Z zones, some of which may be empty.
+
+    Everything derived from it is computed once, on the CPU, and remembered; :meth:`on` remembers copies on other
+    devices. So methods may use a partition in every step without a host synchronisation.
 
     Attributes:
-        index: (N,) int64, the zone of each token, in [0, count).
-        size: (count,) int64, tokens per zone.
+        index: (N,) int64, the zone of each token, in [0, Z).
+        size: (Z,) int64, tokens per zone.
+        sheets: which plane or view each *zone* lies in, where zones were cut inside planes or views.
     """
 
     index: Tensor
     size: Tensor
+    sheets: Zones | None = None
+    _copies: dict[torch.device, Zones] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def count(self) -> int:
         return self.size.shape[0]
+
+    @cached_property
+    def sizes(self) -> tuple[int, ...]:
+        """`size` as plain integers."""
+        return tuple(self.size.tolist())
+
+    @cached_property
+    def most(self) -> int:
+        """M, the number of tokens in the largest zone."""
+        return max(self.sizes, default=0)
+
+    @cached_property
+    def members(self) -> Tensor:
+        """(M * Z,) int64: row by row an M x Z table whose column j lists the tokens of zone j in ascending order.
+
+        Zones of fewer than M tokens repeat their first token; :attr:`absent` says where.
+        """
+        tokens = torch.arange(len(self.index))
+        first = torch.zeros_like(self.size).scatter_reduce_(0, self.index, tokens, "amin", include_self=False)
+        return first.repeat(self.most).index_copy_(0, self.slot, tokens)
+
+    @cached_property
+    def slot(self) -> Tensor:
+        """(N,) int64: where each token stands in :attr:`members`."""
+        order = self.index.argsort(stable=True)
+        start = self.size.cumsum(0) - self.size
+        place = torch.empty_like(order).index_copy_(0, order, torch.arange(len(order))) - start[self.index]
+        return place * self.count + self.index
+
+    @cached_property
+    def absent(self) -> Tensor | None:
+        """(M, Z) bool: the places of :attr:`members` that hold no token; None if every place holds one."""
+        places = torch.arange(self.most)[:, None] >= self.size
+        return places if bool(places.any()) else None
+
+    def on(self, device: torch.device) -> Zones:
+        """The same partition on another device."""
+        if device == self.index.device:
+            return self
+        if device not in self._copies:
+            copy = Zones(self.index.to(device), self.size.to(device), self.sheets and self.sheets.on(device))
+            absent = None if self.absent is None else self.absent.to(device)
+            copy.__dict__.update(sizes=self.sizes, most=self.most, absent=absent)
+            copy.__dict__.update(members=self.members.to(device), slot=self.slot.to(device))
+            self._copies[device] = copy
+        return self._copies[device]
+
+    def by_zone(self, values: Tensor, fill: float | None = None) -> Tensor:
+        """(B, N) laid out as (B, M, Z), one zone per column; absent places hold `fill`, or the zone's first value."""
+        table = values.index_select(1, self.members).view(values.shape[0], self.most, self.count)
+        return table if fill is None or self.absent is None else table.masked_fill(self.absent, fill)
+
+    def by_token(self, table: Tensor) -> Tensor:
+        """The way back: (B, M, Z) -> (B, N)."""
+        return table.flatten(1).index_select(1, self.slot)
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +98,7 @@ class TokenMap:
     """Geometry of the visual tokens of one image.
 
     A *plane* is a gap-free 2-D grid of tokens: the overview of an anyres image is one plane, the mosaic of its tiles
-    another. A *view* is one crop that went through the vision tower by itself. `row` and `column` count within the plane.
+    another. A *view* is one crop that went through the vision tower by itself. `row` and `column` count in the plane.
 
     Attributes:
         plane, view, row, column, frame: (N,) int64 on the CPU.
@@ -57,7 +118,7 @@ class TokenMap:
     boxes: Tensor
     source: Tensor
     grid: tuple[int, int]
-    _zones: dict[tuple[object, ...], Zones] = field(default_factory=dict, repr=False)
+    _zones: dict[tuple[object, ...], Zones] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
     def from_grid(cls, rows: int, columns: int, *, frames: int = 1) -> TokenMap:
@@ -97,7 +158,7 @@ class TokenMap:
     def take(self, chosen: Tensor) -> TokenMap:
         """The tokens that a mask or index selects."""
         names = ("plane", "view", "row", "column", "frame", "separator", "boxes", "source")
-        return replace(self, **{name: getattr(self, name)[chosen] for name in names}, _zones={})
+        return replace(self, **{name: getattr(self, name)[chosen] for name in names})
 
     @cached_property
     def key(self) -> tuple[object, ...]:
@@ -112,8 +173,8 @@ class TokenMap:
         to no row with candidates (one behind a whole image) stays if anything is kept.
         """
         mask = torch.zeros(len(self), dtype=torch.bool)
-        mask[self.candidate_positions[kept]] = True
-        if self.candidates is self:
+        mask[self.candidate_positions[kept.cpu()]] = True
+        if self.candidates is self or kept.numel() == 0:
             return mask
         line = self._line
         lines = int(line.max()) + 1
@@ -138,46 +199,60 @@ class TokenMap:
         width = height if width is None else width
         if min(height, width, frames) < 1:
             raise SettingError(f"A zone is at least 1 x 1 tokens and 1 frame, got {height} x {width} x {frames}.")
-        key = (height, width, frames, within)
+        key = ("zones", height, width, frames, within)
         if key not in self._zones:
             index = torch.zeros(len(self), dtype=torch.int64)
-            start = 0
             sheets = self.groups(within)
+            counts: list[int] = []
             for sheet in range(sheets.count):  # a handful of crops, and cached: not a loop over zones
                 member = sheets.index == sheet
                 frame, depth = _split(self.frame[member], frames)
                 row, down = _split(self.row[member], height)
                 column, across = _split(self.column[member], width)
-                index[member] = start + (frame * down + row) * across + column
-                start += depth * down * across
-            self._zones[key] = Zones(index, torch.bincount(index, minlength=start))
+                index[member] = sum(counts) + (frame * down + row) * across + column
+                counts.append(depth * down * across)
+            sizes = torch.tensor(counts)
+            sheet_of_zone = torch.arange(sheets.count).repeat_interleave(sizes)
+            self._zones[key] = Zones(index, torch.bincount(index, minlength=sum(counts)), Zones(sheet_of_zone, sizes))
         return self._zones[key]
 
     def groups(self, by: str) -> Zones:
-        """The tokens grouped by `view`, `plane` or `frame`, numbered by ascending value."""
+        """The tokens grouped by `view`, `plane` or `frame`, numbered by ascending value. The result is cached."""
         if by not in ("view", "plane", "frame"):
             raise SettingError(f"Tokens are grouped by view, plane or frame, got {by!r}.")
-        _, index = getattr(self, by).unique(return_inverse=True)
-        return Zones(index, torch.bincount(index))
+        key = ("groups", by)
+        if key not in self._zones:
+            index = torch.unique(getattr(self, by), return_inverse=True)[1]  # type: ignore[no-untyped-call]
+            self._zones[key] = Zones(index, torch.bincount(index))
+        return self._zones[key]
 
     def cells(self, k: int) -> Zones:
         """Exactly `k` non-empty cells of nearly equal size that tile all planes: what uniform methods stand on.
 
         Planes and frames share `k` in proportion to their tokens. Within one, about sqrt(k * rows / columns) bands of
-        rows are cut, each into its share of columns.
+        rows are walked in turns, left to right and back, and cut into runs whose sizes differ by at most one: 64 cells
+        of 24 x 24 tokens are 3 x 3 each. The result is cached.
+
+        Raises:
+            BudgetError: k is not in [1, N].
         """
-        index = torch.zeros(len(self), dtype=torch.int64)
-        start = 0
-        sheet = self.plane * (int(self.frame.max()) + 1) + self.frame
-        sheets = [(sheet == s).nonzero()[:, 0] for s in sheet.unique().tolist()]
-        for member, count in zip(sheets, _proportional([len(m) for m in sheets], k)):
-            if count == 0:  # fewer cells than sheets: the neighbour takes these tokens in
-                index[member] = max(start - 1, 0)
-                continue
-            order = member[_band_order(self.row[member], self.column[member], count)]
-            index[order] = start + torch.arange(len(order)) * count // len(order)
-            start += count
-        return Zones(index, torch.bincount(index, minlength=k))
+        if not 1 <= k <= len(self):
+            raise BudgetError(f"Cannot cut {len(self)} visual tokens into {k} cells; give 1 to {len(self)}.")
+        key = ("cells", k)
+        if key not in self._zones:
+            index = torch.zeros(len(self), dtype=torch.int64)
+            start = 0
+            sheet = self.plane * (int(self.frame.max()) + 1) + self.frame
+            sheets = [(sheet == s).nonzero()[:, 0] for s in sorted(set(sheet.tolist()))]
+            for member, count in zip(sheets, _proportional([len(m) for m in sheets], k)):
+                if count == 0:  # fewer cells than sheets: the neighbour takes these tokens in
+                    index[member] = max(start - 1, 0)
+                    continue
+                order = member[_walk(self.row[member], self.column[member], count)]
+                index[order] = start + torch.arange(len(order)) * count // len(order)
+                start += count
+            self._zones[key] = Zones(index, torch.bincount(index, minlength=k))
+        return self._zones[key]
 
 
 def _split(position: Tensor, size: int) -> tuple[Tensor, int]:
@@ -198,9 +273,13 @@ def _proportional(sizes: list[int], k: int) -> list[int]:
     return counts
 
 
-def _band_order(row: Tensor, column: Tensor, count: int) -> Tensor:
-    """An order of one sheet's tokens such that equal runs of it are compact cells: bands of rows, columns inside."""
+def _walk(row: Tensor, column: Tensor, count: int) -> Tensor:
+    """An order of one sheet's tokens whose equal runs are compact cells: bands of rows, walked to and fro."""
+    row, column = row - row.min(), column - column.min()
     rows, columns = int(row.max()) + 1, int(column.max()) + 1
     bands = max(1, min(rows, count, round((count * rows / columns) ** 0.5)))
     band = row * bands // rows
-    return torch.argsort((band * columns + column) * rows + row, stable=True)
+    along = torch.where(
+        band % 2 == 0, column, columns - 1 - column
+    )  # back again, so that no run jumps across the sheet
+    return torch.argsort((band * columns + along) * rows + row, stable=True)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import ClassVar
 
+from ..errors import BudgetError
 from ..token_map import TokenMap
 from .base import Cues, Method, Selection, Stage
 from .uniform import cell_centres
@@ -26,9 +28,21 @@ class Downsample(Method):
 
     @staticmethod
     def target_grid(rows: int, columns: int, k: int) -> tuple[int, int]:
-        """The grid r x c with r * c = k whose aspect ratio is nearest to rows / columns and that fits inside it."""
-        pairs = [(r, k // r) for r in range(1, k + 1) if k % r == 0 and r <= rows and k // r <= columns]
-        return min(pairs, key=lambda rc: (abs(_log_ratio(rc, (rows, columns))), rc)) if pairs else (0, 0)
+        """The grid r x c with r * c = k whose aspect ratio is nearest to rows / columns and that fits inside it.
+
+        Raises:
+            BudgetError: no such grid; the message names the nearest counts that have one.
+        """
+        pairs = _grids(rows, columns, k)
+        if not pairs:
+            fitting = [n for n in range(1, rows * columns + 1) if _grids(rows, columns, n)]
+            near = [max((n for n in fitting if n < k), default=None), min((n for n in fitting if n > k), default=None)]
+            raise BudgetError(
+                f"A picture of {rows} x {columns} visual tokens cannot be downsampled to exactly {k}: no smaller grid "
+                f"has that many. Nearest counts that work: {' and '.join(str(n) for n in near if n is not None)}."
+            )
+        wanted = Fraction(rows, columns)
+        return min(pairs, key=lambda rc: (max(Fraction(*rc) / wanted, wanted / Fraction(*rc)), rc))
 
     def select(self, cues: Cues, token_map: TokenMap, k: int) -> Selection:
         """Where the k tokens of the small picture stand for those of the full map: the centres of k equal cells."""
@@ -37,5 +51,6 @@ class Downsample(Method):
         return Selection(indices.expand(cues.batch, k))
 
 
-def _log_ratio(a: tuple[int, int], b: tuple[int, int]) -> float:
-    return (a[0] * b[1]) / (a[1] * b[0]) - 1.0 if a[0] * b[1] >= a[1] * b[0] else (a[1] * b[0]) / (a[0] * b[1]) - 1.0
+def _grids(rows: int, columns: int, k: int) -> list[tuple[int, int]]:
+    """Every r x c = k that fits into rows x columns."""
+    return [(r, k // r) for r in range(1, min(rows, k) + 1) if k % r == 0 and k // r <= columns]

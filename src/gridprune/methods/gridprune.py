@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from ..allocate import apportion, minmax, rank01, softmax_shares, topk_per_zone, zone_mean
+from ..allocate import apportion, equal_parts, minmax, rank01, softmax_shares, topk_per_zone, zone_mean
 from ..budget import Keep
 from ..errors import BudgetError
 from ..token_map import TokenMap, Zones
 from .base import Cues, Method, Selection
 from .relevance import check_sign, signed_relevance
 
-_NORMALISE = {"none": Tensor.float, "minmax": minmax, "rank": rank01}
+_NORMALISE: dict[str, Callable[[Tensor, Zones], Tensor]] = {
+    "none": lambda values, views: values.float(),
+    "minmax": minmax,
+    "rank": rank01,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class GridPrune(Method):
-    """Two stages: *where to look*, a text-guided token budget for each spatial zone; *what to select*, a top-k inside it.
+    """Two stages: *where to look*, a text-guided token budget for each zone; *what to select*, a top-k inside it.
 
     1. The token map is cut into zones of `zone` x `zone` tokens. Zone j gets the share
        P_j = softmax_j(mean relevance of the zone / `temperature`) of the k tokens, rounded to integers that sum to k
@@ -29,12 +34,12 @@ class GridPrune(Method):
     2. Inside each zone the tokens with the largest s_i = (1 - `alpha`) (r_i + 1) / 2 + `alpha` a_i stay, where r_i is
        the cosine between token and question and a_i the normalised [CLS] attention.
 
-    Complexity O(N log N): two stable sorts over the tokens and two over the zones.
+    Complexity O(N log N): three sorts over the zones; inside zones all pairs are compared, or large zones sorted.
 
     Paper and this class: the formulas of zone relevance, shares and fused score are the paper's. It prints no code, and
     what follows is our choice where the paper (or what is public of it) is silent: zone size, normalisation of the
-    saliency, tie-breaking, spreading what a full zone cannot take, one budget over all views of an anyres image, and the
-    sign of r_i (TRIM, CDPruner and EADP negate the same cosine on OpenAI's CLIP; the paper prints a plus).
+    saliency, tie-breaking, spreading what a full zone cannot take, one budget over all views of an anyres image, and
+    the sign of r_i (TRIM, CDPruner and EADP negate the same cosine on OpenAI's CLIP; the paper prints a plus).
     :meth:`literal` is the method as printed.
 
     Attributes:
@@ -62,11 +67,11 @@ class GridPrune(Method):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_sign(self.relevance_sign)
-        self._check("zone", lambda v: isinstance(v, int) and v >= 1, "a whole number of at least 1")
+        self._check("zone", lambda v: _whole(v) and v >= 1, "a whole number of at least 1")
         self._check("temperature", lambda v: math.isfinite(v) and v > 0, "a positive number")
         self._check("alpha", lambda v: 0 <= v <= 1, "between 0 and 1")
         self._check("saliency_norm", lambda v: v in _NORMALISE, f"one of {', '.join(_NORMALISE)}")
-        self._check("minimum", lambda v: isinstance(v, int) and v >= 0, "a whole number of at least 0")
+        self._check("minimum", lambda v: _whole(v) and v >= 0, "a whole number of at least 0")
         self._check("scope", lambda v: v in ("image", "view"), "'image' or 'view'")
 
     @classmethod
@@ -79,46 +84,41 @@ class GridPrune(Method):
         return frozenset({"relevance", "saliency"}) if self.alpha > 0 else frozenset({"relevance"})
 
     def select(self, cues: Cues, token_map: TokenMap, k: int) -> Selection:
-        relevance = signed_relevance(cues, self.relevance_sign)
+        relevance = signed_relevance(cues, self.relevance_sign).float()
         zones = token_map.zones(self.zone, within="plane" if self.scope == "image" else "view")
-        index, size = zones.index.to(relevance.device), zones.size.to(relevance.device)
-        guide = zone_mean(relevance, index, size)  # [B, Z]
-        budgets = self._budgets(guide, zones, token_map, k)
+        here = zones.on(relevance.device)
+        budgets = self._budgets(zone_mean(relevance, here), here, token_map, k)
         scores = self._scores(relevance, cues, token_map)
-        return Selection(topk_per_zone(scores, index, size, budgets, k), zones=zones, budgets=budgets, scores=scores)
+        return Selection(topk_per_zone(scores, here, budgets, k), zones=zones, budgets=budgets, scores=scores)
 
     def _scores(self, relevance: Tensor, cues: Cues, token_map: TokenMap) -> Tensor:
         """s_i, (B, N) fp32."""
-        scores = (1 - self.alpha) * (relevance.float() + 1) / 2
+        half = (1 - self.alpha) / 2
+        scores = relevance * half + half  # (1 - alpha) (r + 1) / 2
         if self.alpha == 0:
             return scores
-        saliency, normalise = cues.require("saliency"), _NORMALISE[self.saliency_norm]
-        views = token_map.groups("view")
-        if views.count == 1:
-            return scores + self.alpha * normalise(saliency)
-        normalised = torch.empty_like(scores)
-        for view in range(views.count):  # a handful of crops, each with its own scale of attention
-            member = (views.index == view).nonzero()[:, 0].to(scores.device)
-            normalised[:, member] = normalise(saliency[:, member])
-        return scores + self.alpha * normalised
+        views = token_map.groups("view").on(relevance.device)  # each crop has its own scale of attention
+        saliency = _NORMALISE[self.saliency_norm](cues.require("saliency"), views)
+        return torch.add(scores, saliency, alpha=self.alpha)
 
     def _budgets(self, guide: Tensor, zones: Zones, token_map: TokenMap, k: int) -> Tensor:
         """k_j, (B, Z) int64, rows sum to k."""
-        self._check_minimum(zones.count, k)
-        size = zones.size.to(guide.device)
         if self.scope == "image":
-            shares = softmax_shares(guide, self.temperature, size)
-            return apportion(shares, k, size, priority=guide, minimum=self.minimum)
-        views = token_map.groups("view")
-        zone_view = torch.zeros(zones.count, dtype=torch.int64).index_copy_(0, zones.index, views.index)
-        per_view = apportion(torch.ones(1, views.count), k, views.size, priority=torch.zeros(1, views.count))[0]
-        budgets = torch.zeros_like(guide, dtype=torch.int64)
-        for view, part in enumerate(per_view.tolist()):
-            member = (zone_view == view).nonzero()[:, 0].to(guide.device)
-            shares = softmax_shares(guide[:, member], self.temperature, size[member])
-            self._check_minimum(len(member), part)
-            budgets[:, member] = apportion(shares, part, size[member], guide[:, member], self.minimum)
-        return budgets
+            self._check_minimum(zones.count, k)
+            shares = softmax_shares(guide, self.temperature)
+            return apportion(shares, k, zones.size, guide, self.minimum, normalised=True)
+        # One row per view: the zones of each, side by side, as many as the view with most zones has.
+        views = zones.sheets
+        assert views is not None
+        parts = equal_parts(k, token_map.groups("view").sizes)
+        for count, part in zip(views.sizes, parts):
+            self._check_minimum(count, part)
+        size = views.by_zone(zones.size[None], fill=0).transpose(1, 2)  # [1, V, zones]
+        guide = views.by_zone(guide, fill=math.nan).transpose(1, 2)  # [B, V, zones]
+        totals = torch.tensor(parts, device=guide.device)[:, None]
+        shares = softmax_shares(guide, self.temperature)
+        budgets = apportion(shares, totals, size, guide, self.minimum, most=max(parts), normalised=True)
+        return views.by_token(budgets.transpose(1, 2))
 
     def _check_minimum(self, zones: int, k: int) -> None:
         if self.minimum * zones > k:
@@ -126,6 +126,10 @@ class GridPrune(Method):
                 f"minimum = {self.minimum} token(s) in each of {zones} zones needs {self.minimum * zones} tokens, but "
                 f"only {k} may be kept. Lower `minimum`, enlarge `zone` (now {self.zone}) or raise `keep`."
             )
+
+
+def _whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 @dataclass(frozen=True, kw_only=True)

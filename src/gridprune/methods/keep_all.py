@@ -8,19 +8,31 @@ from typing import ClassVar
 import torch
 
 from ..budget import Keep
+from ..errors import BudgetError
 from ..token_map import TokenMap
 from .base import Cues, Method, Selection
 
 
 @dataclass(frozen=True, kw_only=True)
 class KeepAll(Method):
-    """Keeps all N tokens whatever `keep` says it would cost to keep fewer; results are bit-identical to no pruning."""
+    """Keeps all N tokens: results are bit-identical to no pruning.
+
+    Attributes:
+        keep: read and checked as everywhere, then set to "100%", so that one `keep` can serve a list of methods.
+    """
 
     keep: Keep = "100%"
 
     name: ClassVar[str] = "keep-all"
     cost: ClassVar[str] = "O(N)"
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "keep", "100%")
+        super().__post_init__()
+
     def select(self, cues: Cues, token_map: TokenMap, k: int) -> Selection:
         batch, n = cues.batch, len(token_map)
+        if k != n:
+            raise BudgetError(f"{self.name} keeps all {n} visual tokens and cannot keep {k}; choose another method.")
         return Selection(torch.arange(n, device=cues.device).expand(batch, n))

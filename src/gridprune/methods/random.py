@@ -28,8 +28,12 @@ class Random(Method):
     cost: ClassVar[str] = "O(N)"
     capabilities: ClassVar[frozenset[str]] = frozenset({"scores"})
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check("seed", lambda v: isinstance(v, int) and not isinstance(v, bool), "a whole number")
+
     def select(self, cues: Cues, token_map: TokenMap, k: int) -> Selection:
         batch, n = cues.batch, len(token_map)
-        generator = torch.Generator().manual_seed(self.seed)
+        generator = torch.Generator().manual_seed(self.seed % 2**64)
         scores = torch.rand(n, generator=generator).to(cues.device)
         return Selection(topk(scores[None], k).expand(batch, k), scores=scores.expand(batch, n))

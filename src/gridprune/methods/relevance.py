@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from torch import Tensor
+
 from ..allocate import topk
 from ..errors import SettingError
 from ..token_map import TokenMap
@@ -22,6 +24,7 @@ class Relevance(Method):
     relevance_sign: int | Literal["tower"] = "tower"
 
     name: ClassVar[str] = "relevance"
+    capabilities: ClassVar[frozenset[str]] = frozenset({"scores"})
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -38,11 +41,11 @@ class Relevance(Method):
 
 def check_sign(sign: object) -> None:
     """Raise a :class:`SettingError` unless `sign` is +1, -1 or "tower"."""
-    if sign not in (1, -1, "tower") or isinstance(sign, bool):
+    if isinstance(sign, bool) or not isinstance(sign, (int, str)) or sign not in (1, -1, "tower"):
         raise SettingError(f"relevance_sign must be +1, -1 or 'tower' (the sign measured for the tower), got {sign!r}.")
 
 
-def signed_relevance(cues: Cues, sign: int | Literal["tower"]):  # type: ignore[no-untyped-def]
+def signed_relevance(cues: Cues, sign: int | Literal["tower"]) -> Tensor:
     """(B, N) relevance where larger means more relevant."""
     factor = cues.relevance_sign if sign == "tower" else sign
     return cues.require("relevance") * factor
