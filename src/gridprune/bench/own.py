@@ -1,0 +1,110 @@
+"""A user's own questions on any supported checkpoint: one `prune` and one `model.generate` per question and cell.
+
+Slower than :mod:`gridprune.bench.shared` and simple: exactly what an application does. The oracle goes through the same
+calls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from .. import families
+from ..errors import GridPruneError
+from ..methods.base import Cues, Method, checked_select
+from ..pruning import prune
+from ..runtime import Loaded
+from .ablations import Given, borrows_question, reads_evidence
+from .data import Question, Scene
+from .decode import prompt_text
+from .entries import FULL
+from .evidence import closeness, evidence, recall, seen_boxes
+from .shared import Cell, Result, clip_of
+
+
+class Own:
+    """Answers scenes for a fixed list of cells, one call at a time."""
+
+    def __init__(self, loaded: Loaded, wanted: Sequence[Cell], max_new_tokens: int) -> None:
+        self.loaded = loaded
+        self.family = families.find(loaded.model)
+        self.cells = list(wanted)
+        self.clip = clip_of(loaded)
+        self.max_new_tokens = max_new_tokens
+        self._before: tuple[Question, ...] | None = None
+        for cell in self.cells:
+            if not reads_evidence(cell.method):
+                self._prune(cell.method, "")  # raises now what it cannot do
+
+    def remember(self, scene: Scene) -> None:
+        """Note a scene that was answered before: the next one may borrow its questions."""
+        self._before = scene.questions
+
+    def run(self, scenes: Sequence[Scene]) -> list[Result]:
+        """Answer all questions of some scenes, in the order of the data set."""
+        return [self._scene(scene) for scene in scenes]
+
+    def _scene(self, scene: Scene) -> Result:
+        result = Result(scene)
+        before = self._before or (*scene.questions[1:], scene.questions[0])
+        for number, question in enumerate(scene.questions):
+            try:
+                inputs = self._inputs(scene, question)
+                self._book(result, FULL, self.generate(inputs), None, question)
+                for cell in self.cells:
+                    method = self._resolve(cell, inputs, scene, question)
+                    other = before[number % len(before)] if borrows_question(method) else question
+                    with self._prune(method, other.text) as pruning:
+                        text = self.generate(inputs)
+                    self._book(result, cell.key, text, pruning.reports[-1], question)
+            except GridPruneError as error:
+                raise type(error)(f"Question {question.id}: {error}") from error
+        self.remember(scene)
+        return result
+
+    def _inputs(self, scene: Scene, question: Question) -> Any:
+        processor, model = self.loaded.processor, self.loaded.model
+        text = prompt_text(processor, question.text)
+        return processor(images=scene.image, text=text, return_tensors="pt").to(model.device, dtype=model.dtype)
+
+    def _prune(self, method: Method, question: str) -> Any:
+        return prune(
+            self.loaded.model, method, processor=self.loaded.processor, question=question or None, clip=self.clip
+        )
+
+    @torch.no_grad()
+    def generate(self, inputs: Any) -> str:
+        """Greedy words."""
+        output = self.loaded.model.generate(**inputs, max_new_tokens=self.max_new_tokens, do_sample=False)
+        new = output[:, inputs["input_ids"].shape[1] :]
+        return str(self.loaded.processor.batch_decode(new, skip_special_tokens=True)[0]).strip()
+
+    def _resolve(self, cell: Cell, inputs: Any, scene: Scene, question: Question) -> Method:
+        """The method itself; for the oracle, the tokens it keeps of this picture."""
+        if not reads_evidence(cell.method):
+            return cell.method
+        token_map = self.family.token_maps(self._vision(inputs))[0].candidates
+        boxes = seen_boxes(question.boxes, scene.image.size, self.loaded.processor)
+        cues = Cues(relevance=closeness(token_map, boxes)[None])
+        chosen = checked_select(cell.method, cues, token_map, cell.method.count(cues, token_map))
+        kept = tuple(chosen.indices[0].tolist())
+        return Given(keep=len(kept), indices=kept)
+
+    def _vision(self, inputs: Any) -> dict[str, Any]:
+        return {key: inputs[key] for key in self.family.vision_keys if key in inputs}
+
+    def _book(self, result: Result, cell: str, text: str, report: Any, question: Question) -> None:
+        result.answers.setdefault(cell, []).append(text)
+        share, tokens = None, None
+        if report is not None:
+            token_map = report.token_map.candidates
+            boxes = seen_boxes(question.boxes, result.scene.image.size, self.loaded.processor)
+            share, tokens = recall(report.kept_indices, evidence(token_map, boxes)), report.kept
+        result.recall.setdefault(cell, []).append(None if share is None else round(share, 4))
+        result.tokens.setdefault(cell, []).append(tokens if tokens is not None else self._all_tokens(result.scene))
+
+    def _all_tokens(self, scene: Scene) -> int:
+        inputs = self.loaded.processor.image_processor(images=[scene.image], return_tensors="pt")
+        return len(self.family.token_maps(self._vision(inputs))[0].candidates)

@@ -1,0 +1,115 @@
+"""One evaluation from start to end: open or continue a run, answer, summarise."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..budget import Keep
+from ..methods import registry
+from ..methods.gridprune import GridPrune
+from ..runtime import Loaded
+from . import ablations, entries, timing
+from .data import DataSet, Scene
+from .metrics import summarise
+from .own import Own
+from .shared import Shared, cells
+from .store import GROUP, RunFolder, config_of, row_of, write_json
+
+Progress = Callable[[int], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """What to run.
+
+    Attributes:
+        methods: the competitors.
+        keeps: budgets; every method runs at each of them.
+        data: the questions.
+        command: as a person would type it again, for config.json.
+        max_new_tokens: longest answer; None for the checkpoint's own limit.
+    """
+
+    methods: Sequence[entries.Entry]
+    keeps: Sequence[Keep]
+    data: DataSet
+    command: str = ""
+    max_new_tokens: int | None = None
+
+    def config(self, loaded: Loaded) -> dict[str, Any]:
+        """See :func:`gridprune.bench.store.config_of`."""
+        return config_of(
+            model_name=Path(loaded.name).name if Path(loaded.name).is_dir() else loaded.name,
+            model=loaded.model,
+            data=self.data,
+            methods=[describe(entry, self.keeps) for entry in self.methods],
+            keeps=list(self.keeps),
+            command=self.command,
+        )
+
+
+def describe(entry: entries.Entry, keeps: Sequence[Keep]) -> dict[str, Any]:
+    """An entry as config.json holds it: label, all settings, its budgets, and whether it is a peer of gridprune."""
+    bench_only = entry.name in ablations.BENCH_ONLY
+    kind = None if bench_only else registry.get(entry.name)
+    peer = kind is not None and kind.fixed_count and not issubclass(kind, GridPrune) and entry.name != "keep-all"
+    found = [cell.keep for cell in cells([entry], keeps)]
+    return {"label": entry.label, "settings": entry.plain, "keeps": found, "peer": peer}
+
+
+def evaluate(
+    loaded: Loaded,
+    evaluation: Evaluation,
+    folder: RunFolder,
+    *,
+    fresh: bool = False,
+    progress: Progress = lambda done: None,
+    time_rounds: int = 12,
+) -> dict[str, Any]:
+    """Run or continue, and return the metrics, which are also written to the folder.
+
+    Args:
+        fresh: throw away rows of an earlier run in the folder.
+        progress: called with the number of questions answered so far.
+        time_rounds: scenes on which decisions are timed; 0 leaves timing out.
+
+    Raises:
+        SettingError: the folder holds another run, or an entry cannot be compared.
+        MissingCueError: a method needs a cue this model cannot give.
+    """
+    entries.check(list(evaluation.methods))
+    wanted = cells(evaluation.methods, evaluation.keeps)
+    config = evaluation.config(loaded)
+    engine: Shared | Own = (
+        Shared(loaded, wanted, evaluation.max_new_tokens)
+        if evaluation.data.file is None
+        else Own(loaded, wanted, evaluation.max_new_tokens or 32)
+    )
+    rows = folder.open(config, fresh=fresh)
+    done = sum(len(row["questions"]) for row in rows)
+    progress(done)
+    for group in [] if folder.complete else _groups(evaluation.data.scenes(), len(rows), engine):
+        answered = [row_of(result, evaluation.data) for result in engine.run(group)]
+        folder.append(answered)
+        rows.extend(answered)
+        done += sum(len(row["questions"]) for row in answered)
+        progress(done)
+    if not folder.complete:
+        if time_rounds and isinstance(engine, Shared):
+            write_json(folder.path / "timing.json", timing.measure(engine, evaluation.data, time_rounds))
+        folder.finish()
+    metrics = summarise(rows, config)
+    write_json(folder.path / "metrics.json", metrics)
+    return metrics
+
+
+def _groups(scenes: Iterator[Scene], answered: int, engine: Any) -> Iterator[list[Scene]]:
+    """The scenes that are still to answer, in the groups of an uninterrupted run."""
+    for scene in itertools.islice(scenes, answered):
+        engine.remember(scene)
+    while group := list(itertools.islice(scenes, GROUP)):
+        yield group

@@ -1,0 +1,343 @@
+"""All methods, budgets and questions of a few scenes from one vision pass.
+
+The path is the one of `prune`: the family's own encoder with captures on, `collect`, `checked_select`, the kept
+features handed to the model. What `prune` does once per call is shared here: the pictures are encoded once with the
+captures that all methods together need, a method that reads no text decides once per picture, and equal prompts are
+read once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from .. import families
+from ..budget import Keep
+from ..cues import collect
+from ..cues.clip_text import ClipText, find_beside
+from ..cues.question import clean
+from ..errors import BudgetError, UnsupportedCallError
+from ..families.base import Encoded, Family
+from ..methods.base import Cues, Method, Selection, checked_select
+from ..runtime import Loaded
+from ..token_map import TokenMap
+from .ablations import borrows_question, reads_evidence
+from .data import Question, Scene
+from .decode import Decoder, Job, Prefix, prompt_parts
+from .entries import FULL, Entry
+from .evidence import closeness, evidence, recall, seen_boxes
+
+_SHARED = (
+    "llava",
+    "llava-next",
+)  # positions 0, 1, 2, ... and causal attention: what stands behind a prefix leaves it be
+
+
+@dataclass(frozen=True, kw_only=True)
+class Union(Method):
+    """Stands for several methods when cues are collected; never selects."""
+
+    of: tuple[Method, ...] = ()
+
+    name: ClassVar[str] = "union"
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset().union(*(method.needs for method in self.of))
+
+    @property
+    def saliency_depths(self) -> tuple[float, ...]:
+        return tuple(sorted({depth for method in self.of for depth in method.saliency_depths}))
+
+    def select(self, cues: Cues, token_map: TokenMap, k: int) -> Selection:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One method at one budget; `key` names it in rows."""
+
+    entry: Entry
+    keep: Keep
+    method: Method
+
+    @property
+    def key(self) -> str:
+        return f"{self.entry.label}|{self.keep}"
+
+
+@dataclass(eq=False)
+class Result:
+    """Answers to one scene's questions, by cell: texts, evidence recall (None without evidence), tokens kept."""
+
+    scene: Scene
+    answers: dict[str, list[str]] = field(default_factory=dict)
+    recall: dict[str, list[float | None]] = field(default_factory=dict)
+    tokens: dict[str, list[int]] = field(default_factory=dict)
+
+
+@dataclass(eq=False)
+class _Kept:
+    """What one cell keeps for one question (or for all of a scene, `question` None)."""
+
+    scene: int
+    cell: str
+    question: int | None
+    features: Tensor
+
+    @cached_property
+    def digest(self) -> bytes:
+        """Equal for equal features: such prompts need to be read once only."""
+        return hashlib.blake2b(self.features.detach().cpu().contiguous().view(torch.uint8).numpy()).digest()
+
+
+def cells(entries: Sequence[Entry], keeps: Sequence[Keep]) -> list[Cell]:
+    """Every entry at every budget; keep-all once, since it keeps all tokens at each of them."""
+    found: list[Cell] = []
+    for entry in entries:
+        own = ["100%"] if entry.name == "keep-all" else keeps
+        found.extend(Cell(entry, keep, entry.method(keep)) for keep in own)
+    return found
+
+
+def clip_of(loaded: Loaded) -> ClipText | None:
+    """The CLIP text half of a loaded model: given, or found beside a local checkpoint."""
+    if isinstance(loaded.clip, ClipText):
+        return loaded.clip
+    source: Any = loaded.clip
+    if source is None:
+        folder = getattr(loaded.model.config, "_name_or_path", "") or ""
+        source = find_beside(folder) if folder and Path(folder).is_dir() else None
+    return None if source is None else ClipText.load(source).to(loaded.model.device)
+
+
+class Shared:
+    """Answers scenes for a fixed list of cells."""
+
+    def __init__(
+        self,
+        loaded: Loaded,
+        wanted: Sequence[Cell],
+        max_new_tokens: int | None = None,
+        *,
+        decodes: bool = True,
+    ) -> None:
+        """Args:
+        decodes: False if only cues are wanted, which every family gives.
+        """
+        self.loaded = loaded
+        self.family: Family = families.find(loaded.model)
+        self.cells = list(wanted)
+        if decodes and self.family.name not in _SHARED:
+            raise UnsupportedCallError(
+                f"Generated questions are answered from shared prompts, which is tested for {', '.join(_SHARED)} and "
+                f"not for {self.family.name}. Give your own questions with --data: they go through `prune` and `generate`."
+            )
+        self.text = collect.TextSide(clip_of(loaded), loaded.processor.tokenizer)
+        methods = [cell.method for cell in self.cells if not reads_evidence(cell.method)]
+        for method in methods:
+            collect.check_available(self.family, method, self.text)
+        self.blind = Union(of=tuple(method for method in methods if not method.uses_text))
+        self.guided = Union(of=tuple(m for m in methods if m.uses_text and not borrows_question(m)))
+        self.borrowed = Union(of=tuple(m for m in methods if m.uses_text and borrows_question(m)))
+        limit = max_new_tokens or getattr(loaded.model.generation_config, "max_new_tokens", None) or 24
+        self.decoder = Decoder(self.family, int(limit))
+        self._read = collect.wanted_blocks(self.family, Union(of=tuple(methods)))
+        self._before: tuple[Question, ...] | None = None
+
+    def remember(self, scene: Scene) -> None:
+        """Note a scene that was answered before: the next one may borrow its questions."""
+        self._before = scene.questions
+
+    @torch.no_grad()
+    def run(self, scenes: Sequence[Scene]) -> list[Result]:
+        """Answer all questions of some scenes, which must come in the order of the data set."""
+        vision = self.vision(scenes)
+        encoded = self.encode(vision)
+        results = [Result(scene) for scene in scenes]
+        kept: list[_Kept] = []
+        for position, result in enumerate(results):
+            kept.extend(self._decide(result, position, encoded, vision))
+            self.remember(result.scene)
+        self._answer(results, kept, encoded)
+        return results
+
+    def vision(self, scenes: Sequence[Scene]) -> dict[str, Any]:
+        """The vision arguments of a call with these pictures."""
+        processor = self.loaded.processor.image_processor
+        inputs = processor(images=[scene.image for scene in scenes], return_tensors="pt")
+        model = self.loaded.model
+        moved = {key: value.to(model.device) if torch.is_tensor(value) else value for key, value in inputs.items()}
+        return {
+            key: moved[key].to(model.dtype) if key == "pixel_values" else moved[key]
+            for key in self.family.vision_keys
+            if key in moved
+        }
+
+    def encode(self, vision: dict[str, Any]) -> Encoded:
+        """One vision pass with the captures that all methods together need."""
+        return self.family.encode(vision, self.family.token_maps(vision), self._read)
+
+    # -- which tokens stay ---------------------------------------------------------------------------------------
+
+    def _decide(self, result: Result, image: int, encoded: Encoded, vision: dict[str, Any]) -> Iterator[_Kept]:
+        token_map = encoded.maps[image].candidates
+        asked = [clean(question.text) for question in result.scene.questions]
+        boxes = [
+            seen_boxes(question.boxes, result.scene.image.size, self.loaded.processor)
+            for question in result.scene.questions
+        ]
+        wanted = [evidence(token_map, one) for one in boxes]
+        everything = torch.arange(len(token_map))
+        yield self._kept(result, image, FULL, None, everything, encoded.embeddings[image], wanted)
+        sets: dict[int, Cues] = {}  # by the union's identity
+        where: Cues | None = None
+        for cell in self.cells:
+            method = cell.method
+            union = self._union(method)
+            if union is None:
+                cues = where = where or Cues(relevance=torch.stack([closeness(token_map, one) for one in boxes]))
+            elif id(union) in sets:
+                cues = sets[id(union)]
+            else:
+                questions = [""] if union is self.blind else asked if union is self.guided else self._borrow(asked)
+                images = [image] * len(questions)
+                cues = sets[id(union)] = collect.collect(self.family, union, encoded, images, questions, self.text)
+            for number, selection, row in choose(method, cues, token_map):
+                indices = selection.indices[row].cpu()
+                features = self._features(method, selection, row, cues, encoded, image, vision)
+                question = None if union is self.blind else number
+                yield self._kept(result, image, cell.key, question, indices, features, wanted)
+
+    def _kept(
+        self,
+        result: Result,
+        image: int,
+        cell: str,
+        question: int | None,
+        indices: Tensor,
+        features: Tensor,
+        wanted: Sequence[Tensor],
+    ) -> _Kept:
+        """Book the decision's tokens and evidence recall, and pack it for decoding."""
+        for number in range(len(wanted)) if question is None else [question]:
+            share = recall(indices, wanted[number])
+            result.recall.setdefault(cell, []).append(None if share is None else round(share, 4))
+            result.tokens.setdefault(cell, []).append(len(indices))
+        return _Kept(image, cell, question, features)
+
+    def _union(self, method: Method) -> Union | None:
+        """The set of cues a method reads; None for the oracle's."""
+        if reads_evidence(method):
+            return None
+        if not method.uses_text:
+            return self.blind
+        return self.borrowed if borrows_question(method) else self.guided
+
+    def _borrow(self, asked: Sequence[str]) -> list[str]:
+        """As many questions of the scene before; the first scene borrows from itself, each question from another."""
+        others = [clean(question.text) for question in self._before] if self._before else [*asked[1:], asked[0]]
+        return [others[i % len(others)] for i in range(len(asked))]
+
+    def _features(
+        self,
+        method: Method,
+        selection: Selection,
+        row: int,
+        cues: Cues,
+        encoded: Encoded,
+        image: int,
+        vision: dict[str, Any],
+    ) -> Tensor:
+        """(n_kept, D) in prompt order, as `prune` hands them on."""
+        if method.stage == "pixels":
+            token_map = encoded.maps[image]
+            rows, columns = token_map.grid
+            grid = resized_grid(method, rows, columns, selection.indices.shape[1])
+            one = self.family.take_images(vision, [image])
+            return self.family.encode_resized(one, [token_map], grid).embeddings[0]
+        return merged(self.family, encoded, image, selection, row, cues)
+
+    # -- what is answered ----------------------------------------------------------------------------------------
+
+    def _answer(self, results: Sequence[Result], kept: Sequence[_Kept], encoded: Encoded) -> None:
+        token = self.family.placeholder
+        prefixes: list[Prefix] = []
+        jobs: list[Job] = []
+        places: list[tuple[Result, str]] = []
+        parts = [
+            [prompt_parts(self.loaded.processor, question.text, token) for question in result.scene.questions]
+            for result in results
+        ]
+        known: dict[tuple[tuple[int, ...], bytes], int] = {}
+        for one in kept:
+            own = parts[one.scene]
+            for number in range(len(own)) if one.question is None else [one.question]:
+                head, tail = own[number]
+                index = known.setdefault((head, one.digest), len(prefixes))
+                if index == len(prefixes):
+                    ids = torch.tensor([*head, *[token] * len(one.features)])
+                    prefixes.append(Prefix(ids, one.features))
+                jobs.append(Job(index, tail))
+                places.append((results[one.scene], one.cell))
+        for (result, cell), ids in zip(places, self.decoder.answer(prefixes, jobs, encoded)):
+            text = self.loaded.processor.tokenizer.decode(ids, skip_special_tokens=True).strip()
+            result.answers.setdefault(cell, []).append(text)
+
+
+def choose(method: Method, cues: Cues, token_map: TokenMap) -> Iterator[tuple[int, Selection, int]]:
+    """Selections of a batch as (number, selection, row in it); methods without a fixed count decide one by one."""
+    if method.fixed_count:
+        selection = checked_select(method, cues, token_map, method.count(cues, token_map))
+        yield from ((number, selection, number) for number in range(cues.batch))
+        return
+    for number in range(cues.batch):
+        own = one_of(cues, number)
+        yield number, checked_select(method, own, token_map, method.count(own, token_map)), 0
+
+
+def one_of(cues: Cues, number: int) -> Cues:
+    """The cues of one image of a batch."""
+    single: dict[str, Any] = {name: value[number : number + 1] for name, value in cues.tensors().items()}
+    depths = {depth: value[number : number + 1] for depth, value in cues.saliency_at.items()}
+    return replace(cues, saliency_at=depths, images=1, **single)
+
+
+def merged(family: Family, encoded: Encoded, image: int, selection: Selection, row: int, cues: Cues) -> Tensor:
+    """The kept embeddings of one image in prompt order, other tokens merged into them if the method says so."""
+    embeddings, token_map, merge = encoded.embeddings[image], encoded.maps[image], selection.merge
+    mask = token_map.keep_mask(selection.indices[row].cpu())
+    kept = embeddings[mask.to(embeddings.device)]
+    if merge is None:
+        return kept
+    token = None if merge.token is None else merge.token[row][None]
+    own = replace(merge, group=merge.group[row][None], weight=merge.weight[row][None], token=token)
+    k = selection.indices.shape[1]
+    if merge.space == "tower_features":
+        new = family.project(own.apply(cues.require("tower_features")[row][None], k)[0])
+    else:
+        new = own.apply(embeddings[token_map.candidate_positions.to(embeddings.device)][None], k)[0]
+    content = (~token_map.separator[mask]).nonzero()[:, 0].to(kept.device)
+    return kept.index_copy(0, content, new.to(kept.dtype))
+
+
+def resized_grid(method: Method, rows: int, columns: int, k: int) -> tuple[int, int]:
+    """The grid of the smaller picture that gives k tokens.
+
+    Raises:
+        BudgetError: there is none.
+    """
+    grid: tuple[int, int] = method.target_grid(rows, columns, k)  # type: ignore[attr-defined]
+    if 0 in grid:
+        raise BudgetError(
+            f"A picture of {rows} x {columns} tokens cannot be shrunk to exactly {k}. Leave {method.name!r} out, or "
+            "choose a budget with suitable factors, such as a square number."
+        )
+    return grid

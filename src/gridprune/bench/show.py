@@ -1,0 +1,75 @@
+"""A run in the terminal."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+
+def with_seconds(metrics: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """The metrics with `decision_seconds` of every row, where they were measured."""
+    file = folder / "timing.json"
+    decide = json.loads(file.read_text())["decide"] if file.is_file() else {}
+    rows = [{**row, "decision_seconds": decide.get(f"{row['method']}|{row['keep']}")} for row in metrics["rows"]]
+    return {**metrics, "rows": rows}
+
+
+def table(metrics: Mapping[str, Any], console: Console) -> None:
+    """One line per method and budget."""
+    full = metrics["full"]
+    title = f"{metrics['model']}, {metrics['split']}: {metrics['n']} questions about {metrics['scenes']} pictures"
+    shown = Table(title=title, title_justify="left", title_style="bold")
+    for name in ("method", "tokens", "accuracy", "retention", "95 % interval", "evidence recall", "decision"):
+        shown.add_column(name, justify="left" if name == "method" else "right")
+    shown.add_row("all tokens", _number(full["tokens"], "g"), percent(full["accuracy"]), "100.0 %", "", "", "")
+    for row in metrics["rows"]:
+        seconds = row.get("decision_seconds")
+        shown.add_row(
+            row["method"],
+            _number(row["tokens"], "g"),
+            percent(row["accuracy"]),
+            percent(row["retention"]),
+            "" if row["ci"] is None else f"{100 * row['ci'][0]:.1f} to {100 * row['ci'][1]:.1f}",
+            percent(row["evidence_recall"]),
+            "" if seconds is None else f"{1000 * seconds:.1f} ms",
+        )
+    console.print(shown)
+    if metrics["text_prior"]:
+        prior = ", ".join(f"{family} {100 * value:.0f}" for family, value in metrics["text_prior"].items())
+        console.print(f"text alone, in %: {prior}", highlight=False)
+    for keep, peer in metrics["best_peer"].items():
+        low, high = peer["ci"] or (float("nan"), float("nan"))
+        console.print(
+            f"gridprune against the best peer at {keep}: {100 * peer['difference']:+.1f} points on {peer['method']} "
+            f"(95 %: {100 * low:+.1f} to {100 * high:+.1f})",
+            highlight=False,
+        )
+
+
+def sign(found: Mapping[str, Any], console: Console) -> None:
+    """Both signs, and what follows."""
+    for name in ("plus", "minus"):
+        low, high = found[name]["ci"]
+        console.print(
+            f"{name:>5}: {percent(found[name]['share'])} of the top {found['keep']} tokens lie in the boxes "
+            f"(95 %: {100 * low:.1f} to {100 * high:.1f})",
+            highlight=False,
+        )
+    console.print(f"chance: {percent(found['chance'])}; {found['n']} questions", highlight=False)
+    verdict = {1: "plus localises", -1: "minus localises", None: "neither sign is better beyond chance"}
+    console.print(
+        f"{verdict[found['localises']]}; in use: {'plus' if found['in_use'] == 1 else 'minus'}", highlight=False
+    )
+
+
+def percent(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:.1f} %"
+
+
+def _number(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)

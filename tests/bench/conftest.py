@@ -1,0 +1,35 @@
+"""A LLaVA of the embedded model's shape with small random weights: what it says means nothing, but always the same."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from gridprune.cues.clip_text import ClipText
+from gridprune.runtime import Loaded
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def loaded() -> Loaded:
+    from gridprune.tiny.clip import TinyCLIP, TowerConfig
+    from gridprune.tiny.export import build_processor, build_tokenizer, to_clip, to_llava
+    from gridprune.tiny.joint import Projector
+    from gridprune.tiny.lm import LMConfig, TinyLM
+
+    torch.manual_seed(0)
+    clip = TinyCLIP(TowerConfig(layers=3, mlp=64))
+    lm = TinyLM(LMConfig(width=64, layers=2, heads=2, mlp=96))
+    with torch.no_grad():
+        lm.embed.weight.mul_(20)  # decided answers: no near ties between words
+    llava = to_llava(clip, Projector(192, 64), lm)
+    llava.generation_config.max_new_tokens = 4
+    text = ClipText.from_model(to_clip(clip), build_tokenizer(close=True), 1)
+    return Loaded("random", llava, build_processor(), text)
