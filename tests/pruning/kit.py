@@ -62,7 +62,11 @@ class Case:
         vision: the vision arguments for the pictures of each row.
         sizes: picture sizes to test with, different token counts first if the family has them.
         extras: further arguments along the prompt, from the ids.
-        video: whether pictures of this case are clips.
+        frames: frames of the clips this case is about; 0 for still pictures.
+        placeholder: the id that stands for a visual token.
+        skip: what the stock model cannot do.
+        reference: further arguments of the reference call, from what was written out.
+        run: the reference call itself, for models whose forward cannot take all that `inputs_embeds` leave out.
     """
 
     name: str
@@ -74,6 +78,8 @@ class Case:
     frames: int = 0
     placeholder: int = IMAGE
     skip: frozenset[str] = field(default_factory=frozenset)
+    reference: Callable[[Any, Row, Written], dict[str, Any]] | None = None
+    run: Callable[[Any, Case, Row, Written, Sequence[Tensor], dict[str, Any]], Any] | None = None
 
     def picture(self, number: int) -> Picture:
         return Picture(self.sizes[number % len(self.sizes)], seed=number, frames=self.frames)
@@ -199,9 +205,10 @@ def reference(
     if positions == "original":
         call["position_ids"] = torch.tensor([written.columns])
         call["attention_mask"] = torch.ones_like(ids)
-    special = getattr(case, "arguments", None)
-    if special is not None:
-        call |= special(net, row, written)
+    if case.reference is not None:
+        call |= case.reference(net, row, written)
+    if case.run is not None:
+        return case.run(net, case, row, written, masks, {**call, **arguments})
     return net(**call, **arguments)
 
 

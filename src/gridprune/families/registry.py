@@ -20,6 +20,9 @@ TRANSFORMERS = ">=5.18,<6"
 BUILT_IN: tuple[str, ...] = (
     ".llava:Llava",
     ".llava_next:LlavaNext",
+    ".qwen_vl:QwenVL",
+    ".qwen_vl:Qwen3VL",
+    ".qwen_vl:Qwen35",
 )
 
 _WRAPPERS = {
