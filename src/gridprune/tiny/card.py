@@ -99,7 +99,7 @@ From scratch, seed {seed}, on two CPU cores (fp32). No weights of other models, 
    on frozen features, with 64 to 576 tokens whose choice never depends on the question.
 
 {stages}
-
+{notes}
 ## Gates (split `{split}`, {n} questions, greedy exact match)
 {gates}
 
@@ -138,6 +138,7 @@ def render(metrics: Mapping[str, Any]) -> str:
         split=metrics["split"],
         n=metrics["n"],
         stages=stage_table(metrics),
+        notes="".join(f"\n{note}\n" for note in metrics["notes"]),
         gates=gate_table(metrics),
         families=family_table(metrics),
         ladder=ladder_table(metrics),

@@ -110,20 +110,19 @@ class TinyLM(nn.Module):
         """Logits [B, T, V] of packed questions behind visual tokens [B, N, D]."""
         return self.states(visual, text)[0]
 
-    def states(self, visual: Tensor, text: Packed) -> tuple[Tensor, Tensor]:
-        """Logits [B, T, V], and the text's states [B, T, D] after half of the blocks."""
+    def states(self, visual: Tensor, text: Packed) -> tuple[Tensor, list[Tensor]]:
+        """Logits [B, T, V], and the text's states [B, T, D] after each block."""
         b, n, _ = visual.shape
         bos = self.embed.weight[BOS].expand(b, 1, -1)
         prefix, x = torch.cat([bos, visual], 1), self.embed(text.ids)
         p = n + 1
         mask = text.mask(torch.ones(b, text.ids.shape[1], p, dtype=torch.bool))
         rope = self.rope(torch.cat([torch.arange(p).expand(b, -1), p + text.offset], 1))
-        middle = x
+        after = []
         for i, block in enumerate(self.layers):
             prefix, x = block(prefix, x, rope, mask, i == len(self.layers) - 1)
-            if i == len(self.layers) // 2 - 1:
-                middle = x
-        return self.norm(x) @ self.embed.weight.T, middle
+            after.append(x)
+        return self.norm(x) @ self.embed.weight.T, after
 
 
 def answer_loss(logits: Tensor, target: Tensor) -> Tensor:

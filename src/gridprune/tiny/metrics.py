@@ -24,6 +24,12 @@ def stage_times(training: Path) -> dict[str, dict[str, float]]:
     return out
 
 
+def notes(training: Path) -> list[str]:
+    """Remarks on how this training went, one paragraph a line of ``notes.txt``."""
+    path = training / "notes.txt"
+    return [line for line in path.read_text().splitlines() if line] if path.exists() else []
+
+
 def measure(
     weights: Path, training: Path, *, seed: int, n: int, split: str = "test", report: Callable[[str], None] = print
 ) -> dict[str, Any]:
@@ -37,6 +43,7 @@ def measure(
         "bytes": sum(path.stat().st_size for path in files),
         "vocabulary": len(VOCABULARY),
         "stages": stage_times(training),
+        "notes": notes(training),
         "text_prior": text_prior(split),
         **{key: result[key] for key in ("split", "n", "full", "rows")},
     }

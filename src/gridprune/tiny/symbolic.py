@@ -35,7 +35,7 @@ from .vocabulary import (
 
 @dataclass(frozen=True)
 class SymbolicConfig:
-    steps: int = 4000
+    steps: int = 2400
     batch: int = 16
     questions: int = 16
     text_length: int = 168
@@ -91,11 +91,12 @@ def sincos(width: int) -> Tensor:
 
 
 def ramps() -> Tensor:
-    """Weights of top, bottom, left, right, center by patch, [576, 5]."""
+    """Weights of top, bottom, left, right, center by patch, [576, 5]: half a ramp, half a step at the thirds."""
     line = (torch.arange(GRID) + 0.5) / GRID
     y, x = torch.meshgrid(line, line, indexing="ij")
-    bump = (1 - 3 * torch.maximum((y - 0.5).abs(), (x - 0.5).abs())).clamp(min=0)
-    return torch.stack([1 - y, y, 1 - x, x, bump], -1).flatten(0, 1)
+    parts = [0.5 * (1 - v) + (0.5 * (v < 1 / 3)) for v in (y, 1 - y, x, 1 - x)]
+    middle = ((y - 0.5).abs() < 1 / 6) & ((x - 0.5).abs() < 1 / 6)
+    return torch.stack([*parts, middle.float()], -1).flatten(0, 1)
 
 
 class SymbolicLM(nn.Module):
@@ -106,29 +107,66 @@ class SymbolicLM(nn.Module):
         self.lm, self.symbols = TinyLM(cfg), Symbols(cfg.width)
         self.probe = nn.Linear(cfg.width, len(COUNTS) + 2 + N_COLORS + 2)  # training only: count, colour, place
         self.answer_probe = nn.Linear(cfg.width, N_CLASSES + 1)  # training only: a noun that is the answer
+        self.color_probe = nn.Linear(cfg.width, N_LABELS + 1)  # training only: what is on that colour
+        self.region_probe = nn.Linear(cfg.width, N_CLASSES + 1)  # training only: what is in that region
+        for probe in (self.color_probe, self.region_probe):
+            nn.init.zeros_(probe.weight)
         nouns = torch.zeros(len(VOCABULARY), dtype=torch.long)
         for label, names in enumerate(zip(CLASSES, PLURALS, strict=True), start=1):
             nouns[[TOKEN_ID[name] for name in names]] = label
         self.register_buffer("nouns", nouns, persistent=False)
 
-    def probe_loss(self, middle: Tensor, text: Packed, scenes: Sequence[Scene]) -> Tensor:
-        """At every noun of a question: how many of it there are and, for a single one, its colour and place.
+        tints = torch.zeros(len(VOCABULARY), dtype=torch.long)
+        tints[[TOKEN_ID[name] for name in COLORS]] = torch.arange(1, N_COLORS)
+        self.register_buffer("tints", tints, persistent=False)
 
-        Where the answer is a noun, it has to be known already after half of the blocks. Without these the
-        language model takes thousands of steps to find that a noun has to look at the patches of its class;
-        with them, binding is a one-hop problem with a dense signal.
+    def probe_loss(self, after: Sequence[Tensor], text: Packed, scenes: Sequence[Scene]) -> Tensor:
+        """Dense facts at the words that refer to the picture, from the states ``after`` each block.
+
+        After half of the blocks, a noun has to know how many of it there are and, for a single one, its colour and
+        place; a colour, what is on it; the last word of a region, what is there; and the answer where it is a noun.
+        Without these the language model takes thousands of steps to find that a
+        word has to look at the patches that match it; with them, binding is a one-hop problem with a dense signal.
         """
-        ids = text.ids
-        wanted = self.nouns[text.target.clamp(min=0)] * (ids == ANSWER)
-        known = self.answer_probe(middle[wanted > 0])
+        middle = after[(len(after) - 1) // 2]
+        ids, answers = text.ids, self.nouns[text.target.clamp(min=0)]
+        wanted = answers * (ids == ANSWER)
+        loss = _classify(self.answer_probe(middle), wanted)
+        place_word = torch.isin(ids, self.symbols.places)
+        place_word[:, :-2] &= ids[:, 1:-1] == TOKEN_ID["?"]
+        ahead = torch.zeros_like(ids)
+        ahead[:, :-2] = wanted[:, 2:]
+        loss = loss + _classify(self.region_probe(middle), ahead * place_word)
+        b, t = (self.tints[ids] > 0).nonzero(as_tuple=True)
+        facts = torch.stack([color_facts(scene) for scene in scenes])[b, self.tints[ids[b, t]]]  # [M, 2]
+        guess = self.color_probe(middle[b, t])
+        loss = loss + _classify(guess[:, : N_CLASSES + 1], facts[:, 0])
+        loss = 0.5 * (loss + _classify(guess[:, N_CLASSES + 1 :], facts[:, 1]))
         b, t = (self.nouns[ids] > 0).nonzero(as_tuple=True)
         facts = torch.stack([noun_facts(scene) for scene in scenes])[b, self.nouns[ids[b, t]]]  # [M, 4]
         count, color, place = self.probe(middle[b, t]).split([len(COUNTS) + 2, N_COLORS, 2], -1)
         one = facts[:, 0] == 1
-        loss = F.cross_entropy(count, facts[:, 0].long())
+        loss = loss + F.cross_entropy(count, facts[:, 0].long())
         loss = loss + F.cross_entropy(color[one], facts[one, 1].long())
-        loss = loss + 0.5 * F.cross_entropy(known, wanted[wanted > 0])
         return loss + 8.0 * F.mse_loss(place[one], facts[one, 2:])
+
+
+def _classify(logits: Tensor, target: Tensor) -> Tensor:
+    """Cross-entropy where the target is not 0 (unknown)."""
+    known = target > 0
+    return F.cross_entropy(logits[known], target[known]) if known.any() else logits.sum() * 0
+
+
+def color_facts(scene: Scene) -> Tensor:
+    """Per colour id: class of the only object on it, and the word (1..) of the sign of that colour; 0: unknown."""
+    facts = torch.zeros(N_COLORS, 2, dtype=torch.long)
+    for color in range(1, N_COLORS):
+        labels = [item.label for item in scene.objects if item.color == color]
+        if len(labels) == 1:
+            facts[color, 0] = labels[0]
+    for sign in scene.signs:
+        facts[sign.color, 1] = sign.label - N_CLASSES
+    return facts
 
 
 def noun_facts(scene: Scene) -> Tensor:
@@ -214,9 +252,9 @@ def train_symbolic(
         )
         tokens = model.symbols(model.lm.embed.weight, chosen.label, chosen.color, chosen.center, chosen.index)
         scale = tokens.detach().pow(2).mean().sqrt() * cfg.noise
-        logits, middle = model.lm.states(tokens + scale * torch.randn_like(tokens), text)
+        logits, after = model.lm.states(tokens + scale * torch.randn_like(tokens), text)
         answer = answer_loss(logits, text.target)
-        probe = model.probe_loss(middle, text, scenes)
+        probe = model.probe_loss(after, text, scenes)
         loss = answer + cfg.probe_weight * probe
         for optimizer in optimizers:
             optimizer.zero_grad(set_to_none=True)

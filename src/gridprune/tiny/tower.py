@@ -30,11 +30,11 @@ PAIRS = N_CLASSES * N_COLORS
 
 @dataclass(frozen=True)
 class TowerTraining:
-    steps: int = 3600
+    steps: int = 2600
     batch: int = 16
     full_batch: int = 8
     questions: int = 8
-    patches: int = 192  # of 576 in most steps: all occupied ones, some around them, some background
+    patches: int = 160  # of 576 in most steps: all occupied ones, some around them, some background
     full_every: int = 6
     full_from: float = 0.76
     muon_lr: float = 0.012
