@@ -138,7 +138,7 @@ class Shared:
         if decodes and self.family.name not in _SHARED:
             raise UnsupportedCallError(
                 f"Generated questions are answered from shared prompts, which is tested for {', '.join(_SHARED)} and "
-                f"not for {self.family.name}. Give your own questions with --data: they go through `prune` and `generate`."
+                f"not for {self.family.name}. Give your own questions with --data: those go through `prune`."
             )
         self.text = collect.TextSide(clip_of(loaded), loaded.processor.tokenizer)
         methods = [cell.method for cell in self.cells if not reads_evidence(cell.method)]

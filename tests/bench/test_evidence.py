@@ -1,0 +1,106 @@
+"""Evidence on the token map, its recall, and answers that count."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from gridprune.bench import data
+from gridprune.bench.evidence import closeness, evidence, recall, seen_boxes
+from gridprune.errors import GridPruneError, QuestionError, SettingError
+from gridprune.tiny.cells import evidence_mask
+from gridprune.token_map import TokenMap
+
+MAP = TokenMap.from_grid(24, 24)
+
+
+def test_evidence_is_that_of_the_generated_scenes():
+    from gridprune.tiny import iter_examples
+
+    for example in iter_examples("dev", 60):
+        boxes = [tuple(value / 192 for value in box) for box in example.boxes]
+        assert evidence(MAP, boxes).tolist() == evidence_mask(example.boxes).ravel().tolist()
+
+
+def test_recall_is_capped_by_the_budget():
+    wanted = torch.zeros(576, dtype=torch.bool)
+    wanted[[3, 4, 5, 9]] = True
+    assert recall(torch.tensor([3, 4, 100]), wanted) == 2 / 3
+    assert recall(torch.tensor([3, 4]), wanted) == 1.0
+    assert recall(torch.tensor([1, 2, 3, 4, 5, 6]), wanted) == 3 / 4
+    assert recall(torch.tensor([1]), torch.zeros(576, dtype=torch.bool)) is None
+
+
+def test_closeness_puts_evidence_first_then_the_nearest():
+    boxes = [(0.0, 0.0, 0.25, 0.25), (0.75, 0.75, 0.80, 0.80)]
+    scores, inside = closeness(MAP, boxes), evidence(MAP, boxes)
+    assert scores[inside].min() > scores[~inside].max()
+    order = scores.argsort(descending=True)
+    assert bool(inside[order[: int(inside.sum())]].all())
+    beside, far = 6 * 24, 12 * 24 + 12  # just below the first box; the middle of the picture
+    assert scores[beside] > scores[far]
+    assert closeness(MAP, []).unique().tolist() == [0.0]
+
+
+class Cropping:
+    class image_processor:
+        do_center_crop = True
+
+
+def test_boxes_follow_the_processors_crop():
+    half = (0.25, 0.0, 0.75, 1.0)
+    assert seen_boxes([half], (200, 100), Cropping) == ((0.0, 0.0, 1.0, 1.0),)
+    assert seen_boxes([(0.0, 0.0, 0.2, 1.0)], (200, 100), Cropping) == ()
+    assert seen_boxes([half], (100, 100), Cropping) == (half,)
+    assert seen_boxes([half], (200, 100), object()) == (half,)
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted", "right"),
+    [
+        ("The cat.", "cat", True),
+        ("  A  dog!", "dog", True),
+        ("A", "a", True),
+        ("3.5", "3.5", True),
+        ("35", "3.5", False),
+        ("Top-Left", "top left", True),
+        ("cats", "cat", False),
+    ],
+)
+def test_normalised_answers(given, wanted, right):
+    assert (data.normalise(given) == data.normalise(wanted)) == right
+
+
+def test_own_questions(tmp_path):
+    from PIL import Image
+
+    Image.new("RGB", (40, 20)).save(tmp_path / "a.png")
+    lines = [
+        {"image": "a.png", "question": "What?", "answer": ["cat", "a kitten"], "boxes": [[0, 0, 20, 20]]},
+        {"image": "a.png", "question": "Where?", "answer": "left", "family": "place"},
+    ]
+    file = tmp_path / "q.jsonl"
+    file.write_text("\n".join(map(json.dumps, lines)))
+    found = data.own(file)
+    (scene,) = found.scenes()
+    assert (found.total, len(scene.questions), scene.questions[1].family) == (2, 2, "place")
+    assert scene.questions[0].boxes == ((0.0, 0.0, 0.5, 1.0),)
+    assert found.right("Kitten.", scene.questions[0])
+    assert data.own(file, 1).total == 1
+    for bad in ("{", "[]", '{"image": "a.png"}', '{"image": "b.png", "question": "?", "answer": "x"}'):
+        file.write_text(bad)
+        with pytest.raises(QuestionError, match=r"q\.jsonl"):
+            data.own(file)
+    with pytest.raises(GridPruneError):
+        data.own(tmp_path / "none.jsonl")
+
+
+def test_generated_splits():
+    assert data.generated("dev", 5).total == 5
+    with pytest.raises(SettingError):
+        data.generated("train", 5)
+    scenes = list(data.generated("dev", 20).scenes())
+    assert [scene.number for scene in scenes] == [0, 1]
+    assert sum(len(scene.questions) for scene in scenes) == 20
