@@ -91,6 +91,12 @@ class Cues:
         saliency_at = {depth: value.gather(1, indices) for depth, value in self.saliency_at.items()}
         return replace(self, saliency_at=saliency_at, **taken)
 
+    def image(self, number: int) -> Cues:
+        """The cues of one image of the batch."""
+        one: dict[str, Any] = {name: value[number : number + 1] for name, value in self.tensors().items()}
+        saliency_at = {depth: value[number : number + 1] for depth, value in self.saliency_at.items()}
+        return replace(self, saliency_at=saliency_at, images=self.images and 1, **one)
+
     def tensors(self) -> dict[str, Tensor]:
         """Every cue that is present, by name."""
         found = {f.name: getattr(self, f.name) for f in fields(self)}
@@ -235,9 +241,19 @@ class Method(ABC):
         """Settings as plain values, for reports."""
         return {f.name: getattr(self, f.name) for f in fields(self)}
 
+    def _check_single(self, cues: Cues) -> None:
+        if cues.batch != 1:
+            raise UnsupportedCallError(
+                f"{self.name} keeps as many tokens as the picture asks for: give one image at a time, got {cues.batch}."
+            )
+
     def _check(self, name: str, ok: Callable[[Any], bool], expected: str) -> None:
         value = getattr(self, name)
-        if not ok(value):
+        try:
+            fine = bool(ok(value))
+        except (TypeError, ValueError):  # a text where a number belongs, and the like
+            fine = False
+        if not fine:
             raise SettingError(f"{type(self).__name__}.{name} must be {expected}, got {value!r}.")
 
 
@@ -254,6 +270,8 @@ def checked_select(method: Method, cues: Cues, token_map: TokenMap, k: int) -> S
         raise BudgetError(f"Cannot keep {k} of {n} visual tokens; k must lie in [1, {n}].")
     for name in sorted(method.needs):
         value = cues.require(name)
+        if name in _PER_TOKEN and value.shape[1] != n:
+            raise MissingCueError(f"The cue {name!r} covers {value.shape[1]} visual tokens, but the map has {n}.")
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):  # the one host sync of the decision
             raise MissingCueError(
                 f"The cue {name!r} holds NaN or infinite values: the vision tower overflowed or the picture is broken. "

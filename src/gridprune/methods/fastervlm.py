@@ -19,6 +19,7 @@ class FasterVLM(Method):
 
     name: ClassVar[str] = "fastervlm"
     paper: ClassVar[str] = "https://arxiv.org/abs/2412.01818v1"
+    capabilities: ClassVar[frozenset[str]] = frozenset({"scores"})
 
     @property
     def needs(self) -> frozenset[str]:

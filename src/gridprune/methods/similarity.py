@@ -1,0 +1,205 @@
+"""What methods that compare tokens share: cosines in bounded memory, greedy picks with stable ties, coverage, merging.
+
+Similarities are fp32, whatever the dtype of the model. Greedy methods loop over their k picks, batched over the images.
+Scores that differ by less than :data:`TIE` of their scale count as equal and the earlier token wins, so that rounding
+(another device, another batch) does not change a selection.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from .base import Merge
+
+TIE = 1e-6
+_KEEP = 4096  # tokens up to which a full similarity matrix is kept
+_BLOCK = 512  # rows worked on at once
+
+
+def unit(x: Tensor) -> Tensor:
+    """Rows of `x` (..., D) scaled to length 1, fp32; zero rows stay zero. Squares of any fp16 value fit."""
+    x = x.float()
+    return x / torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp(min=1e-30)
+
+
+class Cosine:
+    """Cosines between the tokens of `x` (B, N, D).
+
+    The N x N matrix is computed once and kept up to 4096 tokens (64 MB an image), which is what its rows and blocks are
+    read from. Above that every row and block is a product of its own, and memory stays O(N D).
+    """
+
+    def __init__(self, x: Tensor) -> None:
+        self.unit = unit(x)  # [B, N, D]
+        self.batch, self.n, _ = self.unit.shape
+        self._matrix = self.unit @ self.unit.mT if self.n <= _KEEP else None
+
+    def matrix(self) -> Tensor:
+        """All cosines (B, N, N)."""
+        return self.unit @ self.unit.mT if self._matrix is None else self._matrix
+
+    def row(self, token: Tensor) -> Tensor:
+        """Cosines (B, N) between one token per image, `token` (B,), and all tokens."""
+        if self._matrix is not None:
+            return take_row(self._matrix, token)
+        return (self.unit @ take_row(self.unit, token)[..., None])[..., 0]
+
+    def rows(self, tokens: Tensor) -> Tensor:
+        """Cosines (B, R, N) between `tokens` (B, R) and all tokens."""
+        if self._matrix is not None:
+            return take_rows(self._matrix, tokens)
+        return take_rows(self.unit, tokens) @ self.unit.mT
+
+    def closest(self, rows: Tensor, columns: Tensor) -> Tensor:
+        """(B, R): largest cosine of every token of `rows` (B, R) to a token of `columns` (B, C). Blocked over rows."""
+        return torch.cat([self._block(part, columns).amax(-1) for part in torch.split(rows, _BLOCK, dim=1)], 1)
+
+    def assign(self, rows: Tensor, columns: Tensor) -> Tensor:
+        """(B, R) int64: the place in `columns` (B, C) of the token most like each of `rows`. Blocked over rows."""
+        blocks = (self._block(part, columns) for part in torch.split(rows, _BLOCK, dim=1))
+        return torch.cat([first_max(block) for block in blocks], 1)
+
+    def nearest(self) -> Tensor:
+        """(B, N): the largest cosine of each token to another token; -1 if there is no other. Blocked."""
+        parts, columns = [], torch.arange(self.n, device=self.unit.device)
+        for rows in torch.split(columns, _BLOCK):
+            block = self._matrix[:, rows] if self._matrix is not None else self.unit[:, rows] @ self.unit.mT
+            parts.append(block.masked_fill(rows[:, None] == columns, -1.0).amax(-1))
+        return torch.cat(parts, 1)
+
+    def _block(self, rows: Tensor, columns: Tensor) -> Tensor:
+        if self._matrix is not None:
+            wide = take_rows(self._matrix, rows)
+            return wide.gather(2, columns[:, None].expand(-1, rows.shape[1], -1))
+        return take_rows(self.unit, rows) @ take_rows(self.unit, columns).mT
+
+
+def take_row(table: Tensor, token: Tensor) -> Tensor:
+    """Row `token` (B,) of `table` (B, N, C): (B, C)."""
+    return table[torch.arange(table.shape[0], device=table.device), token]
+
+
+def take_rows(table: Tensor, tokens: Tensor) -> Tensor:
+    """Rows `tokens` (B, R) of `table` (B, N, C): (B, R, C)."""
+    return table.gather(1, tokens[..., None].expand(-1, -1, table.shape[2]))
+
+
+def first_max(scores: Tensor, scale: float | Tensor = 1.0) -> Tensor:
+    """(...): the earliest token of `scores` (..., N) within `TIE` * `scale` of the maximum."""
+    return (scores >= scores.amax(-1, keepdim=True) - TIE * scale).to(torch.uint8).argmax(-1)
+
+
+class Picks:
+    """The tokens a greedy method has taken so far, for B images at once."""
+
+    def __init__(self, like: Tensor) -> None:
+        self.taken = torch.zeros_like(like, dtype=torch.bool)  # [B, N]
+        self._tokens: list[Tensor] = []
+
+    def __len__(self) -> int:
+        return len(self._tokens)
+
+    def best(self, scores: Tensor, scale: float | Tensor = 1.0) -> Tensor:
+        """Take the token of each image with the largest of `scores` (B, N) among those left; (B,). See `first_max`."""
+        token = first_max(scores.masked_fill(self.taken, float("-inf")), scale)
+        self.taken = self.taken.scatter(1, token[:, None], True)
+        self._tokens.append(token)
+        return token
+
+    def indices(self) -> Tensor:
+        """(B, k) int64, ascending."""
+        return torch.stack(self._tokens, dim=1).sort(dim=1).values
+
+
+def member_mask(indices: Tensor, n: int) -> Tensor:
+    """(B, n) bool: which tokens `indices` (B, k) names."""
+    return torch.zeros(indices.shape[0], n, dtype=torch.bool, device=indices.device).scatter_(1, indices, True)
+
+
+def ranked(keys: list[Tensor]) -> Tensor:
+    """(B, N) int64: tokens by descending keys, the first key first; ties to the earlier token."""
+    order = keys[-1].argsort(dim=-1, descending=True, stable=True)
+    for key in reversed(keys[:-1]):
+        order = order.gather(1, key.gather(1, order).argsort(dim=-1, descending=True, stable=True))
+    return order
+
+
+class Coverage:
+    """Greedy state of F(Y) = sum_i w_i max(c0_i, max_{j in Y} M_ij): how well candidates cover weighted targets.
+
+    The gain of every candidate, sum_i w_i max(0, M_ij - c_i), is kept up to date: when a pick raises the cover of some
+    targets, only their rows of M are read. So all k steps together cost about as much as a few full evaluations
+    instead of k (each target's cover rises O(log k) times on typical data), and the picks are those of the plain loop.
+
+    Args:
+        affinity: (B, I, N) fp32, M.
+        weight: (B, I), w >= 0.
+        start: c0, the cover before anything is chosen.
+    """
+
+    def __init__(self, affinity: Tensor, weight: Tensor, start: float = 0.0) -> None:
+        self.affinity, self.weight = affinity, weight.double()
+        self.cover = affinity.new_full(affinity.shape[:2], start)  # [B, I]
+        self.gain = self._gain(affinity, self.cover, self.weight)  # [B, N] fp64
+
+    @staticmethod
+    def _gain(rows: Tensor, cover: Tensor, weight: Tensor) -> Tensor:
+        total = torch.zeros(rows.shape[0], rows.shape[2], dtype=torch.float64, device=rows.device)
+        for r, c, w in zip(*(torch.split(values, _BLOCK, dim=1) for values in (rows, cover, weight))):
+            total += (w[:, None] @ (r - c[..., None]).clamp_(min=0).double())[:, 0]
+        return total
+
+    def add(self, token: Tensor) -> None:
+        """Choose one token per image, (B,)."""
+        column = self.affinity.gather(2, token[:, None, None].expand(-1, self.affinity.shape[1], 1))[..., 0]
+        self.raise_cover(torch.maximum(self.cover, column))
+
+    def raise_cover(self, cover: Tensor) -> None:
+        """Replace the cover by one that is nowhere smaller."""
+        risen = cover > self.cover
+        most = int(risen.sum(-1).max())  # the longest list of changed targets in the batch
+        if most:
+            changed = (~risen).to(torch.uint8).argsort(dim=-1, stable=True)[:, :most]  # [B, m]
+            rows = take_rows(self.affinity, changed)
+            weight = self.weight.gather(1, changed)
+            self.gain += self._gain(rows, cover.gather(1, changed), weight)
+            self.gain -= self._gain(rows, self.cover.gather(1, changed), weight)
+        self.cover = cover
+
+
+def outliers(values: Tensor) -> Tensor:
+    """(B, N) bool: values above Q3 + 1.5 (Q3 - Q1) of their row (quartiles by linear interpolation)."""
+    low, high = values.float().quantile(torch.tensor([0.25, 0.75], device=values.device), dim=-1, keepdim=True)
+    return values > high + 1.5 * (high - low)
+
+
+def last_dropped(kept: Tensor) -> Tensor:
+    """(B, 1): the last token that the mask `kept` (B, N) leaves out; where methods that append a token put it."""
+    n = kept.shape[1]
+    return n - 1 - (~kept).flip(1).to(torch.uint8).argmax(1, keepdim=True)
+
+
+def merge_into_nearest(x: Tensor, indices: Tensor, space: Literal["features", "tower_features"]) -> Merge:
+    """Every dropped token flows into the kept token it is most similar to; a kept token becomes the mean of its group.
+
+    Args:
+        x: (B, N, D) what similarity is taken from.
+        indices: (B, k) the kept tokens, ascending.
+    """
+    cosine = Cosine(x)
+    everyone = torch.arange(cosine.n, device=x.device).expand(cosine.batch, cosine.n)
+    group = cosine.assign(everyone, indices)
+    slots = torch.arange(indices.shape[1], device=x.device).expand_as(indices)
+    group = group.scatter(1, indices, slots)  # a kept token stays itself, also if an earlier one equals it
+    return Merge(group, group_mean_weight(group, indices.shape[1]), space)
+
+
+def group_mean_weight(group: Tensor, k: int) -> Tensor:
+    """(B, N) fp32: 1 / size of the group that each token flows into; 0 for dropped tokens (-1)."""
+    slot = group.clamp(min=0)
+    member = (group >= 0).float()
+    size = torch.zeros(group.shape[0], k, device=group.device).scatter_add_(1, slot, member)
+    return member / size.gather(1, slot).clamp(min=1)
