@@ -1,0 +1,161 @@
+"""S2Prune before the language model: budgets by structure, one token a cell (https://arxiv.org/abs/2609.01224)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from ..allocate import apportion, minmax, zone_mean
+from ..token_map import TokenMap, Zones
+from .base import Cues, Method, Selection
+from .geometry import neighbours
+from .similarity import ranked
+
+
+@dataclass(frozen=True, kw_only=True)
+class S2Prune(Method):
+    """Regions of a g x g grid get tokens by how structured the picture is there; every token stands for one cell.
+
+    1. g = floor(sqrt(k / 2)): 4, 5, 8, 9 for k = 32, 64, 128, 192, as released. Structure of a region = variance of the
+       Laplacian of the grey picture over its pixels, scaled to [0, 1] over the regions.
+    2. Every region gets one token, the rest goes by structure: capped largest remainder.
+    3. A region of b tokens is bisected, across its longer side, into b cells of nearly equal area.
+    4. In each cell the token with the highest score stays.
+
+    Complexity: O(N log N). No text.
+
+    Release and this class: the release scores tokens by ||h1 - h0||, the change over the first layer of the *language
+    model*, and prunes after that layer. No method before the model has that; here the score is the saliency, or the
+    norm of the projected embedding (which the paper's ablation calls hidden norm and finds weaker). The budgets and
+    cells are the release's, up to the details of bisection, which are ours: the side is cut in proportion to the tokens
+    of the two halves. The Laplacian comes from `Cues.laplacian`; `structure="features"` takes the Laplacian of the
+    feature map instead, for families that do not give it (mean squared norm over the region). Several planes or frames
+    share k in proportion to their tokens and have a grid each.
+
+    Attributes:
+        structure: "picture" or "features".
+        score: "saliency" or "norm".
+    """
+
+    structure: Literal["picture", "features"] = "picture"
+    score: Literal["saliency", "norm"] = "saliency"
+
+    name: ClassVar[str] = "s2prune"
+    paper: ClassVar[str] = "https://arxiv.org/abs/2609.01224"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check("structure", lambda v: v in ("picture", "features"), "'picture' or 'features'")
+        self._check("score", lambda v: v in ("saliency", "norm"), "'saliency' or 'norm'")
+
+    @property
+    def needs(self) -> frozenset[str]:
+        where = "laplacian" if self.structure == "picture" else "tower_features"
+        return frozenset({where, "saliency" if self.score == "saliency" else "features"})
+
+    def select(self, cues: Cues, token_map: TokenMap, k: int) -> Selection:
+        regions, corners = coarse_regions(token_map, k)
+        device = cues.device
+        here = regions.on(device)
+        structure = minmax(self._structure(cues, token_map, here))
+        budgets = apportion(structure, k, here.size, priority=structure, minimum=int(regions.count <= k))
+        position = torch.stack([token_map.row, token_map.column], -1).to(device)
+        cell = bisect(corners.to(device)[here.index], budgets[:, here.index], position)  # [B, N], -1 in empty regions
+        start = budgets.cumsum(1) - budgets
+        cell = torch.where(cell >= 0, cell + start[:, here.index], -1)
+        scores = self._token_scores(cues)
+        return Selection(best_of_cells(scores, cell, k), zones=regions, budgets=budgets, scores=scores)
+
+    def _token_scores(self, cues: Cues) -> Tensor:
+        if self.score == "saliency":
+            return cues.require("saliency").float()
+        return cues.require("features").float().norm(dim=-1)
+
+    def _structure(self, cues: Cues, token_map: TokenMap, regions: Zones) -> Tensor:
+        """(B, Z) fp32."""
+        if self.structure == "picture":
+            mean, square = cues.require("laplacian").double().unbind(-1)
+            exact = Zones(regions.index, regions.size)
+            return (_mean(square, exact) - _mean(mean, exact).square()).clamp(min=0).float()
+        features = cues.require("tower_features").float()
+        beside = neighbours(token_map).to(features.device)
+        own = torch.arange(beside.shape[0], device=beside.device)
+        total = -4 * features
+        for side in beside.T:
+            total = total + features[:, torch.where(side >= 0, side, own)]
+        return zone_mean(total.square().sum(-1), regions)
+
+
+def _mean(values: Tensor, zones: Zones) -> Tensor:
+    return zones.by_zone(values, fill=0.0).sum(1) / zones.size.clamp(min=1)
+
+
+def coarse_regions(token_map: TokenMap, k: int) -> tuple[Zones, Tensor]:
+    """g x g regions per plane and frame, and their rectangles (Z, 4): first row, end row, first column, end column."""
+    frames = token_map.groups("frame")
+    sheet = token_map.groups("plane").index * frames.count + frames.index
+    index = torch.zeros(len(token_map), dtype=torch.int64)
+    corners: list[Tensor] = []
+    start = 0
+    for number in sorted(set(sheet.tolist())):  # a handful of planes and frames
+        member = sheet == number
+        row, column = token_map.row[member], token_map.column[member]
+        side = max(1, math.isqrt(k * int(member.sum()) // (2 * len(token_map))))
+        top, left = int(row.min()), int(column.min())
+        height, width = int(row.max()) - top + 1, int(column.max()) - left + 1
+        down, across = min(side, height), min(side, width)
+        index[member] = start + (row - top) * down // height * across + (column - left) * across // width
+        rows = top - torch.arange(down + 1) * -height // down  # ceil(i height / down)
+        columns = left - torch.arange(across + 1) * -width // across
+        grid = torch.stack(torch.meshgrid(rows[:-1], columns[:-1], indexing="ij"), -1).view(-1, 2)
+        end = torch.stack(torch.meshgrid(rows[1:], columns[1:], indexing="ij"), -1).view(-1, 2)
+        corners.append(torch.stack([grid[:, 0], end[:, 0], grid[:, 1], end[:, 1]], -1))
+        start += down * across
+    return Zones(index, torch.bincount(index, minlength=start)), torch.cat(corners)
+
+
+def bisect(corners: Tensor, count: Tensor, position: Tensor) -> Tensor:
+    """(B, N) int64: the cell 0 .. count-1 of its rectangle that each token falls into; -1 where count is 0.
+
+    Every token carries its rectangle and the rectangle's number of cells, and all rectangles are halved together, about
+    log2 of the largest count times: m cells on an h x w rectangle become ceil(m/2) on the first round(h ceil(m/2) / m)
+    rows (or columns, if they are more) and the others on the rest; no half gets more cells than it has places.
+
+    Args:
+        corners: (N, 4) the rectangle of each token: first row, end row, first column, end column.
+        count: (B, N) int64 cells of each token's rectangle.
+        position: (N, 2) row and column.
+    """
+    r0, r1, c0, c1 = (side.expand_as(count).clone() for side in corners.unbind(-1))
+    row, column = position.unbind(-1)
+    left, cell = count.clone(), torch.where(count > 0, 0, -1)
+    while bool((left > 1).any()):
+        height, width = r1 - r0, c1 - c0
+        tall = height >= width
+        long, short = torch.where(tall, height, width), torch.where(tall, width, height)
+        divide = left > 1
+        first = (left + 1) // 2
+        cut = ((2 * long * first + left) // (2 * left.clamp(min=1))).clamp(min=1).minimum((long - 1).clamp(min=1))
+        first = first.minimum(cut * short).maximum(left - (long - cut) * short)
+        edge = torch.where(tall, r0, c0) + cut
+        second = divide & (torch.where(tall, row, column) >= edge)
+        ahead = divide & ~second
+        cell = cell + torch.where(second, first, 0)
+        left = torch.where(second, left - first, torch.where(ahead, first, left))
+        r0, r1 = torch.where(second & tall, edge, r0), torch.where(ahead & tall, edge, r1)
+        c0, c1 = torch.where(second & ~tall, edge, c0), torch.where(ahead & ~tall, edge, c1)
+    return cell
+
+
+def best_of_cells(scores: Tensor, cell: Tensor, k: int) -> Tensor:
+    """(B, k) ascending: the best token of every cell; where cells are empty (maps with holes), the next best tokens."""
+    order = ranked([cell, scores])
+    number = cell.gather(1, order)
+    leads = torch.ones_like(number, dtype=torch.bool)
+    leads[:, 1:] = number[:, 1:] != number[:, :-1]
+    best = torch.zeros_like(leads).scatter(1, order, leads & (number >= 0))
+    return ranked([best.long(), scores])[:, :k].sort(dim=1).values

@@ -1,0 +1,81 @@
+"""TRIM: the tokens that match the question, and the mean of the others (https://arxiv.org/abs/2409.10994)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+
+from ..allocate import ascending_indices, topk
+from ..budget import Keep
+from ..token_map import TokenMap
+from .base import Cues, Merge, Method, Selection
+from .relevance import check_sign, signed_relevance
+from .similarity import last_dropped, member_mask, outliers
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trim(Method):
+    """The k - 1 tokens most relevant to the question; the mean of the unselected ones is appended (before the
+    projector).
+
+    With k = 1 only the most relevant token stays, with k = N every token and no mean.
+
+    Complexity: O(N log N).
+
+    Release and this class: the release scores with the dot product of the unnormalised patch with the text and reverses
+    its sign; here it is the cosine, and the sign is the one measured for the tower (-1 on OpenAI's CLIP, as released).
+    The mean sits at the place of the last unselected token instead of the end.
+
+    Attributes:
+        relevance_sign: +1, -1 or "tower".
+    """
+
+    relevance_sign: int | Literal["tower"] = "tower"
+
+    name: ClassVar[str] = "trim"
+    paper: ClassVar[str] = "https://arxiv.org/abs/2409.10994"
+    merges: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_sign(self.relevance_sign)
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"relevance", "tower_features"})
+
+    def select(self, cues: Cues, token_map: TokenMap, k: int) -> Selection:
+        scores = signed_relevance(cues, self.relevance_sign).float()
+        n = scores.shape[1]
+        own = k if k in (1, n) else k - 1
+        kept = member_mask(topk(scores, own), n)
+        chosen = kept if own == k else kept.scatter(1, last_dropped(kept), True)
+        slot = chosen.cumsum(1) - 1
+        rest = slot.gather(1, last_dropped(kept)) if own < k else torch.full_like(slot[:, :1], -1)
+        merge = Merge(
+            group=torch.where(kept, slot, rest),
+            weight=torch.where(kept, 1.0, 1 / max(n - own, 1)),
+            space="tower_features",
+        )
+        return Selection(ascending_indices(chosen, k), scores=scores, merge=merge)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrimIQR(Trim):
+    """TRIM with the count it proposes: the outliers of softmax(relevance), above Q3 + 1.5 (Q3 - Q1), and the mean.
+
+    `keep` is the upper limit. The release takes the softmax of dot products; here cosines, whose softmax is flatter, so
+    that the counts are close to those of the relevance itself.
+    """
+
+    keep: Keep = "100%"
+
+    name: ClassVar[str] = "trim-iqr"
+    fixed_count: ClassVar[bool] = False
+
+    def count(self, cues: Cues, token_map: TokenMap) -> int:
+        self._check_single(cues)
+        scores = signed_relevance(cues, self.relevance_sign).float().softmax(-1)
+        return min(int(outliers(scores).sum()) + 1, self.budget.resolve(len(token_map)))

@@ -1,0 +1,71 @@
+"""VisPruner: half the tokens by attention, half by removing near-duplicates (https://arxiv.org/abs/2412.01818)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ..allocate import ascending_indices
+from ..token_map import TokenMap
+from .base import Cues, Method, Selection
+from .similarity import Cosine, member_mask, ranked
+
+
+@dataclass(frozen=True, kw_only=True)
+class VisPruner(Method):
+    """The int(`important` k) tokens with the most [CLS] attention, then diverse ones among the rest.
+
+    Diversity: the rest, in order of falling attention, is thinned in rounds. Even places form A, odd places B; each
+    token of A takes its largest cosine to any token of B (tower features); the `step` most similar tokens of A are
+    thrown away, and what is left of A, most similar first, is followed by B. So the split changes in every round. It
+    ends when as many tokens are left as are wanted.
+
+    Complexity: about (N - k) / `step` rounds of an (R/2) x (R/2) comparison, R the tokens left; O(N^2 D) for the
+    cosines.
+
+    Release and this class: the released code works on lists of even length only (true for 576 tokens and the usual k);
+    here A is one longer if the length is odd. On towers without [CLS] the attention a token receives takes its place.
+
+    Attributes:
+        important: share of the budget given to attention.
+        step: tokens removed per round, at most.
+    """
+
+    important: float = 0.5
+    step: int = 8
+
+    name: ClassVar[str] = "vispruner"
+    paper: ClassVar[str] = "https://arxiv.org/abs/2412.01818v2"
+    cost: ClassVar[str] = "O(N^2 D + N^3)"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check("important", lambda v: 0 <= v <= 1, "between 0 and 1")
+        self._check("step", lambda v: isinstance(v, int) and v >= 1, "a whole number of at least 1")
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"saliency", "tower_features"})
+
+    def select(self, cues: Cues, token_map: TokenMap, k: int) -> Selection:
+        saliency = cues.require("saliency").float()
+        order = ranked([saliency])
+        first = int(self.important * k)
+        diverse = thin(Cosine(cues.require("tower_features")), order[:, first:], k - first, self.step)
+        kept = member_mask(torch.cat([order[:, :first], diverse], 1), order.shape[1])
+        return Selection(ascending_indices(kept, k))
+
+
+def thin(cosine: Cosine, tokens: Tensor, wanted: int, step: int) -> Tensor:
+    """Remove near-duplicates from the list `tokens` (B, R) until `wanted` are left: (B, wanted), in list order."""
+    while (surplus := tokens.shape[1] - wanted) > 0:
+        if wanted == 0:
+            return tokens[:, :0]
+        even, odd = tokens[:, ::2], tokens[:, 1::2]
+        similarity = cosine.closest(even, odd)
+        even = even.gather(1, similarity.argsort(dim=1, descending=True, stable=True))
+        tokens = torch.cat([even[:, min(step, surplus, even.shape[1]) :], odd], 1)
+    return tokens

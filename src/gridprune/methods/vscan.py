@@ -1,0 +1,72 @@
+"""VScan, tower stage: global and local attention, the rest merged (https://arxiv.org/abs/2505.22654)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from ..allocate import ascending_indices, rank_in_zone, topk
+from ..token_map import TokenMap
+from .base import Cues, Method, Selection
+from .similarity import member_mask, merge_into_nearest, ranked
+
+
+@dataclass(frozen=True, kw_only=True)
+class VScanTower(Method):
+    """Half the budget by [CLS] attention of the saliency layer over the whole image; half by attention of a shallow
+    layer, the same number in every window; dropped tokens are merged into the nearest kept one (mean, before the
+    projector).
+
+    Local tokens are taken window by window in turns: the best unchosen token of every window, then the second best,
+    ...; an incomplete last turn goes by the attention itself.
+
+    Complexity: O(N log N) to select, O(N k C) to merge.
+
+    Only the stage in the vision tower; the published method prunes further inside the language model. Windows are 6 x 6
+    on the 24 x 24 grid; on other grids they are as equal as possible and at most that large. The shallow layer is 5 of
+    24.
+
+    Attributes:
+        window: side of a window in tokens.
+        depth: depth of the shallow layer in the tower, in (0, 1].
+        local: share of the budget for the local half (rounded down).
+    """
+
+    window: int = 6
+    depth: float = 5 / 24
+    local: float = 0.5
+
+    name: ClassVar[str] = "vscan-tower"
+    paper: ClassVar[str] = "https://arxiv.org/abs/2505.22654"
+    merges: ClassVar[bool] = True
+    cost: ClassVar[str] = "O(N k C)"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check("window", lambda v: isinstance(v, int) and v >= 1, "a whole number of at least 1")
+        self._check("depth", lambda v: 0 < v <= 1, "above 0 and at most 1")
+        self._check("local", lambda v: 0 <= v <= 1, "between 0 and 1")
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"saliency", "tower_features"})
+
+    @property
+    def saliency_depths(self) -> tuple[float, ...]:
+        return (self.depth,)
+
+    def select(self, cues: Cues, token_map: TokenMap, k: int) -> Selection:
+        deep, shallow = cues.require("saliency").float(), cues.require_saliency_at(self.depth).float()
+        local = int(self.local * k)
+        chosen = torch.zeros_like(deep, dtype=torch.bool)
+        if local < k:
+            chosen = member_mask(topk(deep, k - local), deep.shape[1])
+        zones = token_map.zones(self.window, within="view").on(deep.device)
+        left = shallow.masked_fill(chosen, float("-inf"))
+        turn = -rank_in_zone(left, zones)
+        order = ranked([(~chosen).long(), turn, left])
+        chosen = chosen | member_mask(order[:, :local], deep.shape[1])
+        indices = ascending_indices(chosen, k)
+        return Selection(indices, merge=merge_into_nearest(cues.require("tower_features"), indices, "tower_features"))
