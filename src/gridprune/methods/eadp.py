@@ -1,0 +1,128 @@
+"""EADP: entropy-aware dense relevance and facility location (https://arxiv.org/abs/2607.02484)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from ..allocate import apportion, minmax, zone_mean
+from ..token_map import TokenMap, Zones
+from .base import Cues, Method, Selection
+from .geometry import neighbours, smooth
+from .relevance import check_sign, signed_relevance
+from .similarity import Cosine, Coverage, Picks
+
+
+@dataclass(frozen=True, kw_only=True)
+class EADP(Method):
+    """Relevance from the words that point somewhere, smoothed and sharpened; then greedy facility location under it.
+
+    1. For every question token its cosines with the visual tokens become p = softmax(c / `tau`) with entropy h. The
+       share `words` of tokens with the lowest entropy (h not above that quantile) stays, weighted by
+       softmax(-h / `gamma`); their weighted cosines are the dense score.
+    2. relevance = `mix` * cosine of the whole question + (1 - `mix`) * dense score, scaled to [0, 1] over the picture.
+    3. A 3 x 3 Gaussian (`sigma`, reflected at borders) over each view, then the power `beta`: s.
+    4. Greedy on F(Y) = sum_j s_j max_{i in Y} sim(i, j), sim = (1 + cos) / 2 of the projected embeddings, within each
+    view.
+
+    Complexity: O(T N) for the scores, O(N^2 D) for the similarities, O(k N^2) for the greedy as written (far less here,
+    see :class:`~gridprune.methods.similarity.Coverage`).
+
+    Paper and this class: there was no code when this was written. The supplement negates all cosines, the main text
+    does not print it: `relevance_sign` "tower" is -1 on OpenAI's CLIP. tau and gamma are the supplement's; beta = 10 is
+    read off its tables, which are flat from 2 upward. With several views the paper gives each max(1, floor(K share)),
+    share its part of the scores, which need not sum to K; here the shares are apportioned exactly (at least 1 per view
+    if k allows).
+
+    Attributes:
+        tau, gamma: temperatures, above 0.
+        words: share of question tokens kept, in (0, 1].
+        mix: weight of the whole question, in [0, 1].
+        sigma: width of the Gaussian in tokens; 0 for none.
+        beta: power, at least 0.
+        relevance_sign: +1, -1 or "tower".
+    """
+
+    tau: float = 0.01
+    gamma: float = 0.01
+    words: float = 0.5
+    mix: float = 0.5
+    sigma: float = 1.0
+    beta: float = 10.0
+    relevance_sign: int | Literal["tower"] = "tower"
+
+    name: ClassVar[str] = "eadp"
+    paper: ClassVar[str] = "https://arxiv.org/abs/2607.02484"
+    cost: ClassVar[str] = "O(N^2 D + k N^2)"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_sign(self.relevance_sign)
+        for name in ("tau", "gamma"):
+            self._check(name, lambda v: math.isfinite(v) and v > 0, "a positive number")
+        for name in ("sigma", "beta"):
+            self._check(name, lambda v: math.isfinite(v) and v >= 0, "a number of at least 0")
+        self._check("words", lambda v: 0 < v <= 1, "above 0 and at most 1")
+        self._check("mix", lambda v: 0 <= v <= 1, "between 0 and 1")
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"features", "relevance", "word_relevance", "word_mask"})
+
+    def select(self, cues: Cues, token_map: TokenMap, k: int) -> Selection:
+        cosine = Cosine(cues.require("features"))
+        views = token_map.groups("view").on(cosine.unit.device)
+        scores = self._scores(cues, token_map)
+        similarity = (1 + cosine.matrix()) / 2
+        if views.count > 1:
+            similarity = similarity.masked_fill(views.index[:, None] != views.index, 0.0)
+        quota = view_quota(scores, views, k)
+
+        state = Coverage(similarity, scores)
+        picks = Picks(scores)
+        scale = state.gain.amax(-1, keepdim=True)
+        while len(picks) < k:
+            open_view = (quota > 0).gather(1, views.index.expand_as(scores))
+            token = picks.best(state.gain.masked_fill(~open_view, -1.0), scale)
+            state.add(token)
+            quota = quota.scatter_add(1, views.index[token][:, None], torch.full_like(token[:, None], -1))
+        return Selection(picks.indices(), scores=scores)
+
+    def _scores(self, cues: Cues, token_map: TokenMap) -> Tensor:
+        """s, (B, N) fp32 in [0, 1]."""
+        relevance = signed_relevance(cues, self.relevance_sign).float()
+        sign = cues.relevance_sign if self.relevance_sign == "tower" else self.relevance_sign
+        dense = dense_relevance(
+            cues.require("word_relevance").float() * sign, cues.require("word_mask"), self.tau, self.gamma, self.words
+        )
+        scores = minmax(self.mix * relevance + (1 - self.mix) * dense)
+        if self.sigma > 0:
+            scores = smooth(scores, neighbours(token_map).to(scores.device), self.sigma)
+        return scores.pow(self.beta)
+
+
+def dense_relevance(cosine: Tensor, mask: Tensor, tau: float, gamma: float, share: float) -> Tensor:
+    """(B, N): cosines (B, T, N) of the question tokens averaged, low entropy first; 0 where there are no tokens."""
+    mask = mask.to(cosine.device)
+    log_p = (cosine / tau).log_softmax(-1)
+    entropy = -(log_p.exp() * log_p).sum(-1)  # [B, T]
+    ordered = entropy.masked_fill(~mask, float("inf")).sort(dim=-1).values
+    # The quantile of the existing tokens, linear between neighbours.
+    place = share * (mask.sum(-1, keepdim=True) - 1).clamp(min=0).double()
+    low, high = ordered.gather(1, place.floor().long()), ordered.gather(1, place.ceil().long())
+    limit = torch.where(low == high, low, low + (high - low) * (place - place.floor()).float())
+    kept = mask & (entropy <= limit + 1e-6 * limit.abs())
+    weight = (-entropy / gamma).masked_fill(~kept, float("-inf")).softmax(-1).nan_to_num(nan=0.0)
+    return (weight[..., None] * cosine).sum(1)
+
+
+def view_quota(scores: Tensor, views: Zones, k: int) -> Tensor:
+    """(B, views) int64: k apportioned to the views by their summed scores, at least 1 each where k allows."""
+    if views.count == 1:
+        return torch.full((scores.shape[0], 1), k, device=scores.device)
+    share = zone_mean(scores, views) * views.size
+    return apportion(share, k, views.size, priority=share, minimum=int(views.count <= k))

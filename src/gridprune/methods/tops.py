@@ -1,0 +1,72 @@
+"""TOPS, stage one: relevance, coverage and diversity in one greedy (https://arxiv.org/abs/2606.27161)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ..token_map import TokenMap
+from .base import Cues, Method, Selection
+from .similarity import TIE, Cosine, Coverage, Picks
+
+
+@dataclass(frozen=True, kw_only=True)
+class TopsStageOne(Method):
+    """Greedy on a_i + `diversity` * div_i + `coverage` * cov_i, each divided by its mean over the tokens left.
+
+    a: [CLS] attention; div_i = 1 - max_{j chosen} S_ij; cov_i = sum_{j left} max(0, S_ij - max_{l chosen} S_jl); S:
+    cosines of the projected embeddings. It starts with the token of most attention.
+
+    Complexity: O(N^2 D) for S, O(N) per pick plus the rows whose maximum rose.
+
+    Only the stage before the language model, which is what can be compared at a fixed count: the published results
+    keep 2 k tokens after this stage and prune further inside the model. The text of the paper normalises by min-max,
+    its Algorithm 1 by the mean; the algorithm is followed here. Weights as published for this stage.
+
+    Attributes:
+        diversity: weight of div, at least 0.
+        coverage: weight of cov, at least 0.
+    """
+
+    diversity: float = 0.5
+    coverage: float = 0.5
+
+    name: ClassVar[str] = "tops-stage-one"
+    paper: ClassVar[str] = "https://arxiv.org/abs/2606.27161"
+    cost: ClassVar[str] = "O(N^2 D + k N^2)"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("diversity", "coverage"):
+            self._check(name, lambda v: math.isfinite(v) and v >= 0, "a number of at least 0")
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"features", "saliency"})
+
+    def select(self, cues: Cues, token_map: TokenMap, k: int) -> Selection:
+        cosine = Cosine(cues.require("features"))
+        saliency = cues.require("saliency").double()
+        picks = Picks(saliency)
+        token = picks.best(saliency, scale=0.0)
+        state = Coverage(cosine.matrix(), torch.ones_like(saliency), start=-1.0)
+        state.add(token)
+        while len(picks) < k:
+            left = ~picks.taken
+            # Chosen tokens are covered by themselves (S_jj = 1, the largest cosine): they add nothing to the gain.
+            score = _by_mean(saliency, left, 0.0)
+            score = score + self.diversity * _by_mean(1 - state.cover.double(), left, TIE)
+            score = score + self.coverage * _by_mean(state.gain, left, TIE)
+            state.add(picks.best(score, scale=score.abs().amax(-1, keepdim=True)))
+        return Selection(picks.indices())
+
+
+def _by_mean(values: Tensor, left: Tensor, noise: float) -> Tensor:
+    """`values` (B, N) divided by their mean over the tokens that are `left`; 0 if that mean is no more than `noise`."""
+    values = values.clamp(min=0) * left
+    mean = values.sum(-1, keepdim=True) / left.sum(-1, keepdim=True).clamp(min=1)
+    return torch.where(mean > noise, values / mean.clamp(min=1e-300), 0.0)
