@@ -28,6 +28,35 @@ BUILT_IN: dict[str, str] = {
     "downsample": ".downsample:Downsample",
     "fastervlm": ".fastervlm:FasterVLM",
     "relevance": ".relevance:Relevance",
+    "vispruner": ".vispruner:VisPruner",
+    "visionzip": ".visionzip:VisionZip",
+    "prumerge": ".prumerge:PruMerge",
+    "prumerge-plus": ".prumerge:PruMergePlus",
+    "prumerge-fixed": ".prumerge:PruMergeFixed",
+    "prumerge-plus-fixed": ".prumerge:PruMergePlusFixed",
+    "trim": ".trim:Trim",
+    "trim-iqr": ".trim:TrimIQR",
+    "divprune": ".divprune:DivPrune",
+    "cdpruner": ".cdpruner:CDPruner",
+    "holov": ".holov:HoloV",
+    "holov-printed": ".holov:HoloVPrinted",
+    "scope": ".scope:Scope",
+    "hiprune": ".hiprune:HiPrune",
+    "vscan-tower": ".vscan:VScanTower",
+    "eadp": ".eadp:EADP",
+    "tops-stage-one": ".tops:TopsStageOne",
+    "s2prune": ".s2prune:S2Prune",
+    "mmtok": ".mmtok:MMTok",
+    "fsr": ".fsr:FSR",
+    "dart-input": ".dart:DartInput",
+    "evs": ".evs:EVS",
+    "centered": ".centered:Centered",
+    "centered-cdpruner": ".centered:CenteredCDPruner",
+    "merge-rest": ".merge_rest:MergeRest",
+    "relevance-weighted": ".relevance_weighted:RelevanceWeighted",
+    "zone-floor": ".zone_floor:ZoneFloor",
+    "two-stage": ".two_stage:TwoStage",
+    "per-view": ".per_view:PerView",
 }
 
 
@@ -35,12 +64,15 @@ BUILT_IN: dict[str, str] = {
 def _targets() -> dict[str, str]:
     targets = dict(BUILT_IN)
     for entry in entry_points(group=ENTRY_POINT_GROUP):
-        if entry.name in targets:
-            raise SettingError(
-                f"Two methods are called {entry.name!r}: {targets[entry.name]} and {entry.value}. Rename one of them."
-            )
-        targets[entry.name] = entry.value
+        name = _normal(entry.name)
+        if targets.get(name, entry.value) != entry.value:
+            raise SettingError(f"Two methods are called {name!r}: {targets[name]} and {entry.value}. Rename one.")
+        targets[name] = entry.value
     return targets
+
+
+def _normal(name: str) -> str:
+    return name.strip().lower().replace("_", "-")
 
 
 def available() -> list[str]:
@@ -55,7 +87,7 @@ def get(name: str) -> type[Method]:
         UnknownNameError: no such method; the message lists close matches and all names.
     """
     targets = _targets()
-    key = name.strip().lower().replace("_", "-")
+    key = _normal(name)
     if key not in targets:
         close = difflib.get_close_matches(key, targets, n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
@@ -74,3 +106,22 @@ def create(name: str, **settings: Any) -> Method:
     except TypeError as error:
         known = ", ".join(getattr(method, "__dataclass_fields__", {}))
         raise SettingError(f"{name} does not take these settings ({error}). It has: {known}.") from None
+
+
+def describe() -> list[dict[str, Any]]:
+    """What a runner must know about every method, as plain values: the rows of `gridprune methods --json`."""
+    rows = []
+    for name in available():
+        method = get(name)()
+        rows.append(
+            {
+                "name": name,
+                "stage": method.stage,
+                "fixed_count": method.fixed_count,
+                "uses_text": method.uses_text,
+                "needs": sorted(method.needs),
+                "cost": method.cost,
+                "paper": method.paper,
+            }
+        )
+    return rows
