@@ -71,6 +71,12 @@ class Shortener:
     def model(self) -> Any:
         return self.family.model
 
+    def install(self) -> None:
+        """Nothing: prompts are shortened, no layer is touched."""
+
+    def uninstall(self) -> None:
+        """Nothing to take back."""
+
     # -- the two ways in -----------------------------------------------------------------------------------------
 
     def generate(self, original: Callable[..., Any], call: dict[str, Any]) -> Any:
@@ -338,5 +344,5 @@ def _new_pictures(
         )
     new = [i for i, place in enumerate(places) if int(place.columns[0]) >= start]
     if len(new) < len(places):
-        vision = family.take_images(vision, new)
+        vision = family.take_places(vision, places, new)
     return [places[i] for i in new], vision

@@ -189,6 +189,7 @@ _FRAME_STEP = {
     "Qwen2VLForConditionalGeneration": 1,
     "Qwen2_5_VLForConditionalGeneration": 4,  # tokens_per_second
     "Qwen3VLForConditionalGeneration": 1,
+    "Qwen3_5ForConditionalGeneration": 1,
 }
 
 
@@ -213,4 +214,364 @@ QWEN2_VL = Case("qwen2-vl", _qwen2_vl, **_STILL)
 QWEN2_5_VL = Case("qwen2.5-vl", _qwen2_5_vl, **_STILL)
 QWEN3_VL = Case("qwen3-vl", _qwen3_vl, **_STILL, run=_deepstack)
 
-CASES = [LLAVA, LLAVA_NEXT, QWEN2_VL, QWEN2_5_VL, QWEN3_VL]
+# -- VipLLaVA ----------------------------------------------------------------------------------------------------------
+
+
+def _vip_llava() -> Any:
+    return hf.VipLlavaForConditionalGeneration(
+        hf.VipLlavaConfig(
+            vision_config=hf.CLIPVisionConfig(**CLIP),
+            text_config=_llama(),
+            image_token_index=IMAGE,
+            vision_feature_layers=[-2, -3, 1],
+        )
+    )
+
+
+VIP_LLAVA = Case("vip-llava", _vip_llava, lambda picture: [IMAGE] * 36, _square, ((24, 24),))
+
+# -- LLaVA-OneVision ---------------------------------------------------------------------------------------------------
+
+SIGLIP = {key: value for key, value in CLIP.items() if key != "projection_dim"}
+
+
+def _onevision() -> Any:
+    return hf.LlavaOnevisionForConditionalGeneration(
+        hf.LlavaOnevisionConfig(
+            vision_config=hf.SiglipVisionConfig(**SIGLIP, vision_use_head=False),
+            text_config=hf.Qwen2Config(**TEXT),
+            image_token_index=IMAGE,
+            video_token_index=VIDEO,
+            vision_feature_layer=-1,
+            vision_feature_select_strategy="full",
+            image_grid_pinpoints=PINPOINTS,
+            vision_aspect_ratio="anyres_max_3",
+        )
+    )
+
+
+def _onevision_count(size: tuple[int, int]) -> int:
+    """As LLaVA-NeXT, but a mosaic of more than 3 tiles' patches is shrunk."""
+    plain = anyres_count(size) - 36
+    rows = next(rows for rows in range(1, 100) if plain % rows == 0 and _mosaic(size)[0] == rows)
+    columns = plain // rows - 1
+    ratio = (rows * columns / (3 * 36)) ** 0.5
+    if ratio > 1.1:
+        rows, columns = int(rows // ratio), int(columns // ratio)
+    return 36 + rows * (columns + 1)
+
+
+def _mosaic(size: tuple[int, int], side: int = 6) -> tuple[int, int]:
+    """Rows and columns of the mosaic, cut to the picture's shape."""
+    from transformers.models.llava_next.modeling_llava_next import get_anyres_image_grid_shape
+
+    down, across = get_anyres_image_grid_shape(list(size), PINPOINTS, 24)
+    rows, columns = down * side, across * side
+    height, width = size
+    if width / height > columns / rows:
+        return rows - 2 * ((rows - int(round(height * columns / width, 7))) // 2), columns
+    return rows, columns - 2 * ((columns - int(round(width * rows / height, 7))) // 2)
+
+
+ONEVISION = Case(
+    "llava-onevision",
+    _onevision,
+    lambda picture: [IMAGE] * _onevision_count(picture.size),
+    _anyres,
+    ((48, 40), (20, 48), (48, 48)),
+)
+
+
+def _clip_vision(rows: list[list[Picture]]) -> dict[str, Any]:
+    clips = [p for row in rows for p in row]
+    return {"pixel_values_videos": torch.stack([p.pixels(p.frames, 3, 24, 24) for p in clips])}
+
+
+ONEVISION_CLIPS = Case(
+    "llava-onevision-clips",
+    _onevision,
+    lambda clip: [VIDEO] * (clip.frames * 9 + 1),
+    _clip_vision,
+    ((24, 24),),
+    frames=3,
+    placeholder=VIDEO,
+)
+
+# -- InternVL ----------------------------------------------------------------------------------------------------------
+
+
+def _internvl() -> Any:
+    vision = {key: value for key, value in SIGLIP.items() if key not in ("image_size", "patch_size")}
+    return hf.InternVLForConditionalGeneration(
+        hf.InternVLConfig(
+            vision_config=hf.InternVLVisionConfig(**vision, image_size=[24, 24], patch_size=[4, 4], use_qk_norm=True),
+            text_config=hf.Qwen2Config(**TEXT),
+            image_token_id=IMAGE,
+            downsample_ratio=0.5,
+        )
+    )
+
+
+def _tile_vision(rows: list[list[Picture]]) -> dict[str, Any]:
+    return {"pixel_values": torch.cat([p.pixels(p.size[0], 3, 24, 24) for row in rows for p in row])}
+
+
+INTERNVL = Case(
+    "internvl",
+    _internvl,
+    lambda picture: [102, *[IMAGE] * (9 * picture.size[0]), 103],  # a picture's size is its number of tiles
+    _tile_vision,
+    ((3, 0), (1, 0), (2, 0)),
+)
+
+# -- Idefics3 and SmolVLM ----------------------------------------------------------------------------------------------
+
+
+def _idefics3(kind: str) -> Any:
+    config = getattr(hf, f"{kind}Config")(
+        vision_config={**SIGLIP},
+        text_config=_llama(),
+        image_token_id=IMAGE,
+        scale_factor=2,
+        pad_token_id=0,
+    )
+    return getattr(hf, f"{kind}ForConditionalGeneration")(config)
+
+
+def _idefics3_tokens(picture: Picture) -> list[int]:
+    """Tiles with their markers, then the whole picture; a picture's size is the shape of its mosaic."""
+    down, across = picture.size
+    tokens: list[int] = []
+    for row in range(down):
+        for column in range(across):
+            tokens += [104, 106 + row * 4 + column, *[IMAGE] * 9]
+        tokens.append(9)
+    return [*tokens, *([9] if down else []), 104, 105, *[IMAGE] * 9, 104]
+
+
+def _idefics3_vision(rows: list[list[Picture]]) -> dict[str, Any]:
+    tiles = [[p.pixels(p.size[0] * p.size[1] + 1, 3, 24, 24) for p in row] for row in rows]
+    joined = [torch.cat(row) if row else torch.zeros(0, 3, 24, 24) for row in tiles]
+    pixels = torch.zeros(len(rows), max(len(row) for row in joined), 3, 24, 24)
+    for i, row in enumerate(joined):
+        pixels[i, : len(row)] = row
+    return {"pixel_values": pixels}
+
+
+_TILED = {"tokens": _idefics3_tokens, "vision": _idefics3_vision, "sizes": ((2, 2), (0, 0), (1, 2))}
+IDEFICS3 = Case("idefics3", lambda: _idefics3("Idefics3"), **_TILED)
+SMOLVLM = Case("smolvlm", lambda: _idefics3("SmolVLM"), **_TILED)
+
+# -- Gemma 3 and PaliGemma ---------------------------------------------------------------------------------------------
+
+
+def _gemma3() -> Any:
+    text = {**TEXT, "head_dim": 8, "layer_types": ["sliding_attention", "full_attention"], "sliding_window": 512}
+    return hf.Gemma3ForConditionalGeneration(
+        hf.Gemma3Config(
+            vision_config={**SIGLIP, "vision_use_head": False},
+            text_config=text,
+            image_token_id=IMAGE,
+            mm_tokens_per_image=9,
+        )
+    )
+
+
+def _gemma3_types(net: Any, row: Any, written: Written) -> dict[str, Any]:
+    return {"token_type_ids": torch.tensor([[int(place is not None) for place in written.visual]])}
+
+
+GEMMA3 = Case(
+    "gemma3",
+    _gemma3,
+    lambda picture: [102, *[IMAGE] * 9, 103],
+    _square,
+    ((24, 24),),
+    extras=lambda ids: {"token_type_ids": (ids == IMAGE).int()},
+    reference=_gemma3_types,
+    skip=frozenset({"chunks"}),  # a picture that sees itself cannot be cut into chunks
+)
+
+
+def _paligemma() -> Any:
+    return hf.PaliGemmaForConditionalGeneration(
+        hf.PaliGemmaConfig(
+            vision_config={**SIGLIP, "projection_dim": 32, "vision_use_head": False},
+            text_config={**TEXT, "model_type": "gemma", "head_dim": 8},
+            image_token_index=IMAGE,
+            projection_dim=32,
+        )
+    )
+
+
+def _paligemma_types(net: Any, row: Any, written: Written) -> dict[str, Any]:
+    return {"token_type_ids": torch.tensor([[int(place is None) for place in written.visual]])}
+
+
+PALIGEMMA = Case(
+    "paligemma",
+    _paligemma,
+    lambda picture: [IMAGE] * 36,
+    _square,
+    ((24, 24),),
+    extras=lambda ids: {"token_type_ids": (ids != IMAGE).int()},
+    reference=_paligemma_types,
+    # A prefix cannot grow behind what was generated, and a block that sees itself cannot be cut into chunks.
+    skip=frozenset({"later-pictures", "chunks"}),
+)
+
+# -- Pixtral and Mistral 3 ---------------------------------------------------------------------------------------------
+
+PIXTRAL = {**SIGLIP, "head_dim": 8, "image_size": 64}
+
+
+def _pixtral() -> Any:
+    return hf.LlavaForConditionalGeneration(
+        hf.LlavaConfig(
+            vision_config=hf.PixtralVisionConfig(**PIXTRAL),
+            text_config=hf.MistralConfig(**TEXT, sliding_window=None),
+            image_token_id=IMAGE,
+            vision_feature_layer=-1,
+            vision_feature_select_strategy="full",
+        )
+    )
+
+
+def _mistral3() -> Any:
+    return hf.Mistral3ForConditionalGeneration(
+        hf.Mistral3Config(
+            vision_config=hf.PixtralVisionConfig(**PIXTRAL),
+            text_config=hf.MistralConfig(**TEXT, sliding_window=None),
+            image_token_id=IMAGE,
+            vision_feature_layer=-1,
+            spatial_merge_size=2,
+        )
+    )
+
+
+def _rows_with_breaks(picture: Picture, side: int) -> list[int]:
+    rows, columns = picture.size[0] // side, picture.size[1] // side
+    return [*[token for _ in range(rows) for token in (*([IMAGE] * columns), 102)][:-1], 103]
+
+
+def _padded_vision(rows: list[list[Picture]]) -> dict[str, Any]:
+    pictures = [p for row in rows for p in row]
+    height, width = (max(p.size[i] for p in pictures) for i in (0, 1))
+    pixels = torch.zeros(len(pictures), 3, height, width)
+    for i, picture in enumerate(pictures):
+        pixels[i, :, : picture.size[0], : picture.size[1]] = picture.pixels(3, *picture.size)
+    return {"pixel_values": pixels, "image_sizes": torch.tensor([p.size for p in pictures])}
+
+
+_ANY_SIZE = ((24, 16), (8, 32), (16, 16))
+PIXTRAL_LLAVA = Case("pixtral", _pixtral, lambda p: _rows_with_breaks(p, 4), _padded_vision, _ANY_SIZE)
+MISTRAL3 = Case("mistral3", _mistral3, lambda p: _rows_with_breaks(p, 8), _padded_vision, _ANY_SIZE)
+
+# -- Clips of Qwen-VL --------------------------------------------------------------------------------------------------
+
+_CLIPS = {"frames": 2, "placeholder": VIDEO, "sizes": ((4, 4), (4, 6), (6, 4)), **_QWEN}
+QWEN2_5_VL_CLIPS = Case("qwen2.5-vl-clips", _qwen2_5_vl, **_CLIPS)
+
+
+def _qwen3_clip_tokens(clip: Picture) -> list[int]:
+    """Every frame with its time, which is text, in front."""
+    per_frame = clip.size[0] * clip.size[1] // 4
+    return [token for frame in range(clip.frames) for token in (20 + frame, 21, 102, *[VIDEO] * per_frame, 103)]
+
+
+def _qwen3_clip_positions(net: Any, row: Any, written: Written) -> dict[str, Any]:
+    stills = []
+    for item in row:
+        if isinstance(item, int):
+            stills.append(item)
+            continue
+        for frame in range(item.frames):
+            stills += [20 + frame, 21, Picture(item.size)]
+    return _mrope(net, stills, written)
+
+
+QWEN3_VL_CLIPS = Case(
+    "qwen3-vl-clips",
+    _qwen3_vl,
+    **{**_CLIPS, "tokens": _qwen3_clip_tokens, "reference": _qwen3_clip_positions},
+    run=_deepstack,
+)
+
+# -- LLaVA-NeXT-Video and Video-LLaVA ----------------------------------------------------------------------------------
+
+
+def _llava_next_video() -> Any:
+    return hf.LlavaNextVideoForConditionalGeneration(
+        hf.LlavaNextVideoConfig(
+            vision_config=hf.CLIPVisionConfig(**CLIP),
+            text_config=_llama(),
+            image_token_index=IMAGE,
+            video_token_index=VIDEO,
+            image_grid_pinpoints=PINPOINTS,
+            spatial_pool_mode="average",
+            spatial_pool_stride=2,
+        )
+    )
+
+
+def _video_llava() -> Any:
+    return hf.VideoLlavaForConditionalGeneration(
+        hf.VideoLlavaConfig(
+            vision_config=hf.CLIPVisionConfig(**CLIP),
+            text_config=_llama(),
+            image_token_index=IMAGE,
+            video_token_index=VIDEO,
+        )
+    )
+
+
+LLAVA_NEXT_VIDEO = Case("llava-next-video", _llava_next_video, LLAVA_NEXT.tokens, _anyres, LLAVA_NEXT.sizes)
+LLAVA_NEXT_VIDEO_CLIPS = Case(
+    "llava-next-video-clips",
+    _llava_next_video,
+    lambda clip: [VIDEO] * (clip.frames * 9),
+    _clip_vision,
+    ((24, 24),),
+    frames=3,
+    placeholder=VIDEO,
+)
+VIDEO_LLAVA = Case("video-llava", _video_llava, lambda picture: [IMAGE] * 36, _square, ((24, 24),))
+VIDEO_LLAVA_CLIPS = Case(
+    "video-llava-clips",
+    _video_llava,
+    lambda clip: [VIDEO] * (clip.frames * 37),
+    _clip_vision,
+    ((24, 24),),
+    frames=3,
+    placeholder=VIDEO,
+)
+
+# -- Qwen3.5 -----------------------------------------------------------------------------------------------------------
+
+
+def _qwen3_5() -> Any:
+    vision = {**QWEN_VISION, "hidden_size": 16, "out_hidden_size": 32, "intermediate_size": 24}
+    text = {**TEXT, "head_dim": 8, "num_hidden_layers": 2, "layer_types": ["linear_attention", "full_attention"]}
+    text |= {
+        "linear_key_head_dim": 8,
+        "linear_value_head_dim": 8,
+        "linear_num_key_heads": 2,
+        "linear_num_value_heads": 4,
+    }
+    text["rope_parameters"] = {
+        **MROPE,
+        "mrope_section": [2, 1, 1],
+        "mrope_interleaved": True,
+        "partial_rotary_factor": 1.0,
+    }
+    return hf.Qwen3_5ForConditionalGeneration(
+        hf.Qwen3_5Config(vision_config={**vision, "num_position_embeddings": 64}, text_config=text, **VISION_IDS)
+    )
+
+
+QWEN3_5 = Case("qwen3.5", _qwen3_5, **_STILL)
+
+STILL = [LLAVA, LLAVA_NEXT, VIP_LLAVA, ONEVISION, QWEN2_VL, QWEN2_5_VL, QWEN3_VL, INTERNVL, IDEFICS3, SMOLVLM]
+STILL += [GEMMA3, PALIGEMMA, PIXTRAL_LLAVA, MISTRAL3, LLAVA_NEXT_VIDEO, VIDEO_LLAVA, QWEN3_5]
+CLIPS = [ONEVISION_CLIPS, LLAVA_NEXT_VIDEO_CLIPS, VIDEO_LLAVA_CLIPS, QWEN2_5_VL_CLIPS, QWEN3_VL_CLIPS]
+CASES = STILL + CLIPS

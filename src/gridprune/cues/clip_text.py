@@ -11,6 +11,7 @@ h_i is the patch state of the layer the language model reads (the penultimate on
 
 from __future__ import annotations
 
+import copy
 import json
 from collections import OrderedDict
 from pathlib import Path
@@ -133,9 +134,10 @@ class ClipText:
         """From a loaded `CLIPModel` and its tokenizer."""
         from transformers import CLIPTextModelWithProjection
 
-        text = CLIPTextModelWithProjection(clip.config.text_config)
-        text.to(clip.text_projection.weight.dtype)
-        own = {**{f"text_model.{k}": v for k, v in clip.text_model.state_dict().items()}}
+        config = copy.deepcopy(clip.config.text_config)
+        config.projection_dim = clip.config.projection_dim  # the text half's own entry is not what CLIP was built with
+        text = CLIPTextModelWithProjection(config).to(clip.text_projection.weight.dtype)
+        own = {f"text_model.{k}": v for k, v in clip.text_model.state_dict().items()}
         own["text_projection.weight"] = clip.text_projection.weight
         text.load_state_dict(own)
         return cls(text, tokenizer, clip.visual_projection.weight, relevance_sign)

@@ -65,6 +65,7 @@ class Family(ABC):
         relevance: where text relevance comes from, `CLIP_TEXT` or `EMBEDDINGS`.
         modality: the key in `mm_encoder_outputs`.
         dense: whether the model wants the features as one tensor and not as a list.
+        vision_models: `model_type`s of vision configs that this family serves, if it shares classes with another.
         first_position: position of a prompt's first token in a direct forward call.
         video: whether clips are pruned as well.
     """
@@ -76,12 +77,21 @@ class Family(ABC):
     option_keys: ClassVar[tuple[str, ...]] = ()
     relevance: ClassVar[str] = EMBEDDINGS
     modality: ClassVar[str] = "image"
+    vision_models: ClassVar[tuple[str, ...]] = ()
     dense: ClassVar[bool] = False
     first_position: ClassVar[int] = 0
     video: ClassVar[bool] = False
 
     def __init__(self, model: Any) -> None:
         self.model = model
+
+    @classmethod
+    def serves(cls, model: Any) -> bool:
+        """Whether this family knows the model, by the names of its classes and the kind of its vision tower."""
+        if not {parent.__name__ for parent in type(model).__mro__} & set(cls.classes):
+            return False
+        kind = getattr(getattr(model.config, "vision_config", None), "model_type", None)
+        return not cls.vision_models or kind in cls.vision_models
 
     # -- the model -----------------------------------------------------------------------------------------------
 
@@ -130,6 +140,10 @@ class Family(ABC):
         """The same vision arguments for some of the pictures."""
         per_image = (*self.pixel_keys, *self.layout_keys)
         return {key: value[list(indices)] if key in per_image else value for key, value in vision.items()}
+
+    def take_places(self, vision: dict[str, Any], places: list[Place], new: list[int]) -> dict[str, Any]:
+        """The vision arguments of the pictures `new` among `places`."""
+        return self.take_images(vision, new)
 
     @abstractmethod
     def token_maps(self, vision: dict[str, Any]) -> list[TokenMap]:

@@ -102,6 +102,7 @@ def map_from_places(place: Tensor, grid: tuple[int, int], across: int) -> TokenM
         across: tiles in a row of the mosaic.
     """
     rows, columns = grid
+    place = place.mul(1e6).round().div(1e6)  # interpolation leaves whole numbers off by a rounding error
     per_view, n = rows * columns, len(place)
     separator = place[:, 0] < 0
     mosaic = torch.arange(n) >= per_view

@@ -18,8 +18,18 @@ ENTRY_POINT_GROUP = "gridprune.families"
 TRANSFORMERS = ">=5.18,<6"
 
 BUILT_IN: tuple[str, ...] = (
+    ".pixtral:Pixtral",
     ".llava:Llava",
     ".llava_next:LlavaNext",
+    ".onevision:OneVision",
+    ".vip_llava:VipLlava",
+    ".video:LlavaNextVideo",
+    ".video:VideoLlava",
+    ".internvl:InternVL",
+    ".idefics3:Idefics3",
+    ".siglip:Gemma3",
+    ".siglip:PaliGemma",
+    ".pixtral:Mistral3",
     ".qwen_vl:QwenVL",
     ".qwen_vl:Qwen3VL",
     ".qwen_vl:Qwen35",
@@ -77,7 +87,7 @@ def find(model: Any) -> Family:
         if name in _WRAPPERS:
             raise UnsupportedModelError(f"A model wrapped in {name} cannot be pruned. {_WRAPPERS[name]}.")
     for family in available():
-        if set(names) & set(family.classes):
+        if family.serves(model):
             return family(model)
     known = ", ".join(sorted(name for family in available() for name in family.classes))
     raise UnsupportedModelError(

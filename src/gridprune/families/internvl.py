@@ -1,0 +1,90 @@
+"""InternVL: tiles of equal size, patches fused 2 x 2 by pixel shuffle, [CLS] in the tower only.
+
+The model is not told how tiles lie in a picture, only that those of one picture stand in one run of placeholders and
+that the last of several is the whole picture. So every tile is a plane of its own, and only the view of the whole
+picture has boxes. [CLS] is not trained to sum the picture up; saliency is the attention received.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cached_property
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from ..cues.tower import Tower, find_tower
+from ..token_map import TokenMap
+from .base import Family, Place
+from .maps import join
+from .parts import Crops, Parts
+
+
+class InternVL(Family):
+    """InternVL 2 to 3.5 in transformers' own format."""
+
+    name: ClassVar[str] = "internvl"
+    classes: ClassVar[tuple[str, ...]] = ("InternVLForConditionalGeneration",)
+    option_keys: ClassVar[tuple[str, ...]] = ("vision_feature_layer", "vision_feature_select_strategy")
+    dense: ClassVar[bool] = True
+
+    @cached_property
+    def tower(self) -> Tower:
+        return find_tower(self.base.vision_tower, prefix=1)
+
+    @cached_property
+    def _tile(self) -> TokenMap:
+        """Push patch numbers through the model's own pixel shuffle."""
+        (height, width), (down, right) = _pair(self.vision_config.image_size), _pair(self.vision_config.patch_size)
+        rows, columns = height // down, width // right
+        numbers = torch.arange(rows * columns, dtype=torch.float64).view(1, rows, columns, 1)
+        shuffled = self.base.pixel_shuffle(numbers, scale_factor=self.model.config.downsample_ratio)[0]  # [r, c, m]
+        tile = TokenMap.from_grid(*shuffled.shape[:2])
+        return replace(tile, source=shuffled.flatten(0, 1).long())
+
+    def _picture_map(self, tiles: int) -> TokenMap:
+        if tiles == 1:
+            return self._tile
+        unknown = replace(self._tile, boxes=torch.zeros_like(self._tile.boxes))
+        views = [*[unknown] * (tiles - 1), self._tile]
+        views = [replace(view, plane=view.plane + i, view=view.view + i) for i, view in enumerate(views)]
+        return join(views, self._tile.source.numel())
+
+    def token_maps(self, vision: dict[str, Any]) -> list[TokenMap]:
+        return [self._tile] * len(vision["pixel_values"])
+
+    def locate(self, ids: Tensor, vision: dict[str, Any]) -> list[Place] | None:
+        places = []
+        for row, columns in runs(ids, self.placeholder):
+            tiles, rest = divmod(len(columns), len(self._tile))
+            if rest:
+                return None
+            places.append(Place(row, columns, self._picture_map(tiles)))
+        tiles = sum(len(place.token_map) for place in places) // len(self._tile)
+        return places if tiles == len(vision["pixel_values"]) else None
+
+    def take_places(self, vision: dict[str, Any], places: list[Place], new: list[int]) -> dict[str, Any]:
+        counts = [len(place.token_map) // len(self._tile) for place in places]
+        tiles = vision["pixel_values"].split(counts)
+        return {**vision, "pixel_values": torch.cat([tiles[i] for i in new])}
+
+    def parts(self, vision: dict[str, Any], maps: list[TokenMap]) -> Parts:
+        return Crops([len(token_map) // len(self._tile) for token_map in maps], self.prefix)
+
+    def picture(self, vision: dict[str, Any], index: int) -> Tensor:
+        return torch.as_tensor(vision["pixel_values"][index]).detach()
+
+
+def runs(ids: Tensor, placeholder: int) -> list[tuple[int, Tensor]]:
+    """Row and columns of every unbroken run of placeholders in `ids` (B, L) on the CPU."""
+    found = []
+    for row in range(len(ids)):
+        columns = (ids[row] == placeholder).nonzero()[:, 0]
+        breaks = ((columns[1:] - columns[:-1]) > 1).nonzero()[:, 0] + 1
+        found += [(row, part) for part in columns.tensor_split(breaks) if len(part)]
+    return found
+
+
+def _pair(size: Any) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))

@@ -1,0 +1,53 @@
+"""Families on a SigLIP tower with a fixed number of tokens a picture: PaliGemma and Gemma 3.
+
+Both mask attention by `token_type_ids`, which are gathered with the prompt: the pictures of Gemma 3 and the prefix of
+PaliGemma stay bidirectional.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from ..token_map import TokenMap
+from .base import Family
+from .maps import pooled
+
+
+class PaliGemma(Family):
+    """PaliGemma and PaliGemma 2; positions count from 1."""
+
+    name: ClassVar[str] = "paligemma"
+    classes: ClassVar[tuple[str, ...]] = ("PaliGemmaForConditionalGeneration",)
+    dense: ClassVar[bool] = True
+    first_position: ClassVar[int] = 1
+
+    def token_maps(self, vision: dict[str, Any]) -> list[TokenMap]:
+        return [self._map] * len(vision["pixel_values"])
+
+    @cached_property
+    def _map(self) -> TokenMap:
+        side = self.vision_config.image_size // self.vision_config.patch_size
+        return TokenMap.from_grid(side, side)
+
+    def project(self, tower_features: Tensor) -> Tensor:
+        projector = self.base.multi_modal_projector
+        return projector(tower_features.to(next(projector.parameters()).dtype))
+
+
+class Gemma3(Family):
+    """Gemma 3: squares of patches are averaged, 4 x 4 in the released models."""
+
+    name: ClassVar[str] = "gemma3"
+    classes: ClassVar[tuple[str, ...]] = ("Gemma3ForConditionalGeneration",)
+    dense: ClassVar[bool] = True
+
+    def token_maps(self, vision: dict[str, Any]) -> list[TokenMap]:
+        return [self._map] * len(vision["pixel_values"])
+
+    @cached_property
+    def _map(self) -> TokenMap:
+        side = self.vision_config.image_size // self.vision_config.patch_size
+        return pooled(side, side, self.base.multi_modal_projector.kernel_size)

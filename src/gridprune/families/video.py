@@ -1,0 +1,107 @@
+"""LLaVA-NeXT-Video and Video-LLaVA: families on CLIP towers that see clips frame by frame."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from ..cues.tower import Tower, find_clip_tower
+from ..token_map import TokenMap
+from .base import CLIP_TEXT, Family
+from .llava import Llava
+from .llava_next import LlavaNext
+from .maps import pooled, with_separators
+from .parts import Crops, Parts
+
+
+class Clips(Family):
+    """Clips as (clips, frames, 3, H, W) through a CLIP tower; one budget per clip, tokens carry their frame."""
+
+    name: ClassVar[str] = "clips"
+    classes: ClassVar[tuple[str, ...]] = ()
+    pixel_keys: ClassVar[tuple[str, ...]] = ("pixel_values_videos",)
+    option_keys: ClassVar[tuple[str, ...]] = ("vision_feature_layer", "vision_feature_select_strategy")
+    relevance: ClassVar[str] = CLIP_TEXT
+    modality: ClassVar[str] = "video"
+    dense: ClassVar[bool] = True
+
+    @property
+    def feature_block(self) -> int:
+        return Llava.feature_block.fget(self)  # type: ignore[attr-defined, no-any-return]
+
+    @property
+    def side(self) -> int:
+        """Patches along a side of a frame."""
+        return int(self.vision_config.image_size // self.vision_config.patch_size)
+
+    def token_maps(self, vision: dict[str, Any]) -> list[TokenMap]:
+        clips, frames = vision["pixel_values_videos"].shape[:2]
+        return [self.clip_map(frames)] * clips
+
+    def clip_map(self, frames: int) -> TokenMap:
+        """Geometry of a clip of some frames."""
+        raise NotImplementedError
+
+    def parts(self, vision: dict[str, Any], maps: list[TokenMap]) -> Parts:
+        return Crops([vision["pixel_values_videos"].shape[1]] * len(maps), self.prefix)
+
+    def picture(self, vision: dict[str, Any], index: int) -> Tensor:
+        return torch.as_tensor(vision["pixel_values_videos"][index, 0]).detach()
+
+
+class LlavaNextVideoClips(Clips):
+    """Every frame pooled 2 x 2."""
+
+    name: ClassVar[str] = "llava-next-video"
+
+    def clip_map(self, frames: int) -> TokenMap:
+        return pooled(self.side, self.side, self.model.config.spatial_pool_stride, frames=frames)
+
+
+class LlavaNextVideo(LlavaNext):
+    """`LlavaNextVideoForConditionalGeneration`: pictures as LLaVA-NeXT, and clips."""
+
+    name: ClassVar[str] = "llava-next-video"
+    classes: ClassVar[tuple[str, ...]] = ("LlavaNextVideoForConditionalGeneration",)
+    video: ClassVar[bool] = True
+
+    @cached_property
+    def streams(self) -> list[Family]:  # type: ignore[override]
+        return [self, LlavaNextVideoClips(self.model)]
+
+
+class VideoLlavaClips(Clips):
+    """Every frame with its [CLS] in front. [CLS] is handed on by the model; it counts as a separator and stays."""
+
+    name: ClassVar[str] = "video-llava"
+    option_keys: ClassVar[tuple[str, ...]] = ("vision_feature_layer",)
+
+    @cached_property
+    def tower(self) -> Tower:
+        return find_clip_tower(self.base.video_tower)
+
+    def clip_map(self, frames: int) -> TokenMap:
+        per_frame = self.side**2
+        return with_separators(
+            TokenMap.from_grid(self.side, self.side, frames=frames), [frame * per_frame for frame in range(frames)]
+        )
+
+
+class VideoLlava(Llava):
+    """`VideoLlavaForConditionalGeneration`: pictures and clips through towers of their own."""
+
+    name: ClassVar[str] = "video-llava"
+    classes: ClassVar[tuple[str, ...]] = ("VideoLlavaForConditionalGeneration",)
+    dense: ClassVar[bool] = True
+    video: ClassVar[bool] = True
+
+    @cached_property
+    def streams(self) -> list[Family]:  # type: ignore[override]
+        return [self, VideoLlavaClips(self.model)]
+
+    @cached_property
+    def tower(self) -> Tower:
+        return find_clip_tower(self.base.image_tower)
