@@ -127,6 +127,7 @@ def _ask_result(question: str, model: str, pruned: Answer, full: Answer | None) 
         "images": [{key: described[key] for key in ("grid", "kept_indices", "zone_budgets")}],
         "seconds": pruned.seconds,
         "decision_seconds": report.decision_seconds,
+        "layer_average": report.layer_average,
         "kv_bytes": pruned.kv_bytes,
     }
     if full is not None:

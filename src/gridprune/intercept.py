@@ -10,17 +10,36 @@ import inspect
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from torch import nn
 
 from .errors import BusyError
 
 if TYPE_CHECKING:
-    from .calls import Shortener
+    from .calls import Plan
 
 _ATTRIBUTE = "_gridprune_interceptor"
 _LOCK = threading.RLock()
+
+
+class Acting(Protocol):
+    """What an interceptor hands calls to."""
+
+    def generate(self, original: Callable[..., Any], call: dict[str, Any]) -> Any:
+        """Answer a call of `generate`."""
+
+    def before_forward(self, call: dict[str, Any]) -> Plan | None:
+        """Other arguments for a direct call; None to leave it as it is."""
+
+    def packed(self, call: dict[str, Any]) -> dict[str, Any]:
+        """The arguments of a forward call, final."""
+
+    def install(self) -> None:
+        """Put further hooks on the model."""
+
+    def uninstall(self) -> None:
+        """Take them off again."""
 
 
 class Interceptor:
@@ -30,7 +49,7 @@ class Interceptor:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self.stack: list[Shortener] = []
+        self.stack: list[Acting] = []
         self.owner = threading.get_ident()
         self.local = threading.local()
         self.model = model
@@ -43,8 +62,8 @@ class Interceptor:
         model.__dict__[_ATTRIBUTE] = self
 
     @staticmethod
-    def push(model: nn.Module, shortener: Shortener) -> None:
-        """Let `shortener` act on the calls of `model`.
+    def push(model: nn.Module, acting: Acting) -> None:
+        """Let `acting` act on the calls of `model`.
 
         Raises:
             BusyError: another thread is pruning the model.
@@ -56,11 +75,11 @@ class Interceptor:
                     "Another thread is pruning this model. Enter one `prune` block and call the model inside it "
                     "from as many threads as you like, or give each thread its own copy of the model."
                 )
-            interceptor.stack.append(shortener)
+            interceptor.stack.append(acting)
 
     @staticmethod
-    def pop(model: nn.Module, shortener: Shortener) -> None:
-        """Take back the last `push` of `shortener`, and leave the model as it was if that was the last of all.
+    def pop(model: nn.Module, acting: Acting) -> None:
+        """Take back the last `push` of `acting`, and leave the model as it was if that was the last of all.
 
         Raises:
             BusyError: it is not applied.
@@ -68,7 +87,7 @@ class Interceptor:
         with _LOCK:
             interceptor = model.__dict__.get(_ATTRIBUTE)
             stack = interceptor.stack if interceptor is not None else []
-            places = [place for place, applied in enumerate(stack) if applied is shortener]
+            places = [place for place, applied in enumerate(stack) if applied is acting]
             if not places:
                 raise BusyError("This pruning is not applied, so it cannot be removed.")
             del stack[places[-1]]
@@ -93,14 +112,14 @@ class Interceptor:
     # -- calls ---------------------------------------------------------------------------------------------------
 
     @property
-    def _acting(self) -> Shortener | None:
+    def _acting(self) -> Acting | None:
         """What answers a call of this thread; None within a call that is being pruned already."""
         stack = self.stack
         return None if getattr(self.local, "inside", None) is not None or not stack else stack[-1]
 
     @contextmanager
-    def _inside(self, shortener: Shortener) -> Iterator[None]:
-        self.local.inside = shortener
+    def _inside(self, acting: Acting) -> Iterator[None]:
+        self.local.inside = acting
         try:
             yield
         finally:

@@ -14,9 +14,10 @@ from . import families
 from .calls import Positions, Question, Shortener
 from .cues.clip_text import ClipText, find_beside
 from .cues.collect import TextSide, check_available
-from .errors import SettingError, UnsupportedCallError
+from .errors import SettingError
 from .families.base import CLIP_TEXT, Family
-from .intercept import Interceptor
+from .inside.engine import InsideEngine
+from .intercept import Acting, Interceptor
 from .methods.base import Method
 from .report import Report
 
@@ -83,11 +84,6 @@ class Pruning:
     ) -> None:
         if positions not in ("contiguous", "original"):
             raise SettingError(f"positions must be 'contiguous' or 'original', got {positions!r}.")
-        if method.stage == "in-llm":
-            raise UnsupportedCallError(
-                f"{method.name} acts inside the language model; `prune` shortens prompts before it. Choose a method of "
-                "the stage 'pre-llm'."
-            )
         self.model = model
         self.method = method
         self.family: Family = families.find(model)
@@ -96,7 +92,11 @@ class Pruning:
         for stream in self.family.streams:
             check_available(stream, method, text)
         self.reports: deque[Report] = deque(maxlen=max_reports)
-        self._shortener = Shortener(self.family, method, text, processor, question, positions, self.reports)
+        self._acting: Acting
+        if method.stage == "in-llm":
+            self._acting = InsideEngine(self.family, method, self.reports, processor)
+        else:
+            self._acting = Shortener(self.family, method, text, processor, question, positions, self.reports)
 
     # -- switching on and off ------------------------------------------------------------------------------------
 
@@ -112,12 +112,14 @@ class Pruning:
         Raises:
             BusyError: another thread is pruning the model.
         """
-        Interceptor.push(self.model, self._shortener)
+        Interceptor.push(self.model, self._acting)
+        self._acting.install()
         return self
 
     def remove(self) -> None:
         """Switch it off again: hooks and attributes are as they were before :meth:`apply`."""
-        Interceptor.pop(self.model, self._shortener)
+        Interceptor.pop(self.model, self._acting)
+        self._acting.uninstall()
 
 
 def _find_clip(family: Family, method: Method, clip: ClipText | str | Path | None) -> ClipText | None:

@@ -40,6 +40,8 @@ class Report:
         merged: whether kept tokens absorbed others.
         encode_seconds: wall time of the model's vision encoder, this image's part of the call.
         decision_seconds: wall time of cues, allocation and selection, this image's part.
+        layer_average: for methods inside the language model, visual tokens averaged over its layers, of all pictures of
+            the prompt together; `kept_indices` are then those the last layer sees. None for methods before it.
     """
 
     method: str
@@ -63,6 +65,7 @@ class Report:
     decision_seconds: float
     _picture: Callable[[], Tensor]
     _processor: Any
+    layer_average: float | None = None
 
     @classmethod
     def build(
@@ -80,6 +83,7 @@ class Report:
         processor: Any,
         encode_seconds: float,
         decision_seconds: float,
+        layer_average: float | None = None,
     ) -> Report:
         """Take one row out of a batched selection and its cues."""
 
@@ -108,6 +112,7 @@ class Report:
             decision_seconds=decision_seconds,
             _picture=picture,
             _processor=processor,
+            layer_average=layer_average,
         )
 
     @property
@@ -156,6 +161,7 @@ class Report:
             "saliency_source": self.saliency_source,
             "scores": _rounded(self.scores),
             "merged": self.merged,
+            "layer_average": self.layer_average,
             "seconds": {"encode": self.encode_seconds, "decision": self.decision_seconds},
         }
 

@@ -7,6 +7,7 @@ mymethod = "mypackage.mymethod:MyMethod"
 from __future__ import annotations
 
 import difflib
+from dataclasses import fields
 from functools import lru_cache
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -57,6 +58,10 @@ BUILT_IN: dict[str, str] = {
     "zone-floor": ".zone_floor:ZoneFloor",
     "two-stage": ".two_stage:TwoStage",
     "per-view": ".per_view:PerView",
+    "fastv": ".fastv:FastV",
+    "pyramiddrop": ".pyramiddrop:PyramidDrop",
+    "sparsevlm": ".sparsevlm:SparseVLM",
+    "dart-inside": ".dart_inside:DartInside",
 }
 
 
@@ -104,7 +109,7 @@ def create(name: str, **settings: Any) -> Method:
     try:
         return method(**settings)
     except TypeError as error:
-        known = ", ".join(getattr(method, "__dataclass_fields__", {}))
+        known = ", ".join(field.name for field in fields(method))
         raise SettingError(f"{name} does not take these settings ({error}). It has: {known}.") from None
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..cues.attention import cls_attention
 from ..cues.tower import find_clip_tower
 from ..methods.base import Cues, Method
 from ..methods.gridprune import GridPrune
@@ -82,12 +83,9 @@ def capture_overhead(model: Any, rounds: int) -> dict[str, Any]:
     block = tower.block(tower.saliency_block)
 
     def captured() -> Tensor:
-        handles = tower.install(states={block}, attention={block})
-        with tower.capture() as seen:
+        with tower.reading(states={block}, attention={block}) as seen:
             vision(pixels)
-        for handle in handles:
-            handle.remove()
-        return tower.cls_attention(seen, block)
+        return cls_attention(seen.queries[block][0], seen.keys[block][0])
 
     def eager() -> Any:
         vision.set_attn_implementation("eager")

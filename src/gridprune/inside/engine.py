@@ -1,0 +1,344 @@
+"""Dropping visual tokens between decoder layers of a live model.
+
+Hooks on the decoder layers gather the hidden states before a stop, and position embeddings and masks for every layer
+behind it. Position ids stay those of the full prompt. Layers before a stop keep their full cache, later ones a shorter
+one; what each layer kept is remembered with the cache, so that decoding and later turns see the right mask columns.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from ..cues.tower import implementation
+from ..errors import UnsupportedCallError, UnsupportedModelError
+from ..families.base import Family
+from ..methods.base import Cues, Selection
+from ..report import Report
+from .base import InsideMethod, LayerView, Stop
+
+
+@dataclass
+class Run:
+    """One prefill in one thread.
+
+    Attributes:
+        visual: (B, N) columns of the visual tokens that are left, in the full prompt.
+        text: (B, M) columns of text tokens, 0 where there is none, and `text_mask` which exist.
+        columns: (B, W) columns of the full prompt that the current layers see.
+        ids: (B, L) the full prompt, L tokens long.
+        total: visual tokens of a row.
+        stops: by layer.
+        spans: the columns that layers see from each stop on.
+        attention, keys: of the layer before, as it ran; inputs: what entered the first layer.
+    """
+
+    visual: Tensor
+    text: Tensor
+    text_mask: Tensor
+    columns: Tensor
+    ids: Tensor
+    total: int
+    stops: dict[int, Stop]
+    spans: dict[int, Tensor] = field(default_factory=dict)  # first layer of a span -> columns
+    attention: Tensor | None = None
+    keys: Tensor | None = None
+    inputs: Tensor | None = None
+
+
+# What each layer of a cache holds of the prompt it was filled with: (length of the prompt, first layer -> columns).
+_RECORDS: weakref.WeakKeyDictionary[Any, tuple[int, dict[int, Tensor]]] = weakref.WeakKeyDictionary()
+
+
+class InsideEngine:
+    """Applies an :class:`InsideMethod` to one model. Of the same shape as a `Shortener`: an interceptor can hold it."""
+
+    def __init__(self, family: Family, method: InsideMethod, reports: deque[Report], processor: Any = None) -> None:
+        self.family, self.method, self.reports = family, method, reports
+        self.processor = processor
+        self.layers = decoder_layers(family.model)
+        self.local = threading.local()
+        self._undo: list[ExitStack] = []
+
+    # -- the role an interceptor asks for ------------------------------------------------------------------------
+
+    def generate(self, original: Callable[..., Any], call: dict[str, Any]) -> Any:
+        """`model.generate` as it is: prompts are not shortened."""
+        if call.get("prefill_chunk_size") is not None or call.get("assistant_model") is not None:
+            raise UnsupportedCallError("Methods inside the language model need one undivided prefill.")
+        self.local.vision = self.family.vision(call)
+        try:
+            return original(**call)
+        finally:
+            self.local.vision = None
+
+    def before_forward(self, call: dict[str, Any]) -> None:
+        """Note the prompt of a direct call; its arguments stay as they are."""
+        self.local.vision = self.family.vision(call)
+        self.local.run = self._start(call)
+
+    def packed(self, call: dict[str, Any]) -> dict[str, Any]:
+        """Note the prompt of a forward call made by `generate`."""
+        self.local.run = self._start(call)
+        return call
+
+    # -- hooks ---------------------------------------------------------------------------------------------------
+
+    def install(self) -> None:
+        """Put the hooks on the decoder layers."""
+        with ExitStack() as undo:
+            stops = self.method.stop_layers(len(self.layers))
+            for index in range(min(stops), len(self.layers)):
+                hook = self.layers[index].register_forward_pre_hook(self._before_layer(index), with_kwargs=True)
+                undo.callback(hook.remove)
+            first = self.layers[0].register_forward_pre_hook(self._keep_inputs, with_kwargs=True)
+            undo.callback(first.remove)
+            last = self.layers[-1].register_forward_hook(self._finish, always_call=True)
+            undo.callback(last.remove)
+            for index in stops:
+                _watch(self.layers[index - 1].self_attn, self._keep_attention, undo)
+            self._undo.append(undo.pop_all())
+
+    def uninstall(self) -> None:
+        """Take them off again."""
+        self._undo.pop().close()
+
+    def _run(self) -> Run | None:
+        return getattr(self.local, "run", None)
+
+    def _start(self, call: dict[str, Any]) -> Run | None:
+        ids = call.get("input_ids")
+        if ids is None or not (call.get("mm_encoder_outputs") or self.family.vision(call)):
+            return None
+        cache = call.get("past_key_values")
+        if cache is not None and int(cache.get_seq_length()) > 0:
+            raise UnsupportedCallError(
+                f"{self.method.name} prunes inside the language model and takes pictures in the first turn of a cache "
+                "only. Start a new cache, or use a method that prunes before the language model."
+            )
+        mask = call.get("attention_mask")
+        real = torch.ones_like(ids, dtype=torch.bool) if mask is None or mask.dim() != 2 else mask.bool()
+        visual = (ids == self.family.placeholder) & real
+        counts = visual.sum(1).tolist()
+        if len(set(counts)) != 1:
+            raise UnsupportedCallError(
+                f"{self.method.name} needs equally many visual tokens in every row of a batch, got {counts}. Ask one "
+                "row at a time."
+            )
+        total, depth = counts[0], len(self.layers)
+        if total == 0:
+            return None
+        budget = self.method.budget.resolve(total)
+        stops = {} if budget == total else {stop.layer: stop for stop in self.method.stops(total, depth)}
+        text, text_mask = _columns(real & ~visual)
+        return Run(
+            visual=_columns(visual)[0],
+            text=text,
+            text_mask=text_mask,
+            columns=torch.arange(ids.shape[1], device=ids.device).repeat(len(ids), 1),
+            ids=ids,
+            total=total,
+            stops=stops,
+        )
+
+    def _report(self, run: Run, ids: Tensor) -> None:
+        """One report per picture, of what the last layer sees."""
+        vision = getattr(self.local, "vision", None)
+        places = self.family.locate(ids.cpu(), vision) if vision is not None else None
+        depth, kept = len(self.layers), run.visual.cpu()
+        for number, place in enumerate(places or []):
+            content = place.columns[~place.token_map.separator]
+            stays = torch.isin(content, kept[place.row]).nonzero()[:, 0]
+            report = Report.build(
+                method=self.method,
+                family=self.family,
+                token_map=place.token_map,
+                selection=Selection(stays[None]),
+                cues=Cues(),
+                row=0,
+                kept=stays,
+                question="",
+                picture=functools.partial(self.family.picture, vision, number),
+                processor=self.processor,
+                encode_seconds=0.0,
+                decision_seconds=0.0,
+                layer_average=self.method.average(run.total, depth) if run.stops else float(run.total),
+            )
+            self.reports.append(report)
+
+    def _finish(self, module: nn.Module, args: object, output: object) -> None:
+        """The last layer is through, or failed: the prefill is over."""
+        run = self._run()
+        self.local.run = None
+        if run is not None and output is not None:
+            self._report(run, run.ids)
+
+    def _keep_inputs(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        run = self._run()
+        if run is not None:
+            run.inputs = args[0] if args else kwargs["hidden_states"]
+
+    def _keep_attention(self, query: Tensor, key: Tensor, mask: Tensor | None) -> None:
+        run = self._run()
+        if run is None or not run.stops:
+            return
+        where = torch.searchsorted(run.columns, run.visual)  # columns are ascending in every row
+        run.keys = key.detach()
+        if self.method.rows == "none":
+            return
+        rows = run.columns.shape[1] - 1 + torch.zeros_like(run.text[:, :1])
+        if self.method.rows == "text":
+            rows = torch.searchsorted(run.columns, run.text)
+        run.attention = _attention_rows(query, key, mask, rows).gather(2, where[:, None].expand(-1, rows.shape[1], -1))
+
+    def _before_layer(self, index: int) -> Callable[..., Any]:
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            cache, run = kwargs.get("past_key_values"), self._run()
+            if run is None:
+                return args, _later_mask(kwargs, cache, index)
+            if not run.stops:
+                return None
+            hidden = args[0] if args else kwargs["hidden_states"]
+            if index in run.stops:
+                hidden = self._drop(run, index, hidden, cache)
+            return (), {**_gathered(kwargs, run), "hidden_states": hidden}
+
+        return hook
+
+    @torch.no_grad()
+    def _drop(self, run: Run, index: int, hidden: Tensor, cache: Any) -> Tensor:
+        """The hidden states of the tokens that stay; `run` is brought up to date."""
+        places = torch.searchsorted(run.columns, run.visual)
+        text = torch.searchsorted(run.columns, run.text)
+        assert run.inputs is not None
+        assert run.keys is not None
+        keys = run.keys.transpose(1, 2).flatten(2)  # [B, W, C]
+        view = LayerView(
+            layer=index,
+            attention=run.attention,
+            states=_rows(hidden, places),
+            inputs=_rows(run.inputs, run.visual),
+            keys=_rows(keys, places),
+            text_keys=_rows(keys, text),
+            text_states=_rows(hidden, text),
+            text_inputs=_rows(run.inputs, run.text),
+            text_mask=run.text_mask,
+        )
+        kept = run.visual.gather(1, self.method.choose(view, run.stops[index].kept))
+        stays = torch.ones_like(run.columns, dtype=torch.bool)
+        stays.scatter_(1, places, False).scatter_(1, torch.searchsorted(run.columns, kept), True)
+        width = run.columns.shape[1] - places.shape[1] + kept.shape[1]
+        chosen = (~stays).to(torch.uint8).argsort(dim=1, stable=True)[:, :width]
+        run.columns, run.visual = run.columns.gather(1, chosen), kept
+        run.spans[index] = run.columns
+        if cache is not None:
+            _RECORDS[cache] = (run.ids.shape[1], run.spans)
+        return _rows(hidden, chosen)
+
+
+def decoder_layers(model: Any) -> nn.ModuleList:
+    """The decoder layers of a language model whose layers take `position_embeddings`.
+
+    Raises:
+        UnsupportedModelError: the language model is built in another way.
+    """
+    decoder = model.get_decoder()
+    layers = getattr(decoder, "layers", None)
+    if layers is None or not all(hasattr(getattr(layer, "self_attn", None), "config") for layer in layers):
+        raise UnsupportedModelError(
+            f"The language model {type(decoder).__name__} is not a plain list of decoder layers; methods inside it are "
+            "not supported here. Use a method of the stage 'pre-llm'."
+        )
+    return layers  # type: ignore[no-any-return]
+
+
+def _columns(mask: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, n) ascending columns of the true entries, 0 where a row has fewer, and which of them exist."""
+    counts = mask.sum(1)
+    width = int(counts.max())
+    exists = torch.arange(width, device=mask.device) < counts[:, None]
+    columns = (~mask).to(torch.uint8).argsort(dim=1, stable=True)[:, :width]
+    return columns.masked_fill(~exists, 0), exists
+
+
+def _rows(values: Tensor, places: Tensor) -> Tensor:
+    """(B, n, D) rows of (B, W, D)."""
+    return values.gather(1, places[..., None].expand(-1, -1, values.shape[-1]))
+
+
+def _attention_rows(query: Tensor, key: Tensor, mask: Tensor | None, rows: Tensor) -> Tensor:
+    """(B, R, S) fp32 attention of some rows (B, R) of a causal map, mean over heads; query (B, H, S, d)."""
+    index = rows[:, None, :, None].expand(-1, query.shape[1], -1, query.shape[-1])
+    key = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)
+    logits = query.gather(2, index).float() * query.shape[-1] ** -0.5 @ key.float().transpose(-1, -2)  # [B, H, R, S]
+    visible = torch.arange(key.shape[2], device=key.device) <= rows[..., None]  # [B, R, S]
+    low = torch.finfo(torch.float32).min
+    logits = logits.masked_fill(~visible[:, None], low)
+    if mask is not None:
+        of_rows = mask.expand(len(rows), -1, -1, -1).gather(2, rows[:, None, :, None].expand(-1, 1, -1, mask.shape[-1]))
+        logits = logits.masked_fill(~of_rows, low) if mask.dtype == torch.bool else logits + of_rows.float()
+    return logits.softmax(-1).mean(1)
+
+
+def _gathered(kwargs: dict[str, Any], run: Run) -> dict[str, Any]:
+    """A layer's arguments for the tokens that are left."""
+    columns = run.columns
+    if columns.shape[1] == run.ids.shape[1]:
+        return kwargs
+    out = dict(kwargs)
+    cos, sin = kwargs["position_embeddings"]
+    out["position_embeddings"] = tuple(_rows(part.expand(len(columns), -1, -1), columns) for part in (cos, sin))
+    positions = kwargs.get("position_ids")
+    if positions is not None:
+        out["position_ids"] = positions.expand(*positions.shape[:-2], len(columns), -1).gather(
+            -1, columns.expand(*positions.shape[:-2], -1, -1)
+        )
+    mask = kwargs.get("attention_mask")
+    if mask is not None:
+        rows = columns[:, None, :, None].expand(-1, mask.shape[1], -1, mask.shape[-1])
+        square = mask.expand(len(columns), -1, -1, -1).gather(2, rows)
+        out["attention_mask"] = square.gather(3, columns[:, None, None].expand(-1, *square.shape[1:3], -1))
+    return out
+
+
+def _later_mask(kwargs: dict[str, Any], cache: Any, index: int) -> dict[str, Any]:
+    """The mask of a later step for a layer whose cache is shorter than the first layer's."""
+    mask, record = kwargs.get("attention_mask"), _RECORDS.get(cache) if cache is not None else None
+    if mask is None or record is None:
+        return kwargs
+    length, spans = record
+    columns = spans[max(first for first in spans if first <= index)]
+    later = torch.arange(length, mask.shape[-1], device=mask.device).expand(len(columns), -1)
+    seen = torch.cat([columns, later], dim=1)
+    picked = mask.expand(len(columns), -1, -1, -1).gather(3, seen[:, None, None].expand(-1, *mask.shape[1:3], -1))
+    return {**kwargs, "attention_mask": picked}
+
+
+def _watch(attend: Any, keep: Callable[[Tensor, Tensor, Tensor | None], None], undo: ExitStack) -> None:
+    """Let one attention module show its queries and keys to `keep`; taken back by `undo`."""
+    own = attend.config
+    used = own._attn_implementation
+    name = f"gridprune_inside_{id(attend)}_{used}"
+
+    def wrapper(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Any:
+        mask = args[0] if args else kwargs.get("attention_mask")
+        keep(query, key, mask if isinstance(mask, Tensor) and mask.dim() == 4 else None)
+        return implementation(attend, used)(module, query, key, value, *args, **kwargs)
+
+    watched = copy.copy(own)
+    watched._attn_implementation_internal = name
+    ALL_ATTENTION_FUNCTIONS[name] = wrapper
+    attend.config = watched
+    undo.callback(ALL_ATTENTION_FUNCTIONS._local_mapping.pop, name, None)
+    undo.callback(setattr, attend, "config", own)

@@ -1,0 +1,196 @@
+"""Pruning inside the language model, against a forward pass written out layer by layer with dense attention maps."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
+
+from gridprune import prune
+from gridprune.errors import BudgetError, UnsupportedCallError
+from gridprune.inside import LayerView
+from gridprune.inside.base import layer_average
+from gridprune.methods.dart_inside import DartInside
+from gridprune.methods.fastv import FastV
+from gridprune.methods.pyramiddrop import PyramidDrop
+from gridprune.methods.sparsevlm import SparseVLM
+
+IMAGE, DEPTH, TOTAL = 5, 4, 16
+METHODS = [(FastV, {"layer": 1}), (FastV, {"layer": 2}), (PyramidDrop, {}), (SparseVLM, {}), (DartInside, {"layer": 1})]
+
+
+@pytest.fixture(scope="module", params=["sdpa", "eager"])
+def model(request):
+    torch.manual_seed(0)
+    vision = CLIPVisionConfig(
+        hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=16, patch_size=4
+    )
+    text = LlamaConfig(
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=DEPTH,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        vocab_size=64,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=None,
+    )
+    config = LlavaConfig(vision_config=vision, text_config=text, image_token_id=IMAGE, image_seq_length=TOTAL)
+    built = LlavaForConditionalGeneration(config).eval()
+    for parameter in built.parameters():
+        if parameter.dim() > 1:
+            parameter.data.normal_(0, 0.3)
+    built.set_attn_implementation(request.param)
+    return built
+
+
+def call(rows: int = 1, pad: int = 0) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    ids = [[0] * (pad * r) + [1, 9, 10 + r] + [IMAGE] * TOTAL + [20, 21 + r, 22] for r in range(rows)]
+    width = max(map(len, ids))
+    mask = [[0] * (width - len(row) + pad * r) + [1] * (len(row) - pad * r) for r, row in enumerate(ids)]
+    ids = [[0] * (width - len(row)) + row for row in ids]
+    pixels = torch.randn(rows, 3, 16, 16, generator=generator)
+    return {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(mask), "pixel_values": pixels}
+
+
+@torch.no_grad()
+def reference(model, inputs: dict[str, Tensor], method, stops) -> Tensor:
+    """Logits of one unpadded row: every layer written out, tokens dropped by hand."""
+    ids = inputs["input_ids"]
+    features = torch.cat(model.model.get_image_features(inputs["pixel_values"], return_dict=True).pooler_output)
+    hidden = model.get_input_embeddings()(ids).clone()
+    hidden[ids == IMAGE] = features
+    inputs_embeds, lm = hidden, model.model.language_model
+    columns = torch.arange(ids.shape[1])
+    cos, sin = lm.rotary_emb(hidden, position_ids=columns[None])
+    by_layer = {stop.layer: stop for stop in stops}
+    attention = keys = None
+    for index, layer in enumerate(lm.layers):
+        if index in by_layer:
+            visual = (ids[0, columns] == IMAGE).nonzero()[:, 0]
+            text = (ids[0, columns] != IMAGE).nonzero()[:, 0]
+            rows = {"last": torch.tensor([len(columns) - 1]), "text": text, "none": torch.tensor([0])}[method.rows]
+            view = LayerView(
+                layer=index,
+                attention=attention[rows][:, visual][None],
+                states=hidden[:, visual],
+                inputs=inputs_embeds[:, columns[visual]],
+                keys=keys[:, visual],
+                text_keys=keys[:, text],
+                text_states=hidden[:, text],
+                text_inputs=inputs_embeds[:, columns[text]],
+                text_mask=torch.ones(1, len(text), dtype=torch.bool),
+            )
+            kept = visual[method.choose(view, by_layer[index].kept)[0]]
+            stays = torch.cat([text, kept]).sort().values
+            hidden, columns = hidden[:, stays], columns[stays]
+        attend = layer.self_attn
+        normed = layer.input_layernorm(hidden)
+        heads = lambda x: x.view(1, len(columns), -1, attend.head_dim).transpose(1, 2)  # noqa: B023, E731
+        q, k, v = heads(attend.q_proj(normed)), heads(attend.k_proj(normed)), heads(attend.v_proj(normed))
+        q, k = apply_rotary_pos_emb(q, k, cos[:, columns], sin[:, columns])
+        keys = k.transpose(1, 2).flatten(2)
+        k, v = k.repeat_interleave(2, dim=1), v.repeat_interleave(2, dim=1)
+        logits = q @ k.transpose(-1, -2) * attend.head_dim**-0.5
+        causal = torch.ones(len(columns), len(columns)).tril().bool()
+        weights = logits.masked_fill(~causal, float("-inf")).softmax(-1)
+        attention = weights.mean(1)[0]
+        hidden = hidden + attend.o_proj((weights @ v).transpose(1, 2).flatten(2))
+        hidden = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
+    return model.lm_head(lm.norm(hidden))
+
+
+@pytest.mark.parametrize(("method_class", "settings"), METHODS)
+def test_equals_the_layers_written_out(model, method_class, settings):
+    method = method_class(keep=10, **settings)
+    inputs = call()
+    stops = method.stops(TOTAL, DEPTH)
+    assert stops[-1].kept < TOTAL
+    with prune(model, method) as pruning, torch.no_grad():
+        logits = model(**inputs).logits
+    expected = reference(model, inputs, method, stops)
+    assert logits.shape == expected.shape
+    torch.testing.assert_close(logits, expected, atol=2e-4, rtol=1e-4)
+    (report,) = pruning.reports
+    assert report.kept == stops[-1].kept
+    assert report.layer_average == pytest.approx(layer_average(stops, TOTAL, DEPTH))
+    assert abs(report.layer_average - 10) <= 1
+    report.to_dict()
+    report.overlay()
+
+
+@pytest.mark.parametrize(("method_class", "settings"), METHODS)
+def test_decoding_equals_one_long_prefill_with_the_same_tokens(model, method_class, settings):
+    """The next token after a decoded one must see the short caches of later layers."""
+    inputs = call()
+    with prune(model, method_class(keep=10, **settings)), torch.no_grad():
+        first = model(**inputs, use_cache=True)
+        step = model(input_ids=torch.tensor([[30]]), past_key_values=first.past_key_values).logits[:, -1]
+        masked = model(**call(), use_cache=True)
+        mask = torch.ones(1, inputs["input_ids"].shape[1] + 1, dtype=torch.long)
+        with_mask = model(
+            input_ids=torch.tensor([[30]]), past_key_values=masked.past_key_values, attention_mask=mask
+        ).logits[:, -1]
+        lengths = [layer.keys.shape[2] for layer in first.past_key_values.layers]
+    assert lengths[0] == inputs["input_ids"].shape[1] + 1
+    assert lengths == sorted(lengths, reverse=True)
+    assert lengths[-1] < lengths[0]
+    torch.testing.assert_close(step, with_mask)
+
+
+@pytest.mark.parametrize(("method_class", "settings"), METHODS)
+def test_a_padded_batch_equals_single_rows(model, method_class, settings):
+    method = method_class(keep=10, **settings)
+    batch = call(rows=2, pad=2)
+    with prune(model, method):
+        together = model.generate(**batch, max_new_tokens=4, do_sample=False)[:, -4:]
+        for row in range(2):
+            real = batch["attention_mask"][row].bool()
+            alone = model.generate(
+                input_ids=batch["input_ids"][row : row + 1, real],
+                attention_mask=batch["attention_mask"][row : row + 1, real],
+                pixel_values=batch["pixel_values"][row : row + 1],
+                max_new_tokens=4,
+                do_sample=False,
+            )[:, -4:]
+            assert torch.equal(together[row : row + 1], alone)
+
+
+@pytest.mark.parametrize(("method_class", "settings"), METHODS)
+def test_keeping_all_changes_nothing(model, method_class, settings):
+    inputs = call()
+    with torch.no_grad():
+        expected = model(**inputs).logits
+        with prune(model, method_class(keep=TOTAL, **settings)):
+            assert torch.equal(model(**inputs).logits, expected)
+
+
+def test_the_model_is_restored_also_after_an_error(model):
+    before = {id(m): (dict(m.__dict__), len(m._forward_hooks), len(m._forward_pre_hooks)) for m in model.modules()}
+    registry = dict(ALL_ATTENTION_FUNCTIONS)
+    with pytest.raises(BudgetError), prune(model, FastV(keep=2)):
+        model.generate(**call(), max_new_tokens=2, do_sample=False)
+    after = {id(m): (dict(m.__dict__), len(m._forward_hooks), len(m._forward_pre_hooks)) for m in model.modules()}
+    assert before.keys() == after.keys()
+    for key, (attributes, *hooks) in before.items():
+        assert attributes.keys() == after[key][0].keys()
+        assert all(attributes[name] is after[key][0][name] for name in attributes if name != "training")
+        assert hooks == list(after[key][1:])
+    assert dict(ALL_ATTENTION_FUNCTIONS) == registry
+
+
+def test_budgets_that_cannot_be_met_say_what_can(model):
+    with prune(model, FastV(keep=4, layer=2)), pytest.raises(BudgetError, match="layer-averaged"):
+        model(**call())
+
+
+def test_rows_with_different_numbers_of_pictures_are_refused(model):
+    inputs = call(rows=2)
+    inputs["input_ids"][1, 4] = 9
+    with prune(model, FastV(keep=12)), pytest.raises(UnsupportedCallError, match="equally many"):
+        model(**{**inputs, "pixel_values": inputs["pixel_values"]})
