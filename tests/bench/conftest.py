@@ -28,8 +28,10 @@ def loaded() -> Loaded:
     clip = TinyCLIP(TowerConfig(layers=3, mlp=64))
     lm = TinyLM(LMConfig(width=64, layers=2, heads=2, mlp=96))
     with torch.no_grad():
-        lm.embed.weight.mul_(20)  # decided answers: no near ties between words
+        for block in lm.layers:  # what is attended to decides, more than the last word
+            block.o.weight.mul_(30)
     llava = to_llava(clip, Projector(192, 64), lm)
+    llava.lm_head.weight = torch.nn.Parameter(torch.randn(llava.lm_head.weight.shape))  # no echo of the last word
     llava.generation_config.max_new_tokens = 4
     text = ClipText.from_model(to_clip(clip), build_tokenizer(close=True), 1)
     return Loaded("random", llava, build_processor(), text)

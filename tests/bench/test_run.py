@@ -8,7 +8,7 @@ import pytest
 from typer import Typer
 from typer.testing import CliRunner
 
-from gridprune.bench import cli, data, entries, own, results, run, shared, store
+from gridprune.bench import cli, data, entries, own, run, shared, store
 from gridprune.errors import SettingError
 
 METHODS = "random,pooling,gridprune,oracle,shuffled-question(relevance),uniform-budgets(gridprune)"
@@ -108,37 +108,6 @@ def test_timing_lies_apart(finished):
     assert {"random|16", "gridprune|16"} == set(timing["decide"])
     assert {"16", "576"} == set(timing["prefill"])
     assert "seconds" not in json.dumps(metrics)
-
-
-def test_results_are_written_and_checked(finished, tmp_path):
-    folder, _ = finished
-    target = tmp_path / "results" / "leaderboard"
-    target.mkdir(parents=True)
-    for file in folder.path.iterdir():
-        (target / file.name).write_bytes(file.read_bytes())
-    names = (
-        "retention",
-        "accuracy",
-        "evidence",
-        "families",
-        "cost",
-        "peers",
-        "provenance",
-        "retention-plot",
-        "pareto-plot",
-    )
-    blocks = [f"<!-- results:leaderboard/{name} -->\nold\n<!-- /results:leaderboard/{name} -->" for name in names]
-    (tmp_path / "README.md").write_text("# x\n\n" + "\n\n".join(blocks) + "\n")
-    assert results.check(tmp_path)
-    assert set(results.write(tmp_path)) >= {"README.md", "results/leaderboard.json"}
-    assert results.check(tmp_path) == []
-    assert results.write(tmp_path) == []
-    text = (tmp_path / "README.md").read_text()
-    assert "`gridprune`" in text
-    assert "](docs/images/" in text
-    assert json.loads((tmp_path / "results" / "leaderboard.json").read_text())["rows"]
-    (tmp_path / "README.md").write_text(text.replace("all 576 tokens", "all 577 tokens"))
-    assert any("stale" in line for line in results.check(tmp_path))
 
 
 @pytest.fixture

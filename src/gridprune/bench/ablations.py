@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
+from torch import Tensor
 
 from ..allocate import apportion, topk, topk_per_zone
 from ..errors import SettingError
@@ -56,6 +57,12 @@ class Given(Method):
 
     def select(self, cues: Cues, token_map: TokenMap, k: int) -> Selection:
         return Selection(torch.tensor(self.indices, device=cues.device).expand(cues.batch, -1))
+
+
+def given(indices: Tensor) -> Given:
+    """:class:`Given` for (k,) ascending indices."""
+    kept = tuple(indices.tolist())
+    return Given(keep=len(kept), indices=kept)
 
 
 @dataclass(frozen=True, kw_only=True)

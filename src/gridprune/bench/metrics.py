@@ -173,6 +173,8 @@ def best_peers(
         best = max(peers, key=lambda label: float(table.retention(f"{label}|{keep}")))
         ours, theirs = f"{SUBJECT}|{keep}", f"{best}|{keep}"
         difference = float(table.retention(ours)) - float(table.retention(theirs))
+        if np.isnan(difference):  # the unpruned model answers nothing right
+            continue
         found[str(keep)] = {
             "method": best,
             "difference": _round(difference),

@@ -10,13 +10,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from .. import families
 from ..errors import GridPruneError
 from ..methods.base import Cues, Method, checked_select
 from ..pruning import prune
 from ..runtime import Loaded
-from .ablations import Given, borrows_question, reads_evidence
+from .ablations import borrows_question, given, reads_evidence
 from .data import Question, Scene
 from .decode import prompt_text
 from .entries import FULL
@@ -51,18 +52,34 @@ class Own:
         before = self._before or (*scene.questions[1:], scene.questions[0])
         for number, question in enumerate(scene.questions):
             try:
-                inputs = self._inputs(scene, question)
-                self._book(result, FULL, self.generate(inputs), None, question)
-                for cell in self.cells:
-                    method = self._resolve(cell, inputs, scene, question)
-                    other = before[number % len(before)] if borrows_question(method) else question
-                    with self._prune(method, other.text) as pruning:
-                        text = self.generate(inputs)
-                    self._book(result, cell.key, text, pruning.reports[-1], question)
+                self._question(result, scene, question, before[number % len(before)])
             except GridPruneError as error:
                 raise type(error)(f"Question {question.id}: {error}") from error
         self.remember(scene)
         return result
+
+    def _question(self, result: Result, scene: Scene, question: Question, other: Question) -> None:
+        inputs = self._inputs(scene, question)
+        token_map = self.family.token_maps(self._vision(inputs))[0].candidates
+        boxes = seen_boxes(question.boxes, scene.image.size, self.loaded.processor)
+        wanted = evidence(token_map, boxes)
+        self._book(result, FULL, self.generate(inputs), torch.arange(len(token_map)), wanted)
+        for cell in self.cells:
+            method = cell.method
+            if reads_evidence(method):
+                cues = Cues(relevance=closeness(token_map, boxes)[None])
+                chosen = checked_select(method, cues, token_map, method.count(cues, token_map))
+                method = given(chosen.indices[0])
+            guide = other if borrows_question(method) else question
+            with self._prune(method, guide.text) as pruning:
+                text = self.generate(inputs)
+            self._book(result, cell.key, text, pruning.reports[-1].kept_indices, wanted)
+
+    def _book(self, result: Result, cell: str, text: str, kept: Tensor, wanted: Tensor) -> None:
+        share = recall(kept, wanted)
+        result.answers.setdefault(cell, []).append(text)
+        result.recall.setdefault(cell, []).append(None if share is None else round(share, 4))
+        result.tokens.setdefault(cell, []).append(len(kept))
 
     def _inputs(self, scene: Scene, question: Question) -> Any:
         processor, model = self.loaded.processor, self.loaded.model
@@ -81,30 +98,5 @@ class Own:
         new = output[:, inputs["input_ids"].shape[1] :]
         return str(self.loaded.processor.batch_decode(new, skip_special_tokens=True)[0]).strip()
 
-    def _resolve(self, cell: Cell, inputs: Any, scene: Scene, question: Question) -> Method:
-        """The method itself; for the oracle, the tokens it keeps of this picture."""
-        if not reads_evidence(cell.method):
-            return cell.method
-        token_map = self.family.token_maps(self._vision(inputs))[0].candidates
-        boxes = seen_boxes(question.boxes, scene.image.size, self.loaded.processor)
-        cues = Cues(relevance=closeness(token_map, boxes)[None])
-        chosen = checked_select(cell.method, cues, token_map, cell.method.count(cues, token_map))
-        kept = tuple(chosen.indices[0].tolist())
-        return Given(keep=len(kept), indices=kept)
-
     def _vision(self, inputs: Any) -> dict[str, Any]:
         return {key: inputs[key] for key in self.family.vision_keys if key in inputs}
-
-    def _book(self, result: Result, cell: str, text: str, report: Any, question: Question) -> None:
-        result.answers.setdefault(cell, []).append(text)
-        share, tokens = None, None
-        if report is not None:
-            token_map = report.token_map.candidates
-            boxes = seen_boxes(question.boxes, result.scene.image.size, self.loaded.processor)
-            share, tokens = recall(report.kept_indices, evidence(token_map, boxes)), report.kept
-        result.recall.setdefault(cell, []).append(None if share is None else round(share, 4))
-        result.tokens.setdefault(cell, []).append(tokens if tokens is not None else self._all_tokens(result.scene))
-
-    def _all_tokens(self, scene: Scene) -> int:
-        inputs = self.loaded.processor.image_processor(images=[scene.image], return_tensors="pt")
-        return len(self.family.token_maps(self._vision(inputs))[0].candidates)

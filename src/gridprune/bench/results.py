@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -59,10 +60,9 @@ def check(root: Path) -> list[str]:
         stale.append("results/leaderboard.json is not what results/leaderboard/ gives")
     for file in pages(root):
         text = file.read_text(encoding="utf-8")
-        closed = {match["spec"] for match in _BLOCK.finditer(text)}
-        stale += [
-            f"{_name(file, root)}: the block {spec} is not closed" for spec in _OPEN.findall(text) if spec not in closed
-        ]
+        closed = Counter(match["spec"] for match in _BLOCK.finditer(text))
+        opened = Counter(_OPEN.findall(text))
+        stale += [f"{_name(file, root)}: the block {spec} is not closed" for spec in opened - closed]
         for match in _BLOCK.finditer(text):
             if _filled(match, root=root, page=file, drawn=None) != match[0]:
                 stale.append(f"{_name(file, root)}: the block {match['spec']} is stale")
