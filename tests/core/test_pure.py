@@ -1,0 +1,91 @@
+"""The selection is pure tensor code: no host synchronisation, no graph break, no loop over zones or tokens."""
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from gridprune.methods import Cues, create
+from gridprune.methods.gridprune import GridPrune
+from gridprune.token_map import TokenMap
+
+from .maps import anyres
+
+METHODS = {
+    "default": GridPrune(),
+    "large zones": GridPrune(zone=5),
+    "ranks": GridPrune(saliency_norm="rank", minimum=1),
+    "literal": GridPrune.literal(),
+    "fastervlm": create("fastervlm"),
+    "relevance": create("relevance"),
+}
+MAPS = {"grid": TokenMap.from_grid(12, 12), "ragged": anyres((5, 5), (2, 2), (5, 6), crop=(1, 3))}
+
+
+class CountingNoSync(TorchDispatchMode):
+    """Counts kernels, and refuses those that make the host wait for the device."""
+
+    FORBIDDEN = ("_local_scalar_dense", "nonzero", "unique", "masked_select", "is_nonzero", "equal", "bincount")
+
+    def __init__(self):
+        super().__init__()
+        self.calls = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.__name__.split(".")[0]
+        if name.lstrip("_") in {f.lstrip("_") for f in self.FORBIDDEN}:
+            raise AssertionError(f"{name} waits for the device")
+        self.calls += 1
+        return function(*args, **(kwargs or {}))
+
+
+def cues_for(token_map, batch=2, device="cpu"):
+    n = len(token_map)
+    return Cues(relevance=torch.randn(batch, n).to(device), saliency=torch.rand(batch, n).to(device))
+
+
+@pytest.mark.parametrize("place", MAPS)
+@pytest.mark.parametrize("name", METHODS)
+def test_no_host_synchronisation(name, place):
+    method, token_map = METHODS[name], MAPS[place]
+    cues = cues_for(token_map)
+    expected = method.select(cues, token_map, 50)  # the first call lays the zones out
+    with CountingNoSync():
+        assert method.select(cues, token_map, 50).indices.shape == expected.indices.shape
+
+
+@pytest.mark.parametrize("place", MAPS)
+@pytest.mark.parametrize("name", METHODS)
+def test_runs_where_there_are_no_values_at_all(name, place):
+    """On the meta device any look at a value raises."""
+    method, token_map = METHODS[name], MAPS[place]
+    selection = method.select(cues_for(token_map, device="meta"), token_map, 50)
+    assert selection.indices.shape == (2, 50)
+    assert selection.indices.dtype == torch.int64
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_number_of_kernels_does_not_depend_on_the_map(name):
+    counts = []
+    for side in (10, 20):
+        token_map = TokenMap.from_grid(side, side)
+        cues, k = cues_for(token_map), len(token_map) // 2
+        METHODS[name].select(cues, token_map, k)
+        with CountingNoSync() as counting:
+            METHODS[name].select(cues, token_map, k)
+        counts.append(counting.calls)
+    assert counts[0] == counts[1] <= 100
+
+
+@pytest.mark.parametrize("place", MAPS)
+@pytest.mark.parametrize("name", METHODS)
+def test_compiles_without_a_graph_break(name, place):
+    torch.compiler.reset()
+    method, token_map = METHODS[name], MAPS[place]
+    cues = cues_for(token_map)
+    expected = method.select(cues, token_map, 50)
+
+    def select(relevance, saliency):
+        return method.select(Cues(relevance=relevance, saliency=saliency), token_map, 50).indices
+
+    compiled = torch.compile(select, fullgraph=True, backend="eager")
+    assert torch.equal(compiled(cues.relevance, cues.saliency), expected.indices)
