@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import fields
-from dataclasses import fields
 from functools import lru_cache
 from importlib import import_module
 from importlib.metadata import entry_points
