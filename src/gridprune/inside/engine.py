@@ -155,9 +155,10 @@ class InsideEngine:
     def _report(self, run: Run, ids: Tensor) -> None:
         """One report per picture, of what the last layer sees."""
         vision = getattr(self.local, "vision", None)
-        places = self.family.locate(ids.cpu(), vision) if vision is not None else None
+        if vision is None:
+            return
         depth, kept = len(self.layers), run.visual.cpu()
-        for number, place in enumerate(places or []):
+        for number, place in enumerate(self.family.locate(ids.cpu(), vision) or []):
             content = place.columns[~place.token_map.separator]
             stays = torch.isin(content, kept[place.row]).nonzero()[:, 0]
             report = Report.build(
