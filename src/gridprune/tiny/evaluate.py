@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from transformers import DynamicCache
 
 from .cells import evidence_mask
 from .data import Example, iter_examples
@@ -57,7 +59,8 @@ def prepare(tiny: TinyModel, examples: Sequence[Example], *, seed: int = 0) -> l
     """Vision pass (one per scene), relevance and saliency of every example."""
     out: list[Question] = []
     generator = torch.Generator().manual_seed(seed)
-    tiny.clip.set_attn_implementation("eager")
+    usual = tiny.clip.config._attn_implementation
+    tiny.clip.set_attn_implementation("eager")  # the only one that returns attention weights
     scene, tokens, states, saliency = -1, torch.empty(0), torch.empty(0), torch.empty(0)
     for example in examples:
         if example.scene != scene:
@@ -75,6 +78,7 @@ def prepare(tiny: TinyModel, examples: Sequence[Example], *, seed: int = 0) -> l
         evidence = torch.from_numpy(evidence_mask(example.boxes).ravel())
         noise = torch.rand(PATCHES, generator=generator)
         out.append(Question(example, tokens, Cues(evidence, relevance, saliency, noise)))
+    tiny.clip.set_attn_implementation(usual)
     return out
 
 
@@ -89,30 +93,57 @@ def recall(question: Question, index: Tensor) -> float | None:
     return (evidence[index].sum() / evidence.sum()).item() if evidence.any() else None
 
 
+def _rows(questions: Sequence[Question]) -> tuple[Tensor, list[tuple[int, list[int]]]]:
+    """Right-padded ids of question and answer, and for each where its answer starts and what it is."""
+    texts = [[*encode(q.example.question), ANSWER] for q in questions]
+    answers = [[*encode(q.example.answer), EOS] for q in questions]
+    rows = [text + answer[:-1] for text, answer in zip(texts, answers, strict=True)]
+    width = max(map(len, rows))
+    ids = torch.tensor([row + [PAD] * (width - len(row)) for row in rows])
+    return ids, [(len(text) - 1, answer) for text, answer in zip(texts, answers, strict=True)]
+
+
+def _hits(guess: Tensor, wanted: Sequence[tuple[int, list[int]]]) -> list[bool]:
+    return [
+        row[first : first + len(answer)].tolist() == answer for row, (first, answer) in zip(guess, wanted, strict=True)
+    ]
+
+
 @torch.no_grad()
 def score(
     tiny: TinyModel, questions: Sequence[Question], chosen: Sequence[Tensor] | None, *, batch: int = 32
 ) -> list[bool]:
     """Exact match of every question on its chosen tokens (None: all 576)."""
+    if chosen is None:
+        return _score_full(tiny, questions)
     language, head = tiny.model.model.language_model, tiny.model.lm_head
     embed = language.get_input_embeddings()
     out: list[bool] = []
     for start in range(0, len(questions), batch):
         part = questions[start : start + batch]
-        texts = [[*encode(q.example.question), ANSWER] for q in part]
-        answers = [[*encode(q.example.answer), EOS] for q in part]
-        rows = [text + answer[:-1] for text, answer in zip(texts, answers, strict=True)]
-        width = max(map(len, rows))
-        ids = torch.tensor([row + [PAD] * (width - len(row)) for row in rows])
-        picked = chosen[start : start + batch] if chosen is not None else [slice(None)] * len(part)
-        visual = torch.stack([q.tokens[index] for q, index in zip(part, picked, strict=True)])
+        ids, wanted = _rows(part)
+        visual = torch.stack([q.tokens[index] for q, index in zip(part, chosen[start : start + batch], strict=True)])
         bos = embed(torch.full((len(part), 1), BOS))
         inputs = torch.cat([bos, visual, embed(ids)], 1)  # right padding needs no mask under causal attention
         hidden = language(inputs_embeds=inputs, use_cache=False).last_hidden_state
-        guess = head(hidden[:, 1 + visual.shape[1] :]).argmax(-1)
-        for i, (text, answer) in enumerate(zip(texts, answers, strict=True)):
-            first = len(text) - 1
-            out.append(guess[i, first : first + len(answer)].tolist() == answer)
+        out += _hits(head(hidden[:, 1 + visual.shape[1] :]).argmax(-1), wanted)
+    return out
+
+
+def _score_full(tiny: TinyModel, questions: Sequence[Question]) -> list[bool]:
+    """All tokens: one prefill of the picture for the questions of a scene."""
+    language, head = tiny.model.model.language_model, tiny.model.lm_head
+    embed = language.get_input_embeddings()
+    out: list[bool] = []
+    for _, group in groupby(questions, key=lambda q: q.example.scene):
+        part = list(group)
+        ids, wanted = _rows(part)
+        prefix = torch.cat([embed(torch.full((1, 1), BOS)), part[0].tokens[None]], 1)
+        cache = DynamicCache()
+        language(inputs_embeds=prefix, past_key_values=cache, use_cache=True)
+        cache.batch_repeat_interleave(len(part))
+        hidden = language(inputs_embeds=embed(ids), past_key_values=cache, use_cache=True).last_hidden_state
+        out += _hits(head(hidden).argmax(-1), wanted)
     return out
 
 

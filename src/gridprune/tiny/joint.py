@@ -32,15 +32,16 @@ PATCHES = GRID * GRID
 @dataclass(frozen=True)
 class JointConfig:
     regression_scenes: int = 192
-    regression_steps: int = 800
-    steps: int = 1500
-    batch: int = 8  # per process
-    questions: int = 28  # of each scene: half of them in one step, half in the next
-    text_length: int = 168
-    muon_lr: float = 0.006
+    regression_steps: int = 300
+    steps: int = 900
+    batch: int = 4  # per process
+    questions: int = 26
+    text_length: int = 300
+    muon_lr: float = 0.005
     adam_lr: float = 5e-4
-    #: token counts of successive steps; two successive steps share their scenes (and the vision pass)
-    lengths: tuple[int, ...] = (576, 96, 576, 192, 576, 64, 576, 128)
+    probe_weight: float = 0.2
+    #: token counts of successive steps
+    lengths: tuple[int, ...] = (576, 96, 576, 192, 576, 64, 128, 256)
     check_scenes: int = 32
 
 
@@ -127,11 +128,15 @@ def choose_subset(scene: Scene, n: int, rng: np.random.Generator) -> np.ndarray:
 
 
 class JointModel(nn.Module):
-    """What the joint stage trains: projector and language model."""
+    """What the joint stage trains: projector and language model (with the symbolic stage's probes)."""
 
-    def __init__(self, projector: Projector, lm: TinyLM) -> None:
+    def __init__(self, projector: Projector, symbolic: SymbolicLM) -> None:
         super().__init__()
-        self.projector, self.lm = projector, lm
+        self.projector, self.symbolic = projector, symbolic
+
+    @property
+    def lm(self) -> TinyLM:
+        return self.symbolic.lm
 
 
 def average_gradients(module: nn.Module, world: int) -> None:
@@ -159,7 +164,7 @@ def train_joint(
     """Train (or resume) under ``out``; with ``world`` > 1 every process of an initialised group calls this."""
     clip.eval().requires_grad_(False)
     projector = Projector(clip.cfg.width, symbolic.lm.cfg.width)
-    model = JointModel(projector, symbolic.lm)
+    model = JointModel(projector, symbolic)
     optimizers = make_optimizers(model, muon_lr=cfg.muon_lr, adam_lr=cfg.adam_lr)
     run = Run(out, model, optimizers, every=100)
     first = run.resume()
@@ -168,31 +173,30 @@ def train_joint(
         if rank == 0:
             report(f"untouched: {evaluate_joint(model, clip, cfg.check_scenes)}")
     window: list[float] = []
-    shared: Tensor | None = None
     for step in range(first, cfg.steps):
         if step == stop:
             break
-        n, half = cfg.lengths[step % len(cfg.lengths)], step % 2
-        if shared is None or half == 0:
-            start = (step // 2 * world + rank) * cfg.batch
-            scenes = [make_scene("train", start + i, seed=seed + 700) for i in range(cfg.batch)]
-            shared = features(clip, scenes)
-            asked = [training(scene, cfg.questions) for scene in scenes]
+        n = cfg.lengths[step % len(cfg.lengths)]
+        start = (step * world + rank) * cfg.batch
+        scenes = [make_scene("train", start + i, seed=seed + 700) for i in range(cfg.batch)]
         rng = np.random.default_rng([seed, 3, step, rank])
         index = torch.from_numpy(np.stack([choose_subset(scene, n, rng) for scene in scenes]))
-        states = shared.gather(1, index[..., None].expand(-1, -1, shared.shape[-1]))
-        text = pack([questions[half::2] for questions in asked], cfg.text_length)
-        loss = answer_loss(model.lm(model.projector(states), text), text.target)
+        states = features(clip, scenes)
+        states = states.gather(1, index[..., None].expand(-1, -1, states.shape[-1]))
+        text = pack([training(scene, cfg.questions) for scene in scenes], cfg.text_length)
+        logits, after = model.lm.states(model.projector(states), text)
+        answer = answer_loss(logits, text.target)
+        loss = answer + cfg.probe_weight * symbolic.probe_loss(after, text, scenes)
         for optimizer in optimizers:
             optimizer.zero_grad(set_to_none=True)
         loss.backward()
         if world > 1:
             average_gradients(model, world)
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        set_rates(optimizers, schedule(step, cfg.steps, cooldown=0.7))
+        set_rates(optimizers, schedule(step, cfg.steps, cooldown=0.9))
         for optimizer in optimizers:
             optimizer.step()
-        window.append(loss.item())
+        window.append(answer.item())
         if rank == 0:
             if (step + 1) % 50 == 0:
                 run.log(step, {"loss": sum(window) / len(window)})

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .packing import Packed
-from .vocabulary import BOS, VOCABULARY
+from .vocabulary import BOS, COUNTS, EOS, LETTERS, TOKEN_ID, VOCABULARY
 
 
 @dataclass(frozen=True)
@@ -125,8 +125,16 @@ class TinyLM(nn.Module):
         return self.norm(x) @ self.embed.weight.T, after
 
 
+#: Weights of answer tokens in the loss: counts and letters are learned last, </s> at once.
+_WEIGHT = torch.ones(len(VOCABULARY))
+_WEIGHT[[TOKEN_ID[word] for word in COUNTS]] = 3.0
+_WEIGHT[[TOKEN_ID[word] for word in LETTERS]] = 2.0
+_WEIGHT[EOS] = 0.3
+
+
 def answer_loss(logits: Tensor, target: Tensor) -> Tensor:
-    return F.cross_entropy(logits.flatten(0, 1), target.flatten(), ignore_index=-100)
+    """Weighted cross-entropy over the answer tokens."""
+    return F.cross_entropy(logits.flatten(0, 1), target.flatten(), weight=_WEIGHT, ignore_index=-100)
 
 
 def exact(logits: Tensor, text: Packed) -> Tensor:

@@ -89,7 +89,7 @@ def _joint(rank: int, world: int, out: Path, recipe: Recipe, seed: int, report: 
 def export(out: Path, recipe: Recipe, folder: Path) -> None:
     """Write the packaged form of a finished training to ``folder``."""
     clip, symbolic = trained_clip(out, recipe), SymbolicLM(recipe.lm)
-    model = JointModel(Projector(recipe.tower.width, recipe.lm.width), symbolic.lm)
+    model = JointModel(Projector(recipe.tower.width, recipe.lm.width), symbolic)
     load_stage(out, "joint", model)
     write(folder, to_clip(clip), to_llava(clip, model.projector, model.lm))
 
