@@ -143,7 +143,7 @@ class Shortener:
         seen = [(stream, vision) for stream, vision in visions if vision is not None]
         ids = call.get("input_ids")
         if ids is None or call.get("mm_encoder_outputs"):
-            self._warn_unpruned(bool(seen), call)
+            self._pass_on(bool(seen), call)
             return None
         past = recall(call.get("past_key_values"), len(ids))
         offset = past.full if new_only else 0
@@ -180,6 +180,11 @@ class Shortener:
         if layout.identity:
             return Plan(Record(layout), ids, short)
         tail = layout if not offset else layout.behind(past.cached, offset)
+        if self.family.recurrent and past.cached and bool((layout.columns[:, past.cached :] < 0).any()):
+            raise UnsupportedCallError(
+                "The rows of this later turn differ in length, and the linear attention of this model cannot skip the "
+                "padding that evens them out. Give the rows one at a time."
+            )
         if mask is None and (layout.padded or self.positions == "original"):
             mask = ids.new_ones(len(ids), layout.full)
         if mask is not None:
@@ -314,8 +319,12 @@ class Shortener:
         return QuestionReader(self.processor)
 
     @staticmethod
-    def _warn_unpruned(has_pictures: bool, call: dict[str, Any]) -> None:
+    def _pass_on(has_pictures: bool, call: dict[str, Any]) -> None:
+        """Warn that a call runs unpruned; refuse it on a cache that holds a pruned prompt."""
         given = "inputs_embeds" if call.get("input_ids") is None else "mm_encoder_outputs"
+        batch = next((len(call[key]) for key in ("input_ids", "inputs_embeds") if call.get(key) is not None), 1)
+        if not recall(call.get("past_key_values"), batch).plain:
+            raise UnsupportedCallError(f"The cache holds a pruned prompt: go on with `input_ids`, not with `{given}`.")
         if has_pictures or call.get("mm_encoder_outputs"):
             warnings.warn(
                 f"gridprune cannot prune a call with `{given}`: it runs unpruned. Give `input_ids` and pixels.",

@@ -107,7 +107,7 @@ class Case:
         return list(torch.cat(self._flat(self._encoded(model, pictures).pooler_output)).split(counts))
 
     def _encoded(self, model: Any, pictures: Sequence[Picture]) -> Any:
-        encoder = model.get_video_features if self.frames else model.get_image_features
+        encoder = model.model.get_video_features if self.frames else model.model.get_image_features
         return encoder(**self.vision([list(pictures)]), return_dict=True)
 
     @staticmethod
@@ -146,6 +146,7 @@ def model(case: Case) -> Any:
     for parameter in built.parameters():  # lively logits, so that ties and near-ties cannot hide a mistake
         if parameter.dim() > 1:
             parameter.data.normal_(0, 0.3, generator=torch.Generator().manual_seed(parameter.numel()))
+    built.get_output_embeddings().weight.data[IMAGE : IMAGE + 20] = 0  # nothing but text is ever generated
     return built
 
 

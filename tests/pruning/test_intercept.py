@@ -261,6 +261,13 @@ def test_encoded_pictures_are_passed_on_with_a_warning(net):
         net(**given, mm_encoder_outputs={"image": encoded})
 
 
+def test_embeddings_behind_a_pruned_prompt_are_refused(net):
+    with torch.no_grad(), prune(net, SOME):
+        cache = net(**call()).past_key_values
+        with pytest.raises(UnsupportedCallError, match="inputs_embeds"):
+            net(inputs_embeds=torch.zeros(1, 2, 32), past_key_values=cache)
+
+
 def test_assisted_generation_is_refused(net):
     with pytest.raises(UnsupportedCallError, match="assistant"), prune(net, SOME):
         net.generate(**call(), assistant_model=net)

@@ -41,7 +41,8 @@ def received_attention(query: Tensor, key: Tensor, mask: Tensor | None = None, p
     voters = torch.arange(prefix, length, -(-length // MOST_QUERIES), device=query.device)
     block = max(1, _BLOCK_ELEMENTS // (views * heads * length))
     total = query.new_zeros(views, length, dtype=torch.float32)
-    for some in voters.split(block):
+    for start in range(0, len(voters), block):
+        some = voters[start : start + block]
         total += _probabilities(query[:, :, some], key, _rows(mask, some)).sum((1, 2))
     return total / (heads * len(voters))
 

@@ -158,7 +158,7 @@ class ClipText:
             if side.is_file():
                 text = CLIPTextModelWithProjection.from_pretrained(str(source), dtype=torch.float32)
                 projection = load_file(side)["weight"]
-                return cls(text, tokenizer, projection, _stored_sign(folder))
+                return cls(text, tokenizer, projection, stored_sign(folder))
             clip = CLIPModel.from_pretrained(str(source), dtype=torch.float32)
         except Exception as error:  # hub, network, file and format errors come in many classes
             raise CheckpointError(
@@ -166,7 +166,7 @@ class ClipText:
                 f"checkpoint, a folder written by `gridprune export-clip`, or a hub id such as "
                 f"'openai/clip-vit-large-patch14-336' (needs network access once)."
             ) from error
-        return cls.from_model(clip, tokenizer, _stored_sign(folder))
+        return cls.from_model(clip, tokenizer, stored_sign(folder))
 
     def export(self, folder: str | Path, dtype: torch.dtype = torch.bfloat16) -> Path:
         """Write the text side as a small folder that :meth:`load` reads: text tower, projection, tokenizer and sign."""
@@ -190,7 +190,8 @@ def find_beside(model_folder: str | Path) -> Path | None:
     return None
 
 
-def _stored_sign(folder: Path) -> int:
+def stored_sign(folder: Path) -> int:
+    """The relevance sign noted beside a CLIP, or the default of -1."""
     file = folder / SIGN_FILE
     if not file.is_file():
         return DEFAULT_SIGN

@@ -14,6 +14,7 @@ from ..families.base import CLIP_TEXT, Blocks, Encoded, Family, embedding_table
 from ..methods.base import Cues, Method
 from . import embeddings
 from .clip_text import ClipText
+from .structure import laplacian_moments
 
 if TYPE_CHECKING:
     from ..token_map import TokenMap
@@ -138,7 +139,10 @@ class _Gather:
 
     def laplacian(self) -> Tensor:
         """(B, N, 2) fp32"""
-        raise MissingCueError("The cue 'laplacian' is not available yet.")
+        crops, side = self.family.crops(self.encoded.vision), self.family.vision_config.patch_size
+        down, across = (side, side) if isinstance(side, int) else side
+        moments = laplacian_moments(crops, crops.shape[-2] // down, crops.shape[-1] // across)  # [V, P, 2]
+        return pick(self._stack(self.encoded.parts.of_crops(moments)), self.source)
 
     def _stack(self, per_picture: list[Tensor]) -> Tensor:
         return torch.stack([per_picture[i] for i in self.images])

@@ -127,7 +127,7 @@ class QuestionReader:
     @cached_property
     def _markers(self) -> re.Pattern[str]:
         """Every token that is not text: special and added ones."""
-        added = getattr(self.tokenizer, "get_added_vocab", dict)()
+        added: dict[str, int] = getattr(self.tokenizer, "get_added_vocab", dict)()
         tokens = {str(token) for token in (*self.tokenizer.all_special_tokens, *added) if str(token).strip()}
         return re.compile("|".join(re.escape(token) for token in sorted(tokens, key=len, reverse=True)) or r"(?!)")
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..cues.tower import Captured, Tower, find_clip_tower
-from ..errors import UnsupportedCallError, UnsupportedModelError
+from ..errors import MissingCueError, UnsupportedCallError, UnsupportedModelError
 from ..prompt import placeholder_runs
 from ..token_map import TokenMap
 from .parts import Crops, Parts
@@ -36,6 +36,7 @@ class Encoded:
         maps: per picture the geometry of these n tokens.
         parts: how captured tower tensors are cut into pictures.
         captured: what was read from the tower.
+        vision: the arguments they were encoded from.
     """
 
     output: Any
@@ -43,6 +44,7 @@ class Encoded:
     maps: list[TokenMap]
     parts: Parts
     captured: Captured
+    vision: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +69,7 @@ class Family(ABC):
         dense: whether the model wants the features as one tensor and not as a list.
         vision_models: `model_type`s of vision configs that this family serves, if it shares classes with another.
         first_position: position of a prompt's first token in a direct forward call.
+        recurrent: whether the language model carries a state along that padding behind a cache would spoil.
         video: whether clips are pruned as well.
     """
 
@@ -80,6 +83,7 @@ class Family(ABC):
     vision_models: ClassVar[tuple[str, ...]] = ()
     dense: ClassVar[bool] = False
     first_position: ClassVar[int] = 0
+    recurrent: ClassVar[bool] = False
     video: ClassVar[bool] = False
 
     def __init__(self, model: Any) -> None:
@@ -161,7 +165,7 @@ class Family(ABC):
         """Run the model's own encoder once, reading the tower's blocks that `read` names."""
         with self.reading(read) as captured:
             output = self.features(vision)
-        return Encoded(output, self.embeddings(output, maps), maps, self.parts(vision, maps), captured)
+        return Encoded(output, self.embeddings(output, maps), maps, self.parts(vision, maps), captured, vision)
 
     def reading(self, read: Blocks) -> Any:
         """The tower's `reading` context; a tower that need not be read is not looked for."""
@@ -217,6 +221,17 @@ class Family(ABC):
         raise UnsupportedCallError(
             f"The processor of {self.name} decides how many tokens a picture gets. For the baseline 'downsample' give "
             "it a smaller picture and do not prune."
+        )
+
+    def crops(self, vision: dict[str, Any]) -> Tensor:
+        """The pixels of all crops in the order the tower sees them, (V, 3, H, W).
+
+        Raises:
+            MissingCueError: the tower does not see crops of one size.
+        """
+        raise MissingCueError(
+            f"The cue 'laplacian' is read off crops of one size, which {self.name} does not have. Use a method "
+            f"that needs no picture structure, or take it from features: S2Prune(structure='features')."
         )
 
     def picture(self, vision: dict[str, Any], index: int) -> Tensor:

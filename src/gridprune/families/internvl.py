@@ -69,6 +69,9 @@ class InternVL(Family):
         tiles = vision["pixel_values"].split(counts)
         return {**vision, "pixel_values": torch.cat([tiles[i] for i in new])}
 
+    def crops(self, vision: dict[str, Any]) -> Tensor:
+        return vision["pixel_values"]  # type: ignore[no-any-return]
+
     def parts(self, vision: dict[str, Any], maps: list[TokenMap]) -> Parts:
         return Crops([len(token_map) // len(self._tile) for token_map in maps], self.prefix)
 

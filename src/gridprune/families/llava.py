@@ -48,6 +48,9 @@ class Llava(Family):
     def _map(self) -> TokenMap:
         return TokenMap.from_grid(*self.grid)
 
+    def crops(self, vision: dict[str, Any]) -> Tensor:
+        return vision["pixel_values"]  # type: ignore[no-any-return]
+
     def project(self, tower_features: Tensor) -> Tensor:
         projector = self.base.multi_modal_projector
         return projector(tower_features.to(next(projector.parameters()).dtype))

@@ -79,6 +79,9 @@ class LlavaNext(Llava):
         )
         return packed  # type: ignore[no-any-return]
 
+    def crops(self, vision: dict[str, Any]) -> Tensor:
+        return torch.cat([pixels[:count] for pixels, count in zip(vision["pixel_values"], self.tiles(vision))])
+
     def parts(self, vision: dict[str, Any], maps: list[TokenMap]) -> Parts:
         return Crops(self.tiles(vision), self.prefix)
 

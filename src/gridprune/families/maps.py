@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -90,5 +91,5 @@ def join(views: Sequence[TokenMap], patches: int) -> TokenMap:
     """Views of one picture behind each other; each has `patches` tower patches."""
     source = [view.source + number * patches for number, view in enumerate(views)]
     names = ("plane", "view", "row", "column", "frame", "separator", "boxes")
-    joined = {name: torch.cat([getattr(view, name) for view in views]) for name in names}
+    joined: dict[str, Any] = {name: torch.cat([getattr(view, name) for view in views]) for name in names}
     return replace(views[0], **joined, source=torch.cat(source))

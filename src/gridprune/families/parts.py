@@ -29,6 +29,10 @@ class Parts(ABC):
         """Per picture the keys, heads concatenated, (P, C)."""
 
     @abstractmethod
+    def of_crops(self, values: Tensor) -> list[Tensor]:
+        """Per picture (P, ...) out of values per crop and patch (V, P, ...)."""
+
+    @abstractmethod
     def cls_queries(self, captured: Captured, block: int) -> list[Tensor]:
         """Per picture the query of [CLS], heads concatenated, mean over crops, (C,)."""
 
@@ -61,6 +65,9 @@ class Crops(Parts):
 
     def keys(self, captured: Captured, block: int) -> list[Tensor]:
         return self._cut(stacked(captured.keys[block], 0).transpose(1, 2).flatten(2))
+
+    def of_crops(self, values: Tensor) -> list[Tensor]:
+        return [part.flatten(0, 1) for part in values.split(list(self.counts))]
 
     def cls_queries(self, captured: Captured, block: int) -> list[Tensor]:
         first = stacked(captured.queries[block], 0)[:, :, 0].flatten(1)  # [V, C]
@@ -98,6 +105,9 @@ class Packed(Parts):
 
     def keys(self, captured: Captured, block: int) -> list[Tensor]:
         return self._cut(stacked(captured.keys[block], 2)[0].transpose(0, 1).flatten(1))
+
+    def of_crops(self, values: Tensor) -> list[Tensor]:
+        raise AssertionError("packed towers have no crops; `Family.crops` refuses before")
 
     def cls_queries(self, captured: Captured, block: int) -> list[Tensor]:
         raise AssertionError("packed towers have no [CLS]; check_available refuses the cue before")

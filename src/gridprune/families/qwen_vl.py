@@ -144,6 +144,7 @@ class Qwen35(QwenVL):
     """Qwen3.5: Qwen3-VL's tower without deepstack, on a language model with linear attention."""
 
     name: ClassVar[str] = "qwen3.5"
+    recurrent: ClassVar[bool] = True
     classes: ClassVar[tuple[str, ...]] = ("Qwen3_5ForConditionalGeneration", "Qwen3_5MoeForConditionalGeneration")
 
 

@@ -24,6 +24,9 @@ class PaliGemma(Family):
     dense: ClassVar[bool] = True
     first_position: ClassVar[int] = 1
 
+    def crops(self, vision: dict[str, Any]) -> Tensor:
+        return vision["pixel_values"]  # type: ignore[no-any-return]
+
     def token_maps(self, vision: dict[str, Any]) -> list[TokenMap]:
         return [self._map] * len(vision["pixel_values"])
 
@@ -43,6 +46,9 @@ class Gemma3(Family):
     name: ClassVar[str] = "gemma3"
     classes: ClassVar[tuple[str, ...]] = ("Gemma3ForConditionalGeneration",)
     dense: ClassVar[bool] = True
+
+    def crops(self, vision: dict[str, Any]) -> Tensor:
+        return vision["pixel_values"]  # type: ignore[no-any-return]
 
     def token_maps(self, vision: dict[str, Any]) -> list[TokenMap]:
         return [self._map] * len(vision["pixel_values"])

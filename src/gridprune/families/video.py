@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..cues.tower import Tower, find_clip_tower
 from ..token_map import TokenMap
-from .base import CLIP_TEXT, Family
+from .base import CLIP_TEXT, Family, block_of_layer, single_layer
 from .llava import Llava
 from .llava_next import LlavaNext
 from .maps import pooled, with_separators
@@ -30,7 +30,7 @@ class Clips(Family):
 
     @property
     def feature_block(self) -> int:
-        return Llava.feature_block.fget(self)  # type: ignore[attr-defined, no-any-return]
+        return block_of_layer(self.tower, single_layer(self.model))
 
     @property
     def side(self) -> int:

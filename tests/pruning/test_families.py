@@ -1,0 +1,49 @@
+"""The list of families: complete, plain, and lazily loaded."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from gridprune import families, prune
+from gridprune.errors import MissingCueError
+from gridprune.methods.registry import create
+
+from .kit import model, shuffled
+from .models import CASES, LLAVA, LLAVA_NEXT, QWEN2_5_VL
+
+
+def test_every_family_is_described():
+    described = families.describe()
+    assert json.loads(json.dumps(described)) == described
+    assert {"name", "classes", "saliency", "relevance", "video", "transformers"} == set(described[0])
+    names = [entry["name"] for entry in described]
+    assert len(names) == len(set(names))
+
+
+def test_every_family_is_tested():
+    tested = {families.find(model(case)).name for case in CASES}
+    assert tested == {family.name for family in families.available()}
+
+
+def test_no_family_loads_a_model():
+    code = "import sys, gridprune.families as f; f.describe(); print([m for m in sys.modules if '.modeling_' in m])"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "llava" not in loaded
+    assert "qwen" not in loaded
+
+
+def test_structure_of_the_picture():
+    """The Laplacian's moments of every token are those of the pixels under it."""
+    method = create("s2prune", keep=6)
+    for case in (LLAVA, LLAVA_NEXT):
+        net = model(case)
+        with torch.no_grad(), prune(net, method) as pruning:
+            net(**case.call([*shuffled(1), case.picture(0)]))
+        assert pruning.reports[0].kept == 6
+    with pytest.raises(MissingCueError, match="structure"), prune(model(QWEN2_5_VL), method):
+        model(QWEN2_5_VL)(**QWEN2_5_VL.call([5, QWEN2_5_VL.picture(0)]))
