@@ -33,7 +33,7 @@ PATCHES = GRID * GRID
 class JointConfig:
     regression_scenes: int = 192
     regression_steps: int = 300
-    steps: int = 900
+    steps: int = 960
     batch: int = 4  # per process
     questions: int = 26
     text_length: int = 300
@@ -183,7 +183,7 @@ def train_joint(
         index = torch.from_numpy(np.stack([choose_subset(scene, n, rng) for scene in scenes]))
         states = features(clip, scenes)
         states = states.gather(1, index[..., None].expand(-1, -1, states.shape[-1]))
-        text = pack([training(scene, cfg.questions) for scene in scenes], cfg.text_length)
+        text = pack([training(scene, cfg.questions, phase="last") for scene in scenes], cfg.text_length)
         logits, after = model.lm.states(model.projector(states), text)
         answer = answer_loss(logits, text.target)
         loss = answer + cfg.probe_weight * symbolic.probe_loss(after, text, scenes)

@@ -16,10 +16,11 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from ..errors import CheckpointError
 from .checksums import digest
 
 
-class TinyWeightsError(RuntimeError):
+class TinyWeightsError(CheckpointError):
     """A file of the packaged model is missing or differs from its checksum."""
 
 

@@ -174,31 +174,32 @@ def balanced(scene: Scene) -> list[Question]:
     return [question for question in found if question is not None]
 
 
-#: Extras of the two phases of training: everything, then mostly what takes longest to learn.
-EXTRAS = (
-    ("relation",) * 5
-    + ("region",) * 4
-    + ("count",) * 3
-    + ("position",) * 2
-    + ("exist", "color", "object", "reading", "choice"),
-    ("region",) * 6
-    + ("object",) * 4
-    + ("relation",) * 4
-    + ("count",) * 3
-    + ("choice",) * 2
-    + ("reading",) * 2
-    + ("color",),
-)
+#: Extras of the phases of training: a mixture, then what takes longest to learn.
+EXTRAS: Mapping[str, tuple[str, ...]] = {
+    "mixed": (
+        *("relation",) * 5, *("region",) * 4, *("count",) * 3, *("position",) * 2,
+        "exist", "color", "object", "reading", "choice",
+    ),
+    "hard": (
+        *("region",) * 6, *("object",) * 4, *("relation",) * 4, *("count",) * 3, *("choice",) * 2,
+        *("reading",) * 2, "color",
+    ),
+    "last": (
+        *("choice",) * 4, *("region",) * 5, *("count",) * 4, *("reading",) * 3,
+        "object", "object", "relation", "position",
+    ),
+}  # fmt: skip
 
 
-def training(scene: Scene, n: int, *, hard: bool = False) -> list[Question]:
+def training(scene: Scene, n: int, *, phase: str = "mixed") -> list[Question]:
     """Exactly ``n`` questions: the balanced ones without the description, and varied extras.
 
-    With ``hard``, the extras are the slow families and come first (up to nine of them).
+    In the ``hard`` phase the extras are the slow families and come first (up to nine of them).
     """
     root, index = SPLIT_SEED[scene.split] + 1000 * scene.seed, scene.index
     draws = Draws(root, index, 5)
     usual = [q for q in balanced(scene) if q.family != "describe" or draws.chance(15)]
+    hard = phase == "hard"
     asked, room = ([], min(n, 9)) if hard else (usual, n)
     often = [label for label, number in scene.counts.items() if number > 1] or list(scene.counts)
     extras: Mapping[str, Callable[[], Question | None]] = {
@@ -215,7 +216,7 @@ def training(scene: Scene, n: int, *, hard: bool = False) -> list[Question]:
     for _ in range(8 * n):
         if len(asked) >= room:
             break
-        question = extras[draws.choice(EXTRAS[hard])]()
+        question = extras[draws.choice(EXTRAS[phase])]()
         if question is not None and all(question.text != other.text for other in asked):
             asked.append(question)
     if hard:

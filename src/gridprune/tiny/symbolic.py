@@ -247,7 +247,10 @@ def train_symbolic(
         scenes = [make_scene("train", step * cfg.batch + i, seed=seed) for i in range(batch)]
         chosen = choose_cells(scenes, n, rng, corrupt=True)
         text = pack(
-            [training(scene, cfg.questions, hard=step >= cfg.hard_from * cfg.steps) for scene in scenes],
+            [
+                training(scene, cfg.questions, phase="hard" if step >= cfg.hard_from * cfg.steps else "mixed")
+                for scene in scenes
+            ],
             cfg.text_length,
         )
         tokens = model.symbols(model.lm.embed.weight, chosen.label, chosen.color, chosen.center, chosen.index)
