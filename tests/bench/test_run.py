@@ -102,6 +102,15 @@ def test_another_run_is_not_continued(loaded, finished):
         run.evaluate(loaded, evaluation(17), folder, time_rounds=0)
 
 
+def test_who_is_a_peer():
+    def peer(text):
+        return run.describe(entries.parse(text), [64])["peer"]
+
+    assert [peer(text) for text in ("random", "pooling", "fastervlm")] == [True] * 3
+    ours = ("gridprune(zone=3)", "gridprune-literal", "oracle", "global-topk(random)", "merge-rest(gridprune)")
+    assert [peer(text) for text in (*ours, "keep-all", "prumerge")] == [False] * 7
+
+
 def test_timing_lies_apart(finished):
     folder, metrics = finished
     timing = json.loads((folder.path / "timing.json").read_text())

@@ -75,10 +75,12 @@ def eval_command(
     command.append(f"--questions {asked.total}" + (f" --seed {seed}" if seed else ""))
     command.append(f"--model {_short(loaded.name)}" if model != "embedded" else "")
     evaluation = Evaluation(chosen, keeps, asked, " ".join(filter(None, command)), max_new_tokens)
-    folder = RunFolder(out or Path("runs") / _run_name(evaluation.config(loaded)["identity"]))
+    config = evaluation.config(loaded)
+    folder = RunFolder(out or Path("runs") / _run_name(config["identity"]))
     _stderr.print(f"run in {folder.path}", highlight=False, soft_wrap=True)
+    rounds = 3 if quick else 12
     with _progress("answering", asked.total) as advance:
-        metrics = evaluate(loaded, evaluation, folder, fresh=fresh, progress=advance, time_rounds=3 if quick else 12)
+        metrics = evaluate(loaded, evaluation, folder, config=config, fresh=fresh, progress=advance, time_rounds=rounds)
     metrics = show.with_seconds(metrics, folder.path)
     if as_json:
         _print_json(metrics)
@@ -205,7 +207,12 @@ def _progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
     columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=_stderr) as bar:
         task = bar.add_task(title, total=total)
-        yield lambda done: bar.update(task, completed=done)
+        try:
+            yield lambda done: bar.update(task, completed=done)
+        except KeyboardInterrupt:
+            bar.stop()
+            _stderr.print("stopped; give the same command again to continue")
+            raise typer.Exit(130) from None
 
 
 def _print_json(value: Any) -> None:

@@ -22,7 +22,6 @@ QUICK = ("random", "uniform", "fastervlm", "relevance", "gridprune", "oracle")
 FIRST = (
     "random", "uniform", "pooling", "downsample", "fastervlm", "relevance", "gridprune-literal", "gridprune", "oracle",
 )  # fmt: skip
-COMPOSED = ("centered(divprune)", "centered(cdpruner)")
 _QUOTED = re.compile(r"('[^']*'|\"[^\"]*\")")
 _HYPHEN = re.compile(r"(?<=[A-Za-z0-9])-(?=[A-Za-z])")
 _HELP = "Write a name, or a name with settings: gridprune(zone=3, temperature=0.02)."
@@ -115,7 +114,7 @@ def everything() -> list[Entry]:
         kind = registry.get(name)
         if kind.stage != "in-llm" and kind.min_frames == 1 and name != "keep-all" and not _needs_base(kind):
             found.append(Entry(name))
-    return [*found, *map(parse, COMPOSED), Entry("oracle")]
+    return [*found, Entry("oracle")]
 
 
 def parse_keeps(text: str) -> list[Keep]:

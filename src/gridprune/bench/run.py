@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..budget import Keep
-from ..methods import registry
+from ..methods.base import Method
 from ..methods.gridprune import GridPrune
 from ..runtime import Loaded
 from . import ablations, entries, timing
@@ -54,11 +54,17 @@ class Evaluation:
 
 def describe(entry: entries.Entry, keeps: Sequence[Keep]) -> dict[str, Any]:
     """An entry as config.json holds it: label, all settings, its budgets, and whether it is a peer of gridprune."""
-    bench_only = entry.name in ablations.BENCH_ONLY
-    kind = None if bench_only else registry.get(entry.name)
-    peer = kind is not None and kind.fixed_count and not issubclass(kind, GridPrune) and entry.name != "keep-all"
+    method = entry.method("50%")
+    peer = method.fixed_count and entry.name != "keep-all" and _deployable_rival(method)
     found = [cell.keep for cell in cells([entry], keeps)]
     return {"label": entry.label, "settings": entry.plain, "keeps": found, "peer": peer}
+
+
+def _deployable_rival(method: Method) -> bool:
+    """Whether neither the method nor one it holds is of gridprune itself or exists in runs only."""
+    if method.name in ablations.BENCH_ONLY or isinstance(method, GridPrune):
+        return False
+    return all(_deployable_rival(value) for value in vars(method).values() if isinstance(value, Method))
 
 
 def evaluate(
@@ -66,6 +72,7 @@ def evaluate(
     evaluation: Evaluation,
     folder: RunFolder,
     *,
+    config: dict[str, Any] | None = None,
     fresh: bool = False,
     progress: Progress = lambda done: None,
     time_rounds: int = 12,
@@ -73,6 +80,7 @@ def evaluate(
     """Run or continue, and return the metrics, which are also written to the folder.
 
     Args:
+        config: of the evaluation, if it is at hand.
         fresh: throw away rows of an earlier run in the folder.
         progress: called with the number of questions answered so far.
         time_rounds: scenes on which decisions are timed; 0 leaves timing out.
@@ -83,7 +91,7 @@ def evaluate(
     """
     entries.check(list(evaluation.methods))
     wanted = cells(evaluation.methods, evaluation.keeps)
-    config = evaluation.config(loaded)
+    config = config or evaluation.config(loaded)
     engine: Shared | Own = (
         Shared(loaded, wanted, evaluation.max_new_tokens)
         if evaluation.data.file is None

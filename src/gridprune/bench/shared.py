@@ -39,6 +39,8 @@ _SHARED = (
     "llava-next",
 )  # positions 0, 1, 2, ... and causal attention: what stands behind a prefix leaves it be
 
+_WAITING = 256_000_000  # bytes of kept features that wait to be answered together
+
 
 @dataclass(frozen=True, kw_only=True)
 class Union(Method):
@@ -163,8 +165,14 @@ class Shared:
         encoded = self.encode(vision)
         results = [Result(scene) for scene in scenes]
         kept: list[_Kept] = []
+        waiting = 0
         for position, result in enumerate(results):
-            kept.extend(self._decide(result, position, encoded, vision))
+            for one in self._decide(result, position, encoded, vision):
+                kept.append(one)
+                waiting += one.features.nbytes
+                if waiting > _WAITING:
+                    self._answer(results, kept, encoded)
+                    kept, waiting = [], 0
             self.remember(result.scene)
         self._answer(results, kept, encoded)
         return results
