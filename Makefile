@@ -45,8 +45,9 @@ format: $(STAMP)  ## let ruff put things in order
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-results: $(STAMP)  ## write tables and plots of results/ into README.md and docs/
+results: $(STAMP)  ## write tables, plots and pictures into README.md and docs/
 	$(BIN)/gridprune results --write
+	$(BIN)/gridprune explain $(SAMPLE) "$(QUESTION)" --keep 64 -o docs/images/explain.png
 
 clean:  ## remove the environments and caches
 	rm -rf $(VENV) $(VENV)-oldest .pytest_cache .ruff_cache .mypy_cache .hypothesis

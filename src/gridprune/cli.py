@@ -13,7 +13,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from .bench.cli import eval_command, results_command, sign_command
 from .errors import GridPruneError
+from .tiny.cli import app as tiny_app
 
 if TYPE_CHECKING:
     from .methods.base import Method
@@ -256,6 +258,26 @@ def _print_json(value: Any) -> None:
     sys.stdout.write("\n")
 
 
-def main() -> None:
-    """Entry point of the console script."""
-    app()
+@app.command()
+@_reported
+def families(as_json: Json = False) -> None:
+    """List the model families: classes, where their cues come from, clips, tested versions of transformers."""
+    from .families.registry import describe
+
+    rows = describe()
+    if as_json:
+        _print_json(rows)
+        return
+    table = Table()
+    for name in ("family", "classes", "saliency", "relevance", "video"):
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        video = "yes" if row["video"] else "no"
+        table.add_row(row["name"], "\n".join(row["classes"]), row["saliency"], row["relevance"], video)
+    Console().print(table)
+
+
+app.command("eval")(_reported(eval_command))
+app.command("results")(_reported(results_command))
+app.command("sign")(_reported(sign_command))
+app.add_typer(tiny_app, name="tiny")

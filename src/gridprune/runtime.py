@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from PIL.Image import Image
 
-from .cues.clip_text import ClipText
+from .cues.clip_text import ClipText, stored_sign
 from .errors import CheckpointError, GridPruneError, QuestionError
 from .methods.base import Method
 from .pruning import prune
@@ -64,10 +64,7 @@ def load(name: str = EMBEDDED, *, clip: str | Path | None = None, device: str = 
         CheckpointError: nothing loadable there, or the hub cannot be reached; the message names the embedded default.
     """
     if name == EMBEDDED:
-        from .tiny import load as load_tiny
-
-        tiny = load_tiny()
-        return Loaded(name, tiny.model.to(device), tiny.processor, clip or tiny.clip_text().to(device))
+        return _load_embedded(clip, device)
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     kind = "folder" if Path(name).is_dir() else "hub id"
@@ -76,10 +73,19 @@ def load(name: str = EMBEDDED, *, clip: str | Path | None = None, device: str = 
         model = AutoModelForImageTextToText.from_pretrained(name, dtype=dtype).to(device).eval()
     except Exception as error:  # hub, network, file, format and memory errors come in many classes
         raise CheckpointError(
-            f"Could not load the {kind} {name!r}: {_first_line(error)}\nCheck the name, give a local checkpoint folder, "
-            "or leave --model out: the embedded model needs no download."
+            f"Could not load the {kind} {name!r}: {_first_line(error)}\nCheck the name, give a checkpoint folder, or "
+            "leave --model out: the embedded model needs no download."
         ) from error
     return Loaded(name, model, processor, clip)
+
+
+def _load_embedded(clip: str | Path | None, device: str) -> Loaded:
+    from .tiny import load as load_tiny
+    from .tiny.loading import weights_folder
+
+    tiny = load_tiny()
+    own = ClipText.from_model(tiny.clip, tiny.clip_tokenizer, stored_sign(weights_folder() / "clip"))
+    return Loaded(EMBEDDED, tiny.model.to(device), tiny.processor, clip or own.to(device))
 
 
 def prepare(loaded: Loaded, image: Image, question: str) -> Any:
