@@ -180,21 +180,24 @@ class Shortener:
         if layout.identity:
             return Plan(Record(layout), ids, short)
         tail = layout if not offset else layout.behind(past.cached, offset)
-        if self.family.recurrent and past.cached and bool((layout.columns[:, past.cached :] < 0).any()):
-            raise UnsupportedCallError(
-                "The rows of this later turn differ in length, and the linear attention of this model cannot skip the "
-                "padding that evens them out. Give the rows one at a time."
-            )
         if mask is None and (layout.padded or self.positions == "original"):
             mask = ids.new_ones(len(ids), layout.full)
         if mask is not None:
             short["attention_mask"] = mask
         short |= along(short, layout, tail)
         short["input_ids"] = tail.gather(ids, pad_token(self.model))
+        self._check_padding(short.get("attention_mask"), past)
         positions, delta = self._positions(call, ids, mask, layout, past, offset, generating)
         if positions is not None:
             short["position_ids"] = positions if generating else positions[..., -tail.width :]
         return Plan(Record(layout, delta), ids, short)
+
+    def _check_padding(self, mask: Tensor | None, past: Past) -> None:
+        if self.family.recurrent and past.cached and mask is not None and bool((mask[:, past.cached :] == 0).any()):
+            raise UnsupportedCallError(
+                "The rows of this later turn differ in length, and the linear attention of this model cannot skip the "
+                "padding that evens them out. Give the rows one at a time."
+            )
 
     def _mask(self, call: dict[str, Any], ids: Tensor, length: int, generating: bool) -> Tensor | None:
         """The 2-D mask of the whole prompt, given or as `generate` would infer it."""

@@ -91,7 +91,7 @@ class Interceptor:
             if not places:
                 raise BusyError("This pruning is not applied, so it cannot be removed.")
             del stack[places[-1]]
-            if not stack:
+            if not stack and interceptor is not None:
                 interceptor._uninstall()
 
     def _uninstall(self) -> None:

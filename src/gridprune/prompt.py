@@ -82,7 +82,7 @@ def placeholder_runs(ids: Tensor, placeholder: int, lengths: Sequence[int]) -> l
     if len(where) != sum(lengths):
         return None
     found = []
-    for part in where.split(list(lengths)):
+    for part in torch.split(where, list(lengths)):
         if len(part) and int(part[0, 0]) != int(part[-1, 0]):
             raise UnsupportedCallError("The placeholders of one picture run over two rows of the batch.")
         found.append((int(part[0, 0]), part[:, 1]))

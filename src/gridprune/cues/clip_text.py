@@ -40,7 +40,7 @@ class ClipText:
     """
 
     def __init__(
-        self, text_model: nn.Module, tokenizer: Any, visual_projection: Tensor, relevance_sign: int = DEFAULT_SIGN
+        self, text_model: Any, tokenizer: Any, visual_projection: Tensor, relevance_sign: int = DEFAULT_SIGN
     ) -> None:
         """Args:
         text_model: a `CLIPTextModelWithProjection`.

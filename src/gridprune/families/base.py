@@ -180,7 +180,7 @@ class Family(ABC):
     def embeddings(self, output: Any, maps: list[TokenMap]) -> list[Tensor]:
         """Per picture (n, D) out of an encoder output."""
         flat = torch.cat([part.reshape(-1, part.shape[-1]) for part in output.pooler_output])
-        return list(flat.split([len(token_map) for token_map in maps]))
+        return list(torch.split(flat, [len(token_map) for token_map in maps]))
 
     def parts(self, vision: dict[str, Any], maps: list[TokenMap]) -> Parts:
         """How the tower's tensors are cut into pictures."""

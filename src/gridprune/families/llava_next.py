@@ -68,7 +68,7 @@ class LlavaNext(Llava):
         """Tiles in a row of the mosaic."""
         from transformers.models.llava_next.modeling_llava_next import get_anyres_image_grid_shape
 
-        shape = get_anyres_image_grid_shape(
+        shape = get_anyres_image_grid_shape(  # type: ignore[no-untyped-call]
             list(size), self.model.config.image_grid_pinpoints, self.vision_config.image_size
         )
         return int(shape[1])
@@ -138,7 +138,7 @@ def _count(
     if not bool(mosaic.any()):  # the overview alone, and perhaps a newline behind it, on a line of its own
         return row, column, rows, columns
     behind = mosaic & separator
-    width = int(behind.nonzero()[0]) - rows * columns if bool(behind.any()) else int(place[mosaic, 1].unique().numel())
+    width = int(behind.nonzero()[0]) - rows * columns if bool(behind.any()) else len(set(place[mosaic, 1].tolist()))
     step = width + int(behind.any())
     inside = number - rows * columns
     row, column = torch.where(mosaic, inside // step, row), torch.where(mosaic, inside % step, column)

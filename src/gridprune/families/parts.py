@@ -51,7 +51,7 @@ class Crops(Parts):
 
     def _cut(self, values: Tensor) -> list[Tensor]:
         """(V, S, ...) -> per picture (P, ...)."""
-        return [part[:, self.prefix :].flatten(0, 1) for part in values.split(list(self.counts))]
+        return [part[:, self.prefix :].flatten(0, 1) for part in torch.split(values, list(self.counts))]
 
     def states(self, captured: Captured, block: int) -> list[Tensor]:
         return self._cut(stacked(captured.states[block], 0))
@@ -67,11 +67,11 @@ class Crops(Parts):
         return self._cut(stacked(captured.keys[block], 0).transpose(1, 2).flatten(2))
 
     def of_crops(self, values: Tensor) -> list[Tensor]:
-        return [part.flatten(0, 1) for part in values.split(list(self.counts))]
+        return [part.flatten(0, 1) for part in torch.split(values, list(self.counts))]
 
     def cls_queries(self, captured: Captured, block: int) -> list[Tensor]:
         first = stacked(captured.queries[block], 0)[:, :, 0].flatten(1)  # [V, C]
-        return [part.mean(0) for part in first.split(list(self.counts))]
+        return [part.mean(0) for part in torch.split(first, list(self.counts))]
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Packed(Parts):
         """(total, ...) in the tower's order -> per picture (P, ...)."""
         if self.order is not None:
             values = values[self.order.to(values.device)]
-        return list(values.split(list(self.lengths)))
+        return list(torch.split(values, list(self.lengths)))
 
     def states(self, captured: Captured, block: int) -> list[Tensor]:
         values = torch.cat([call.reshape(-1, call.shape[-1]) for call in captured.states[block]])
@@ -100,7 +100,7 @@ class Packed(Parts):
 
     def saliency(self, captured: Captured, block: int, tower: Tower) -> list[Tensor]:
         query, key = stacked(captured.queries[block], 2), stacked(captured.keys[block], 2)  # [1, H, total, d]
-        pairs = zip(query.split(list(self.segments), dim=2), key.split(list(self.segments), dim=2))
+        pairs = zip(torch.split(query, list(self.segments), dim=2), torch.split(key, list(self.segments), dim=2))
         return self._cut(torch.cat([received_attention(q, k)[0] for q, k in pairs]))
 
     def keys(self, captured: Captured, block: int) -> list[Tensor]:
