@@ -16,12 +16,11 @@ from .token_map import Zones
 
 _LOWEST = float("-inf")
 _TINY32 = torch.finfo(torch.float32).tiny
-_PAIRWISE = 16  # up to this many tokens a zone, comparing all pairs is faster than sorting
 
 
 def zone_mean(values: Tensor, zones: Zones) -> Tensor:
     """Mean of `values` (B, N) in every zone, fp32 (B, Z). The mean of an empty zone is NaN."""
-    return (zones.by_zone(values, fill=0.0).sum(1, dtype=torch.float64) / zones.size).float()
+    return (zones.by_zone(values, fill=0.0).sum(-1, dtype=torch.float64) / zones.size).float()
 
 
 def softmax_shares(relevance: Tensor, temperature: float) -> Tensor:
@@ -50,8 +49,8 @@ def apportion(
     rule. Quotas are rounded down, and the tokens still missing go to the largest remainders; ties go to the larger
     `priority`, then to the earlier zone.
 
-    Shares are quantised to 2^-44 or finer for totals below 2^18 (plus one unit, so that a zone with a vanishing share
-    still takes tokens when every other zone is full); from there on all arithmetic is exact in int64.
+    Shares are quantised to 2^-44 or finer where `most` is below 2^18 (plus one unit, so that a zone with a vanishing
+    share still takes tokens when every other zone is full); from there on all arithmetic is exact in int64.
 
     Args:
         shares: (..., Z) of any scale; what is negative, NaN or infinite counts as 0, and nothing but 0 as equal shares.
@@ -60,44 +59,41 @@ def apportion(
         capacity: (Z,) or (..., Z) int64, tokens per zone.
         priority: (..., Z) breaks ties between equal remainders, larger first, NaN last.
         minimum: tokens that every non-empty zone gets first.
-        most: the largest of the totals, where `total` is a tensor.
+        most: what ``capacity.sum()`` cannot exceed in any row, if the host knows it; needed where `total` is a tensor.
         normalised: the rows of `shares` are fp64 and sum to 1 already, as :func:`softmax_shares` gives them.
 
     Returns:
         (..., Z) int64 budgets.
     """
-    if isinstance(total, int):
-        most = total
-    elif most is None:
-        raise TypeError("apportion needs `most`, the largest total, when `total` is a tensor.")
+    if most is None:
+        if not isinstance(total, int):
+            raise TypeError("apportion needs `most` where `total` is a tensor.")
+        capacity = capacity.clamp(max=total)
+        most = total * shares.shape[-1]
     if minimum > 0:
         first = capacity.clamp(max=minimum)
         rest = total - first.sum(-1, keepdim=True)
         return first + apportion(shares, rest, capacity - first, priority, most=most, normalised=normalised)
     if not normalised:
         shares = _normalised(shares)
+    weight = (shares * float(1 << min(50, 62 - max(most, 1).bit_length()))).long() + 1  # no product exceeds 2^63
 
-    # room and weight: what a zone can take, and its share as an integer. No product below exceeds 2^63.
-    room = torch.clamp(capacity, max=total).expand(shares.shape)
-    weight = (shares * float(1 << min(50, 62 - max(most, 1).bit_length()))).long() + 1
-
-    # Zones fill up in the order of room / weight. In that order, a zone is full if the tokens left to those after it
-    # are worth more per unit of weight than its own. The last one never is; it takes exactly what is left.
-    order = (room.double() / weight).argsort(dim=-1, stable=True)
-    r, w = room.gather(-1, order), weight.gather(-1, order)
-    tokens_after = (total - r.cumsum(-1)).clamp(min=-1)
-    weight_so_far = w.cumsum(-1)
-    weight_in_all = weight_so_far[..., -1:]
-    full = tokens_after * w > r * (weight_in_all - weight_so_far)
-    left = total - (r * full).sum(-1, keepdim=True)
-    divisor = weight_in_all - (w * full).sum(-1, keepdim=True)
+    # Zones fill up in the order of capacity / weight. In that order, a zone is full if the share it has in what those
+    # before it leave exceeds its capacity. The last one never is: it takes exactly what is left.
+    order = (capacity.double() / weight).argsort(dim=-1, stable=True)
+    c, w = capacity.expand_as(order).gather(-1, order), weight.gather(-1, order)
+    c_sum, w_sum = c.cumsum(-1), w.cumsum(-1)
+    left = total - c_sum + c  # [..., Z] what the zones before leave
+    divisor = w_sum[..., -1:] - w_sum + w  # [..., Z] the weight of the zones that share it
+    full = (left * w > c * divisor).sum(-1, keepdim=True)  # how many are: the first ones
+    left, divisor = left.gather(-1, full), divisor.gather(-1, full)
 
     # What is left goes to the zones that are not full: quotas rounded down, then one more to the largest remainders.
     # These are always fewer than the zones that have a remainder, so none goes beyond a capacity.
     product = left * weight
     quota = torch.div(product, divisor, rounding_mode="floor")
-    remainder = (product - quota * divisor).masked_fill(quota >= room, 0)
-    budget = torch.minimum(quota, room)
+    remainder = (product - quota * divisor).masked_fill(quota >= capacity, 0)
+    budget = torch.minimum(quota, capacity)
     missing = total - budget.sum(-1, keepdim=True)
 
     by_priority = priority.nan_to_num(nan=_LOWEST).argsort(dim=-1, descending=True, stable=True)
@@ -137,20 +133,16 @@ def rank_in_zone(scores: Tensor, zones: Zones) -> Tensor:
 
 
 def _places(scores: Tensor, zones: Zones) -> Tensor:
-    """:func:`rank_in_zone`, laid out as (B, M, Z)."""
+    """:func:`rank_in_zone`, laid out as (B, Z, M)."""
     table = zones.by_zone(scores.float().nan_to_num(nan=_LOWEST), fill=_LOWEST)
+    order = table.argsort(dim=-1, descending=True, stable=True)
     place = torch.arange(zones.most, device=scores.device)
-    if zones.most > _PAIRWISE:
-        order = table.argsort(dim=1, descending=True, stable=True)
-        return torch.zeros_like(order).scatter(1, order, place[:, None].expand_as(order))
-    rival, own = table[:, :, None], table[:, None]  # [B, M, 1, Z], [B, 1, M, Z]
-    earlier = (place[:, None] < place)[..., None]  # [M, M, 1]
-    return ((rival > own) | ((rival == own) & earlier)).sum(1)
+    return torch.zeros_like(order).scatter_(-1, order, place.expand_as(order))
 
 
 def topk_per_zone(scores: Tensor, zones: Zones, budget: Tensor, k: int) -> Tensor:
     """The `budget` (B, Z) best tokens of each zone as (B, k) ascending indices; rows of `budget` sum to k."""
-    kept = _places(scores, zones) < budget[:, None]
+    kept = _places(scores, zones) < budget[..., None]
     return ascending_indices(zones.by_token(kept), k)
 
 
@@ -177,7 +169,7 @@ def minmax(values: Tensor, groups: Zones | None = None) -> Tensor:
     if groups is None or groups.count == 1:
         low, high = torch.aminmax(values, dim=-1, keepdim=True)
         return (values - low) / (high - low).clamp(min=_TINY32)
-    low, high = torch.aminmax(groups.by_zone(values), dim=1)
+    low, high = torch.aminmax(groups.by_zone(values), dim=-1)
     span = (high - low).clamp(min=_TINY32)
     return (values - low.index_select(1, groups.index)) / span.index_select(1, groups.index)
 

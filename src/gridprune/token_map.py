@@ -49,13 +49,13 @@ class Zones:
 
     @cached_property
     def members(self) -> Tensor:
-        """(M * Z,) int64: row by row an M x Z table whose column j lists the tokens of zone j in ascending order.
+        """(Z * M,) int64: row by row a Z x M table whose row j lists the tokens of zone j in ascending order.
 
         Zones of fewer than M tokens repeat their first token; :attr:`absent` says where.
         """
         tokens = torch.arange(len(self.index))
         first = torch.zeros_like(self.size).scatter_reduce_(0, self.index, tokens, "amin", include_self=False)
-        return first.repeat(self.most).index_copy_(0, self.slot, tokens)
+        return first.repeat_interleave(self.most).index_copy_(0, self.slot, tokens)
 
     @cached_property
     def slot(self) -> Tensor:
@@ -63,12 +63,12 @@ class Zones:
         order = self.index.argsort(stable=True)
         start = self.size.cumsum(0) - self.size
         place = torch.empty_like(order).index_copy_(0, order, torch.arange(len(order))) - start[self.index]
-        return place * self.count + self.index
+        return self.index * self.most + place
 
     @cached_property
     def absent(self) -> Tensor | None:
-        """(M, Z) bool: the places of :attr:`members` that hold no token; None if every place holds one."""
-        places = torch.arange(self.most)[:, None] >= self.size
+        """(Z, M) bool: the places of :attr:`members` that hold no token; None if every place holds one."""
+        places = torch.arange(self.most) >= self.size[:, None]
         return places if bool(places.any()) else None
 
     def on(self, device: torch.device) -> Zones:
@@ -84,12 +84,12 @@ class Zones:
         return self._copies[device]
 
     def by_zone(self, values: Tensor, fill: float | None = None) -> Tensor:
-        """(B, N) laid out as (B, M, Z), one zone per column; absent places hold `fill`, or the zone's first value."""
-        table = values.index_select(1, self.members).view(values.shape[0], self.most, self.count)
+        """(B, N) laid out as (B, Z, M), one zone per row; absent places hold `fill`, or the zone's first value."""
+        table = values.index_select(1, self.members).view(-1, self.count, self.most)
         return table if fill is None or self.absent is None else table.masked_fill(self.absent, fill)
 
     def by_token(self, table: Tensor) -> Tensor:
-        """The way back: (B, M, Z) -> (B, N)."""
+        """The way back: (B, Z, M) -> (B, N)."""
         return table.flatten(1).index_select(1, self.slot)
 
 

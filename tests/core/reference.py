@@ -24,7 +24,7 @@ def float32(value):
 
 
 def weights(shares, most):
-    """The integer weights that shares summing to 1 are quantised to, for totals up to `most`."""
+    """The integer weights that shares summing to 1 are quantised to, for at most `most` tokens in all."""
     unit = 2 ** min(50, 62 - max(most, 1).bit_length())
     return [math.floor(Fraction(s) * unit) + 1 for s in shares]
 
@@ -168,7 +168,7 @@ def gridprune(tokens, relevance, saliency, k, *, sign, zone, temperature, alpha,
         shares = softmax([None if guide[j] is None else guide[j] / temperature for j in members])
         capacity = [size[j] for j in members]
         priority = [math.nan if guide[j] is None else guide[j] for j in members]
-        weight = weights(shares, max(p for _, p in jobs))
+        weight = weights(shares, len(tokens))
         for j, b in zip(members, apportion(weight, part, capacity, priority, minimum)):
             budget[j] = b
 

@@ -68,14 +68,14 @@ def test_zone_layout():
         zones = Zones(torch.tensor(index), torch.bincount(torch.tensor(index), minlength=count))
         values = torch.rand(2, len(index))
         table = zones.by_zone(values, fill=-1.0)
-        assert table.shape == (2, zones.most, count)
+        assert table.shape == (2, count, zones.most)
         for j in range(count):
             members = [i for i in range(len(index)) if index[i] == j]
-            column = table[:, :, j]
-            assert torch.equal(column[:, : len(members)], values[:, members])
-            assert (column[:, len(members) :] == -1).all()
+            row = table[:, j]
+            assert torch.equal(row[:, : len(members)], values[:, members])
+            assert (row[:, len(members) :] == -1).all()
             if members:
-                assert (zones.by_zone(values)[:, len(members) :, j] == values[:, members[:1]]).all()
+                assert (zones.by_zone(values)[:, j, len(members) :] == values[:, members[:1]]).all()
         assert torch.equal(zones.by_token(table), values)
         assert (zones.absent is None) == (len(set(zones.sizes)) == 1)
 

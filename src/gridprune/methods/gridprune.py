@@ -34,7 +34,7 @@ class GridPrune(Method):
     2. Inside each zone the tokens with the largest s_i = (1 - `alpha`) (r_i + 1) / 2 + `alpha` a_i stay, where r_i is
        the cosine between token and question and a_i the normalised [CLS] attention.
 
-    Complexity O(N log N): three sorts over the zones; inside zones all pairs are compared, or large zones sorted.
+    Complexity O(N log N): three sorts over the zones, one inside each zone.
 
     Paper and this class: the formulas of zone relevance, shares and fused score are the paper's. It prints no code, and
     what follows is our choice where the paper (or what is public of it) is silent: zone size, normalisation of the
@@ -106,19 +106,19 @@ class GridPrune(Method):
         if self.scope == "image":
             self._check_minimum(zones.count, k)
             shares = softmax_shares(guide, self.temperature)
-            return apportion(shares, k, zones.size, guide, self.minimum, normalised=True)
+            return apportion(shares, k, zones.size, guide, self.minimum, most=len(token_map), normalised=True)
         # One row per view: the zones of each, side by side, as many as the view with most zones has.
         views = zones.sheets
         assert views is not None
         parts = equal_parts(k, token_map.groups("view").sizes)
         for count, part in zip(views.sizes, parts):
             self._check_minimum(count, part)
-        size = views.by_zone(zones.size[None], fill=0).transpose(1, 2)  # [1, V, zones]
-        guide = views.by_zone(guide, fill=math.nan).transpose(1, 2)  # [B, V, zones]
+        size = views.by_zone(zones.size[None], fill=0)  # [1, V, zones]
+        guide = views.by_zone(guide, fill=math.nan)  # [B, V, zones]
         totals = torch.tensor(parts, device=guide.device)[:, None]
         shares = softmax_shares(guide, self.temperature)
-        budgets = apportion(shares, totals, size, guide, self.minimum, most=max(parts), normalised=True)
-        return views.by_token(budgets.transpose(1, 2))
+        budgets = apportion(shares, totals, size, guide, self.minimum, most=len(token_map), normalised=True)
+        return views.by_token(budgets)
 
     def _check_minimum(self, zones: int, k: int) -> None:
         if self.minimum * zones > k:

@@ -91,16 +91,16 @@ class HoloVPrinted(HoloV):
     def _scores(self, cues: Cues, saliency: Tensor, zones: Zones) -> Tensor:
         features = unit(cues.require("features"))
         batch, _, width = features.shape
-        rows = features.index_select(1, zones.members).view(batch, zones.most, zones.count, width).transpose(1, 2)
-        present = torch.ones(zones.most, zones.count, device=features.device)
+        rows = features.index_select(1, zones.members).view(batch, zones.count, zones.most, width)
+        present = torch.ones(zones.count, zones.most, device=features.device)
         if zones.absent is not None:
             present = (~zones.absent).float()
-        others = present.T[:, None] * (1 - torch.eye(zones.most, device=features.device))  # [Z, 1, M] x [M, M]
+        others = present[:, None] * (1 - torch.eye(zones.most, device=features.device))  # [Z, 1, M] x [M, M]
         similarity = (rows @ rows.mT).double()  # [B, Z, M, M]
         count = others.sum(-1).clamp(min=1)
         mean = (similarity * others).sum(-1) / count
         variance = ((similarity - mean[..., None]).square() * others).sum(-1) / count  # [B, Z, M]
-        spread = zones.by_token(variance.transpose(1, 2))
+        spread = zones.by_token(variance)
         scale = saliency.double().mean(-1, keepdim=True) / spread.mean(-1, keepdim=True).clamp(min=1e-12)
         return (saliency + self.alpha * scale * spread).float()
 

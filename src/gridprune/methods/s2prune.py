@@ -91,7 +91,7 @@ class S2Prune(Method):
 
 
 def _mean(values: Tensor, zones: Zones) -> Tensor:
-    return zones.by_zone(values, fill=0.0).sum(1) / zones.size.clamp(min=1)
+    return zones.by_zone(values, fill=0.0).sum(-1) / zones.size.clamp(min=1)
 
 
 def coarse_regions(token_map: TokenMap, k: int) -> tuple[Zones, Tensor]:
