@@ -128,8 +128,9 @@ class Decoder:
     def _take(self, cache: DynamicCache, rows: Tensor) -> DynamicCache:
         """A cache of some rows of another, which stays as it is."""
         rows = rows.to(self.model.device)
+        layers: list[Any] = cache.layers
         return DynamicCache(
-            [(layer.keys.index_select(0, rows), layer.values.index_select(0, rows)) for layer in cache.layers],
+            [(layer.keys.index_select(0, rows), layer.values.index_select(0, rows)) for layer in layers],
             config=self._config,
         )
 

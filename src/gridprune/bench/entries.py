@@ -53,7 +53,9 @@ class Entry:
 
     def method(self, keep: Keep) -> Method:
         """The method for one budget; what it holds gets the same budget."""
-        settings = {key: value.method(keep) if isinstance(value, Entry) else value for key, value in self.settings}
+        settings: dict[str, Any] = {
+            key: value.method(keep) if isinstance(value, Entry) else value for key, value in self.settings
+        }
         settings.setdefault("keep", keep)
         kind = ablations.BENCH_ONLY.get(self.name)
         if kind is None:

@@ -97,7 +97,7 @@ class _Kept:
     @cached_property
     def digest(self) -> bytes:
         """Equal for equal features: such prompts need to be read once only."""
-        return hashlib.blake2b(self.features.detach().cpu().contiguous().view(torch.uint8).numpy()).digest()
+        return hashlib.blake2b(self.features.detach().cpu().contiguous().view(torch.uint8).numpy().data).digest()
 
 
 def cells(entries: Sequence[Entry], keeps: Sequence[Keep]) -> list[Cell]:
@@ -295,8 +295,8 @@ class Shared:
                     prefixes.append(Prefix(ids, one.features))
                 jobs.append(Job(index, tail))
                 places.append((results[one.scene], one.cell))
-        for (result, cell), ids in zip(places, self.decoder.answer(prefixes, jobs, encoded)):
-            text = self.loaded.processor.tokenizer.decode(ids, skip_special_tokens=True).strip()
+        for (result, cell), new in zip(places, self.decoder.answer(prefixes, jobs, encoded)):
+            text = self.loaded.processor.tokenizer.decode(new, skip_special_tokens=True).strip()
             result.answers.setdefault(cell, []).append(text)
 
 
