@@ -48,4 +48,5 @@ def check_sign(sign: object) -> None:
 def signed_relevance(cues: Cues, sign: int | Literal["tower"]) -> Tensor:
     """(B, N) relevance where larger means more relevant."""
     factor = cues.relevance_sign if sign == "tower" else sign
-    return cues.require("relevance") * factor
+    relevance = cues.require("relevance")
+    return relevance if factor == 1 else relevance * factor
