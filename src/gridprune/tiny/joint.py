@@ -33,7 +33,7 @@ PATCHES = GRID * GRID
 class JointConfig:
     regression_scenes: int = 192
     regression_steps: int = 300
-    steps: int = 1400
+    steps: int = 1200
     batch: int = 4  # per process
     questions: int = 26
     text_length: int = 300
@@ -41,7 +41,7 @@ class JointConfig:
     adam_lr: float = 5e-4
     probe_weight: float = 0.2
     #: token counts of successive steps
-    lengths: tuple[int, ...] = (576, 96, 576, 576, 192, 576, 64, 576)
+    lengths: tuple[int, ...] = (576, 96, 576, 192, 576, 64, 128, 256)
     check_scenes: int = 32
 
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .packing import Packed
-from .vocabulary import BOS, COUNTS, EOS, LETTERS, TOKEN_ID, VOCABULARY
+from .vocabulary import BOS, CLASSES, COUNTS, EOS, LETTERS, TOKEN_ID, VOCABULARY
 
 
 @dataclass(frozen=True)
@@ -125,10 +125,11 @@ class TinyLM(nn.Module):
         return self.norm(x) @ self.embed.weight.T, after
 
 
-#: Weights of answer tokens in the loss: counts and letters are learned last, </s> at once.
+#: Weights of answer tokens in the loss: counts, letters and nouns are learned last, </s> at once.
 _WEIGHT = torch.ones(len(VOCABULARY))
 _WEIGHT[[TOKEN_ID[word] for word in COUNTS]] = 3.0
-_WEIGHT[[TOKEN_ID[word] for word in LETTERS]] = 2.0
+_WEIGHT[[TOKEN_ID[word] for word in LETTERS]] = 3.0
+_WEIGHT[[TOKEN_ID[word] for word in CLASSES]] = 3.0
 _WEIGHT[EOS] = 0.3
 
 

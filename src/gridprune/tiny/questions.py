@@ -126,9 +126,10 @@ def _options(names: Iterable[str]) -> str:
     return " ".join(f"{letter} {name}" for letter, name in zip(LETTERS, names, strict=True))
 
 
-def choice(scene: Scene, draws: Draws, letter: int) -> Question | None:
+def choice(scene: Scene, draws: Draws, letter: int, colors: int = 40) -> Question | None:
+    """Multiple choice; ``colors`` percent of them about a card's colour."""
     colored = [i for i in _unique(scene) if i.color]
-    if colored and draws.chance(40):
+    if colored and draws.chance(colors):
         item = draws.choice(colored)
         wrong = draws.shuffled([c for c in COLORS if c != COLORS[item.color - 1]])[:3]
         wrong.insert(letter, COLORS[item.color - 1])
@@ -182,11 +183,11 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
     ),
     "hard": (
         *("region",) * 6, *("object",) * 4, *("relation",) * 4, *("count",) * 3, *("choice",) * 2,
-        *("reading",) * 2, "color",
+        *("choice color",) * 2, *("reading",) * 2, "color",
     ),
     "last": (
-        *("choice",) * 4, *("region",) * 5, *("count",) * 4, *("reading",) * 3,
-        "object", "object", "relation", "position",
+        *("choice color",) * 6, *("region",) * 8, *("count",) * 5, *("reading",) * 2,
+        "object", "relation", "position", "choice",
     ),
 }  # fmt: skip
 
@@ -212,6 +213,7 @@ def training(scene: Scene, n: int, *, phase: str = "mixed") -> list[Question]:
         "relation": lambda: relation(scene, draws, draws.chance(50)),
         "reading": lambda: reading(scene, draws, draws.choice(scene.signs)),
         "choice": lambda: choice(scene, draws, draws.below(len(LETTERS))),
+        "choice color": lambda: choice(scene, draws, draws.below(len(LETTERS)), 100),
     }
     for _ in range(8 * n):
         if len(asked) >= room:

@@ -35,7 +35,7 @@ from .vocabulary import (
 
 @dataclass(frozen=True)
 class SymbolicConfig:
-    steps: int = 2400
+    steps: int = 4800
     batch: int = 16
     questions: int = 16
     text_length: int = 168
