@@ -15,7 +15,7 @@ from gridprune.tiny.evaluate import prepare, score
 from gridprune.tiny.loading import TinyModel, TinyWeightsError, weights_folder
 
 pytestmark = pytest.mark.skipif(not weights_folder().exists(), reason="the weights have not been exported yet")
-N = 12
+N = 5
 
 
 def answers(tiny: TinyModel) -> list[str]:
