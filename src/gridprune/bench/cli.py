@@ -41,7 +41,9 @@ def eval_command(
         str | None,
         typer.Option("--methods", help="Comma-separated names, with settings in parentheses if you like; or 'all'."),
     ] = None,
-    keep: Annotated[str, typer.Option("--keep", help="Budgets: counts or shares, comma-separated.")] = "192,128,64,32",
+    keep: Annotated[
+        str | None, typer.Option("--keep", help="Budgets: counts or shares, comma-separated; 192,128,64,32 by default.")
+    ] = None,
     split: Annotated[
         str, typer.Option("--split", help="Generated questions: dev (tuning) or test (untouched).")
     ] = "dev",
@@ -51,7 +53,7 @@ def eval_command(
     data: Data = None,
     seed: Seed = 0,
     out: Annotated[Path | None, typer.Option("--out", help="Folder of the run; a name under runs/ by default.")] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="300 questions and a few methods: within a minute.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="300 questions, a few methods, 64 and 32 tokens.")] = False,
     fresh: Annotated[
         bool, typer.Option("--fresh/--resume", help="Begin anew, or continue a run that was interrupted.")
     ] = False,
@@ -66,6 +68,7 @@ def eval_command(
     from .store import RunFolder
 
     chosen = entries.parse_list(methods or ",".join(entries.QUICK if quick else entries.FIRST))
+    keep = keep or ("64,32" if quick else "192,128,64,32")
     keeps = entries.parse_keeps(keep)
     count = questions or (300 if quick else None)
     asked = _data(data, split, count, seed)
