@@ -79,7 +79,8 @@ def test_methods_json(run):
         (["ask", SAMPLE, "q", "--model", "no-such/model-at-all"], "leave --model out"),
     ],
 )
-def test_bad_input_is_one_clear_message(run, arguments, words):
+def test_bad_input_is_one_clear_message(run, arguments, words, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # as without a network, but at once
     result = run(*arguments)
     assert result.exit_code == 2
     assert words in " ".join(result.stderr.split())

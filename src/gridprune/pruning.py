@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from . import families
 from .calls import Positions, Question, Shortener
@@ -16,6 +16,7 @@ from .cues.clip_text import ClipText, find_beside
 from .cues.collect import TextSide, check_available
 from .errors import SettingError
 from .families.base import CLIP_TEXT, Family
+from .inside.base import InsideMethod
 from .inside.engine import InsideEngine
 from .intercept import Acting, Interceptor
 from .methods.base import Method
@@ -94,7 +95,7 @@ class Pruning:
         self.reports: deque[Report] = deque(maxlen=max_reports)
         self._acting: Acting
         if method.stage == "in-llm":
-            self._acting = InsideEngine(self.family, method, self.reports, processor)
+            self._acting = InsideEngine(self.family, cast(InsideMethod, method), self.reports, processor)
         else:
             self._acting = Shortener(self.family, method, text, processor, question, positions, self.reports)
 

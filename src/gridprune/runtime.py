@@ -70,7 +70,8 @@ def load(name: str = EMBEDDED, *, clip: str | Path | None = None, device: str = 
     kind = "folder" if Path(name).is_dir() else "hub id"
     try:
         processor = AutoProcessor.from_pretrained(name)
-        model = AutoModelForImageTextToText.from_pretrained(name, dtype=dtype).to(device).eval()
+        model: Any = AutoModelForImageTextToText.from_pretrained(name, dtype=dtype)
+        model = model.to(device).eval()
     except Exception as error:  # hub, network, file, format and memory errors come in many classes
         raise CheckpointError(
             f"Could not load the {kind} {name!r}: {_first_line(error)}\nCheck the name, give a checkpoint folder, or "
@@ -84,8 +85,9 @@ def _load_embedded(clip: str | Path | None, device: str) -> Loaded:
     from .tiny.loading import weights_folder
 
     tiny = load_tiny()
+    model: Any = tiny.model
     own = ClipText.from_model(tiny.clip, tiny.clip_tokenizer, stored_sign(weights_folder() / "clip"))
-    return Loaded(EMBEDDED, tiny.model.to(device), tiny.processor, clip or own.to(device))
+    return Loaded(EMBEDDED, model.to(device), tiny.processor, clip or own.to(device))
 
 
 def prepare(loaded: Loaded, image: Image, question: str) -> Any:

@@ -119,6 +119,8 @@ class Case:
 class Uneven(Method):
     """Keeps a number of tokens that depends on the picture: what merging of uneven budgets is tested with."""
 
+    salt: int = 0
+
     name: ClassVar[str] = "uneven"
     fixed_count: ClassVar[bool] = False
 
@@ -128,7 +130,7 @@ class Uneven(Method):
 
     def count(self, cues: Cues, token_map: TokenMap) -> int:
         loudest = int(cues.require("features").float().pow(2).sum(-1).argmax())
-        return 1 + (3 * loudest + 1) % (len(token_map) - 1)
+        return 1 + (3 * loudest + 1 + self.salt) % (len(token_map) - 1)
 
     def select(self, cues: Cues, token_map: TokenMap, k: int) -> Selection:
         scores = cues.require("features").float().pow(2).sum(-1)

@@ -112,7 +112,10 @@ def test_pruned_generate_equals_reference(case, net):
 
 def test_uneven_counts_equal_reference(case, net):
     row = two(case)
-    pruned, masks = forward(net, case.call(row), Uneven())
+    for salt in range(8):  # which counts the pictures get is a matter of their pixels
+        pruned, masks = forward(net, case.call(row), Uneven(salt=salt))
+        if masks[0].sum() != masks[1].sum():
+            break
     assert masks[0].sum() != masks[1].sum()
     assert (pruned.logits - reference(case, net, row, masks).logits).abs().max() == 0.0
 

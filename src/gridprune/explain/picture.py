@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +18,7 @@ _DIM = 0.28
 
 
 def to_image(pixels: Tensor, processor: Any = None) -> Image.Image:
-    """A PIL picture from normalised pixels (3, H, W); without a processor the values are stretched to the full range."""
+    """A PIL picture from normalised pixels (3, H, W); without a processor values are stretched to the full range."""
     pixels = pixels.detach().float().cpu()
     image_processor = getattr(processor, "image_processor", None)
     mean, std = getattr(image_processor, "image_mean", None), getattr(image_processor, "image_std", None)
@@ -32,7 +33,7 @@ def to_image(pixels: Tensor, processor: Any = None) -> Image.Image:
 
 def enlarge(image: Image.Image) -> Image.Image:
     """The picture with its smaller side at least 480 pixels, by a whole factor."""
-    factor = max(1, round(_SMALLEST_SIDE / min(image.size)))
+    factor = max(1, math.ceil(_SMALLEST_SIDE / min(image.size)))
     return image.convert("RGB").resize((image.width * factor, image.height * factor), Image.Resampling.LANCZOS)
 
 

@@ -74,8 +74,8 @@ def build(shape: Shape) -> Any:
         eos_token_id=3,
     )
     torch.manual_seed(0)
-    config = LlavaConfig(vision_config=vision, text_config=text, image_token_id=5, image_seq_length=shape.tokens)
-    return LlavaForConditionalGeneration(config).eval()
+    settings: dict[str, Any] = {"image_token_id": 5, "image_seq_length": shape.tokens}
+    return LlavaForConditionalGeneration(LlavaConfig(vision_config=vision, text_config=text, **settings)).eval()
 
 
 class FixedText(ClipText):
