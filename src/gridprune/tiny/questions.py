@@ -148,8 +148,16 @@ def choice(scene: Scene, draws: Draws, letter: int, colors: int = 40) -> Questio
 
 
 def describe(scene: Scene, draws: Draws) -> Question:
-    names = [CLASSES[label - 1] for label in sorted(scene.counts)]
-    return Question("describe", "describe", "Describe the picture.", " and ".join(names), scene.objects)
+    """The signs from left to right, then the class that is there most often (when there is one)."""
+    signs = sorted(scene.signs, key=lambda sign: sign.center)
+    parts = [f"{COLORS[sign.color - 1]} {label_word(sign.label)} sign" for sign in signs]
+    most = max(scene.counts.values())
+    frequent = [label for label, number in scene.counts.items() if number == most]
+    items: tuple[Item, ...] = tuple(signs)
+    if most > 1 and len(frequent) == 1:
+        parts.append(PLURALS[frequent[0] - 1])
+        items += tuple(i for i in scene.objects if i.label == frequent[0])
+    return Question("describe", "describe", "Describe the picture.", " and ".join(parts), items)
 
 
 def balanced(scene: Scene) -> list[Question]:
@@ -193,13 +201,13 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
 
 
 def training(scene: Scene, n: int, *, phase: str = "mixed") -> list[Question]:
-    """Exactly ``n`` questions: the balanced ones without the description, and varied extras.
+    """Exactly ``n`` questions: the balanced ones (the description half of the time) and varied extras.
 
     In the ``hard`` phase the extras are the slow families and come first (up to nine of them).
     """
     root, index = SPLIT_SEED[scene.split] + 1000 * scene.seed, scene.index
     draws = Draws(root, index, 5)
-    usual = [q for q in balanced(scene) if q.family != "describe" or draws.chance(15)]
+    usual = [q for q in balanced(scene) if q.family != "describe" or draws.chance(50)]
     hard = phase == "hard"
     asked, room = ([], min(n, 9)) if hard else (usual, n)
     often = [label for label, number in scene.counts.items() if number > 1] or list(scene.counts)
