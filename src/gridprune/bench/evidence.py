@@ -58,23 +58,34 @@ def closeness(token_map: TokenMap, boxes: Sequence[Box]) -> Tensor:
     return scores.float()
 
 
-def seen_boxes(boxes: Sequence[Box], size: tuple[int, int], processor: Any) -> tuple[Box, ...]:
-    """Boxes as fractions of what the tower sees, where the processor resizes the short side and crops the middle.
+def seen_part(size: tuple[int, int], processor: Any) -> Box:
+    """The part of a picture that the tower sees, as fractions: a middle square where the processor resizes the short
+    side and crops the middle, everything elsewhere.
 
     Args:
         size: width and height of the picture.
     """
     image_processor = getattr(processor, "image_processor", None)
     crops = bool(getattr(image_processor, "do_center_crop", False))
-    if not crops or getattr(image_processor, "image_grid_pinpoints", None) or size[0] == size[1]:
-        return tuple(boxes)
+    if not crops or getattr(image_processor, "image_grid_pinpoints", None):
+        return 0.0, 0.0, 1.0, 1.0
     width, height = size
-    side = min(size)
-    dx, dy = (width - side) / 2, (height - side) / 2
-    moved = [
-        ((x0 * width - dx) / side, (y0 * height - dy) / side, (x1 * width - dx) / side, (y1 * height - dy) / side)
-        for x0, y0, x1, y1 in boxes
-    ]
+    dx, dy = (width - min(size)) / 2 / width, (height - min(size)) / 2 / height
+    return dx, dy, 1 - dx, 1 - dy
+
+
+def seen_boxes(boxes: Sequence[Box], size: tuple[int, int], processor: Any) -> tuple[Box, ...]:
+    """Boxes as fractions of what the tower sees (:func:`seen_part`); boxes outside it are gone.
+
+    Args:
+        size: width and height of the picture.
+    """
+    part = seen_part(size, processor)
+    if part == (0.0, 0.0, 1.0, 1.0):
+        return tuple(boxes)
+    left, top, right, bottom = part
+    wide, high = right - left, bottom - top
+    moved = [((x0 - left) / wide, (y0 - top) / high, (x1 - left) / wide, (y1 - top) / high) for x0, y0, x1, y1 in boxes]
     return tuple(
         (max(a, 0.0), max(b, 0.0), min(c, 1.0), min(d, 1.0))
         for a, b, c, d in moved

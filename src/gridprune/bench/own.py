@@ -21,7 +21,7 @@ from .ablations import borrows_question, given, reads_evidence
 from .data import Question, Scene
 from .decode import prompt_text
 from .entries import FULL
-from .evidence import closeness, evidence, recall, seen_boxes
+from .evidence import closeness, evidence, recall, seen_boxes, seen_part
 from .shared import Cell, Result, clip_of
 
 
@@ -63,6 +63,7 @@ class Own:
         token_map = self.family.token_maps(self._vision(inputs))[0].candidates
         boxes = seen_boxes(question.boxes, scene.image.size, self.loaded.processor)
         wanted = evidence(token_map, boxes)
+        result.places, result.seen = token_map, seen_part(scene.image.size, self.loaded.processor)
         self._book(result, FULL, self.generate(inputs), torch.arange(len(token_map)), wanted)
         for cell in self.cells:
             method = cell.method
@@ -80,6 +81,7 @@ class Own:
         result.answers.setdefault(cell, []).append(text)
         result.recall.setdefault(cell, []).append(None if share is None else round(share, 4))
         result.tokens.setdefault(cell, []).append(len(kept))
+        result.kept.setdefault(cell, []).append(kept)
 
     def _inputs(self, scene: Scene, question: Question) -> Any:
         processor, model = self.loaded.processor, self.loaded.model

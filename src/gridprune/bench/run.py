@@ -12,7 +12,7 @@ from ..budget import Keep
 from ..methods.base import Method
 from ..methods.gridprune import GridPrune
 from ..runtime import Loaded
-from . import ablations, entries, timing
+from . import ablations, entries, kept, timing
 from .data import DataSet, Scene
 from .metrics import summarise
 from .own import Own
@@ -101,10 +101,12 @@ def evaluate(
     done = sum(len(row["questions"]) for row in rows)
     progress(done)
     for group in [] if folder.complete else _groups(evaluation.data.scenes(), len(rows), engine):
-        answered = [row_of(result, evaluation.data) for result in engine.run(group)]
+        answered = []
+        for result in engine.run(group):
+            answered.append(row_of(result, evaluation.data, with_kept=done < kept.QUESTIONS))
+            done += len(result.scene.questions)
         folder.append(answered)
         rows.extend(answered)
-        done += sum(len(row["questions"]) for row in answered)
         progress(done)
     if not folder.complete:
         if time_rounds and isinstance(engine, Shared):

@@ -29,10 +29,10 @@ from ..methods.base import Cues, Method, Selection, checked_select
 from ..runtime import Loaded
 from ..token_map import TokenMap
 from .ablations import borrows_question, reads_evidence
-from .data import Question, Scene
+from .data import Box, Question, Scene
 from .decode import Decoder, Job, Prefix, prompt_parts
 from .entries import FULL, Entry
-from .evidence import closeness, evidence, recall, seen_boxes
+from .evidence import closeness, evidence, recall, seen_boxes, seen_part
 
 _SHARED = (
     "llava",
@@ -77,12 +77,21 @@ class Cell:
 
 @dataclass(eq=False)
 class Result:
-    """Answers to one scene's questions, by cell: texts, evidence recall (None without evidence), tokens kept."""
+    """Answers to one scene's questions, by cell: texts, evidence recall (None without evidence), tokens kept.
+
+    Attributes:
+        kept: (k,) int64 indices among the tokens of `places`.
+        places: the tokens that were chosen from.
+        seen: the part of the picture that the tower sees, as fractions of it.
+    """
 
     scene: Scene
     answers: dict[str, list[str]] = field(default_factory=dict)
     recall: dict[str, list[float | None]] = field(default_factory=dict)
     tokens: dict[str, list[int]] = field(default_factory=dict)
+    kept: dict[str, list[Tensor]] = field(default_factory=dict)
+    places: TokenMap | None = None
+    seen: Box = (0.0, 0.0, 1.0, 1.0)
 
 
 @dataclass(eq=False)
@@ -203,6 +212,8 @@ class Shared:
             for question in result.scene.questions
         ]
         wanted = [evidence(token_map, one) for one in boxes]
+        result.places = token_map
+        result.seen = seen_part(result.scene.image.size, self.loaded.processor)
         everything = torch.arange(len(token_map))
         yield self._kept(result, image, FULL, None, everything, encoded.embeddings[image], wanted)
         sets: dict[int, Cues] = {}  # by the union's identity
@@ -239,6 +250,7 @@ class Shared:
             share = recall(indices, wanted[number])
             result.recall.setdefault(cell, []).append(None if share is None else round(share, 4))
             result.tokens.setdefault(cell, []).append(len(indices))
+            result.kept.setdefault(cell, []).append(indices)
         return _Kept(image, cell, question, features)
 
     def _union(self, method: Method) -> Union | None:

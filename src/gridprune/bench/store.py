@@ -20,7 +20,9 @@ from typing import Any
 import torch
 
 from ..errors import SettingError
+from . import kept
 from .data import EXACT, DataSet
+from .entries import FULL
 from .shared import Result
 
 GROUP = 8  # scenes
@@ -115,19 +117,39 @@ class RunFolder:
         self.rows_file.unlink()
 
 
-def row_of(result: Result, data: DataSet) -> dict[str, Any]:
-    """One scene as a compact row: per cell 1 for a right answer and the words of a wrong one; recall; tokens."""
+def row_of(result: Result, data: DataSet, *, with_kept: bool = False) -> dict[str, Any]:
+    """One scene as a compact row: per cell 1 for a right answer and the words of a wrong one; recall; tokens.
+
+    Args:
+        with_kept: also `kept`, the kept tokens of every cell but the full one, and where tokens lie
+            (:mod:`gridprune.bench.kept`).
+    """
     questions = result.scene.questions
     answers = {
         cell: [1 if data.right(text, question) else text for text, question in zip(texts, questions)]
         for cell, texts in result.answers.items()
     }
-    return {
+    row = {
         "scene": result.scene.number,
         "questions": [[q.id, q.family, q.text, q.answers[0] if len(q.answers) == 1 else q.answers] for q in questions],
         "answers": answers,
         "recall": {cell: _short(values) for cell, values in result.recall.items()},
         "tokens": {cell: _short(values) for cell, values in result.tokens.items()},
+    }
+    return row | _kept(result) if with_kept else row
+
+
+def _kept(result: Result) -> dict[str, Any]:
+    assert result.places is not None
+    n = len(result.places)
+    return {
+        "places": kept.places_of(result.places),
+        "seen": [round(value, 4) for value in result.seen],
+        "kept": {
+            cell: _short([kept.pack(indices, n) for indices in values])
+            for cell, values in result.kept.items()
+            if cell != FULL
+        },
     }
 
 
