@@ -75,17 +75,21 @@ def seen_part(size: tuple[int, int], processor: Any) -> Box:
 
 
 def seen_boxes(boxes: Sequence[Box], size: tuple[int, int], processor: Any) -> tuple[Box, ...]:
-    """Boxes as fractions of what the tower sees (:func:`seen_part`); boxes outside it are gone.
+    """Boxes as fractions of what the tower sees (:func:`seen_part`).
 
     Args:
         size: width and height of the picture.
     """
-    part = seen_part(size, processor)
+    return boxes_within(boxes, seen_part(size, processor))
+
+
+def boxes_within(boxes: Sequence[Box], part: Box) -> tuple[Box, ...]:
+    """Boxes as fractions of a part of the picture, cut at its border; those outside it are gone."""
+    left, top, right, bottom = part
     if part == (0.0, 0.0, 1.0, 1.0):
         return tuple(boxes)
-    left, top, right, bottom = part
     wide, high = right - left, bottom - top
-    moved = [((x0 - left) / wide, (y0 - top) / high, (x1 - left) / wide, (y1 - top) / high) for x0, y0, x1, y1 in boxes]
+    moved = (((x0 - left) / wide, (y0 - top) / high, (x1 - left) / wide, (y1 - top) / high) for x0, y0, x1, y1 in boxes)
     return tuple(
         (max(a, 0.0), max(b, 0.0), min(c, 1.0), min(d, 1.0))
         for a, b, c, d in moved
