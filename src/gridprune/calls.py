@@ -15,7 +15,7 @@ from torch import Tensor
 from .cues.collect import TextSide, needs_question
 from .cues.question import QuestionReader, clean
 from .errors import QuestionError, UnsupportedCallError
-from .families.base import Family, Place
+from .families.base import CHUNKED_PREFILL, LATER_PICTURES, PADDING_BEHIND_CACHE, Family, Place
 from .methods.base import Method
 from .pictures import pick
 from .prompt import Layout, along, contiguous_positions, shorten
@@ -91,6 +91,8 @@ class Shortener:
             return original(**call)
         if call.get("assistant_model") is not None:
             raise UnsupportedCallError("Assisted generation with an assistant_model cannot be pruned; leave it out.")
+        if call.get("prefill_chunk_size") is not None:
+            self._refuse(CHUNKED_PREFILL)
         if plan.cut > 0:
             shorten_limits(plan.call, self.model, plan.cut)
             if plan.call.get("streamer") is not None:
@@ -193,10 +195,14 @@ class Shortener:
         return Plan(Record(layout, delta), ids, short)
 
     def _check_padding(self, mask: Tensor | None, past: Past) -> None:
-        if self.family.recurrent and past.cached and mask is not None and bool((mask[:, past.cached :] == 0).any()):
+        if past.cached and mask is not None and bool((mask[:, past.cached :] == 0).any()):
+            self._refuse(PADDING_BEHIND_CACHE)
+
+    def _refuse(self, limit: str) -> None:
+        """Raise if the family declares this limit of its stock model."""
+        if limit in self.family.limits:
             raise UnsupportedCallError(
-                "The rows of this later turn differ in length, and the linear attention of this model cannot skip the "
-                "padding that evens them out. Give the rows one at a time."
+                f"{type(self.model).__name__} does not take {limit}: {self.family.limits[limit]}."
             )
 
     def _mask(self, call: dict[str, Any], ids: Tensor, length: int, generating: bool) -> Tensor | None:
@@ -283,6 +289,8 @@ class Shortener:
         places, vision = _new_pictures(family, ids, vision, prefix - offset)
         if not places:
             return None
+        if prefix:
+            self._refuse(LATER_PICTURES)
         asked = [(place.row, place.columns) for place in places]
         row_mask = None if mask is None else mask[:, offset:]
         picked = pick(

@@ -1,6 +1,8 @@
 import pytest
 import torch
 
+from gridprune import families
+
 from .kit import Case
 from .kit import model as cached_model
 from .models import CASES
@@ -19,3 +21,9 @@ def case(request) -> Case:
 @pytest.fixture
 def net(case):
     return cached_model(case)
+
+
+@pytest.fixture
+def limits(net):
+    """What the case's stock model cannot do, and why."""
+    return families.find(net).limits

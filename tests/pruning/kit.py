@@ -64,7 +64,6 @@ class Case:
         extras: further arguments along the prompt, from the ids.
         frames: frames of the clips this case is about; 0 for still pictures.
         placeholder: the id that stands for a visual token.
-        skip: what the stock model cannot do.
         reference: further arguments of the reference call, from what was written out.
         run: the reference call itself, for models whose forward cannot take all that `inputs_embeds` leave out.
     """
@@ -77,7 +76,6 @@ class Case:
     extras: Callable[[Tensor], dict[str, Tensor]] = lambda ids: {}
     frames: int = 0
     placeholder: int = IMAGE
-    skip: frozenset[str] = field(default_factory=frozenset)
     reference: Callable[[Any, Row, Written], dict[str, Any]] | None = None
     run: Callable[[Any, Case, Row, Written, Sequence[Tensor], dict[str, Any]], Any] | None = None
 

@@ -7,7 +7,7 @@ hands shortened features back in the container the model expects. A new family i
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -24,6 +24,11 @@ from .parts import Crops, Parts
 
 CLIP_TEXT = "CLIP text tower"
 EMBEDDINGS = "the language model's input embeddings"
+
+# What a family may declare in `limits`: ways of calling that its stock model cannot answer rightly. They are refused.
+LATER_PICTURES = "pictures in a later turn"
+PADDING_BEHIND_CACHE = "padding behind a cache"
+CHUNKED_PREFILL = "chunked prefill"
 
 
 @dataclass(eq=False)
@@ -69,8 +74,9 @@ class Family(ABC):
         dense: whether the model wants the features as one tensor and not as a list.
         vision_models: `model_type`s of vision configs that this family serves, if it shares classes with another.
         first_position: position of a prompt's first token in a direct forward call.
-        recurrent: whether the language model carries a state along that padding behind a cache would spoil.
         video: whether clips are pruned as well.
+        limits: ways of calling that the stock model cannot answer rightly (named at the top of this file), and why.
+        since: the oldest transformers whose own model works, where that is younger than the oldest supported one.
     """
 
     name: ClassVar[str]
@@ -83,8 +89,9 @@ class Family(ABC):
     vision_models: ClassVar[tuple[str, ...]] = ()
     dense: ClassVar[bool] = False
     first_position: ClassVar[int] = 0
-    recurrent: ClassVar[bool] = False
     video: ClassVar[bool] = False
+    limits: ClassVar[Mapping[str, str]] = {}
+    since: ClassVar[str] = ""
 
     def __init__(self, model: Any) -> None:
         self.model = model

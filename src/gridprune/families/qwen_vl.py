@@ -7,7 +7,7 @@ tokens always keep their M-RoPE positions.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any, ClassVar
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..cues.tower import Tower, find_tower
 from ..token_map import TokenMap
-from .base import Encoded, Family
+from .base import PADDING_BEHIND_CACHE, Encoded, Family
 from .parts import Packed, Parts
 
 
@@ -144,7 +144,10 @@ class Qwen35(QwenVL):
     """Qwen3.5: Qwen3-VL's tower without deepstack, on a language model with linear attention."""
 
     name: ClassVar[str] = "qwen3.5"
-    recurrent: ClassVar[bool] = True
+    limits: ClassVar[Mapping[str, str]] = {
+        PADDING_BEHIND_CACHE: "linear attention cannot skip the padding that evens out rows of a later turn; give them "
+        "one at a time"
+    }
     classes: ClassVar[tuple[str, ...]] = ("Qwen3_5ForConditionalGeneration", "Qwen3_5MoeForConditionalGeneration")
 
 

@@ -6,13 +6,14 @@ PaliGemma stay bidirectional.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Any, ClassVar
 
 from torch import Tensor
 
 from ..token_map import TokenMap
-from .base import Family
+from .base import CHUNKED_PREFILL, LATER_PICTURES, Family
 from .maps import pooled
 
 
@@ -23,6 +24,10 @@ class PaliGemma(Family):
     classes: ClassVar[tuple[str, ...]] = ("PaliGemmaForConditionalGeneration",)
     dense: ClassVar[bool] = True
     first_position: ClassVar[int] = 1
+    limits: ClassVar[Mapping[str, str]] = {
+        LATER_PICTURES: "the bidirectional prefix cannot grow behind what was generated",
+        CHUNKED_PREFILL: "a chunk would cut the prefix, which sees itself in both directions",
+    }
 
     def crops(self, vision: dict[str, Any]) -> Tensor:
         return vision["pixel_values"]  # type: ignore[no-any-return]
@@ -46,6 +51,9 @@ class Gemma3(Family):
     name: ClassVar[str] = "gemma3"
     classes: ClassVar[tuple[str, ...]] = ("Gemma3ForConditionalGeneration",)
     dense: ClassVar[bool] = True
+    limits: ClassVar[Mapping[str, str]] = {
+        CHUNKED_PREFILL: "a chunk would cut a picture, which sees itself in both directions"
+    }
 
     def crops(self, vision: dict[str, Any]) -> Tensor:
         return vision["pixel_values"]  # type: ignore[no-any-return]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -41,9 +42,9 @@ class Clips(Family):
         clips, frames = vision["pixel_values_videos"].shape[:2]
         return [self.clip_map(frames)] * clips
 
+    @abstractmethod
     def clip_map(self, frames: int) -> TokenMap:
         """Geometry of a clip of some frames."""
-        raise NotImplementedError
 
     def parts(self, vision: dict[str, Any], maps: list[TokenMap]) -> Parts:
         return Crops([vision["pixel_values_videos"].shape[1]] * len(maps), self.prefix)
