@@ -15,6 +15,7 @@ from rich.table import Table
 
 from .bench.cli import eval_command, results_command, sign_command
 from .errors import GridPruneError
+from .plan import plan_command
 from .tiny.cli import app as tiny_app
 
 if TYPE_CHECKING:
@@ -283,4 +284,5 @@ def families(as_json: Json = False) -> None:
 app.command("eval")(_reported(eval_command))
 app.command("results")(_reported(results_command))
 app.command("sign")(_reported(sign_command))
+app.command("plan")(_reported(plan_command))
 app.add_typer(tiny_app, name="tiny")

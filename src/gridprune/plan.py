@@ -1,0 +1,374 @@
+"""`gridprune plan`: what a model costs at N and at k visual tokens, from its configuration alone.
+
+No weight is read. Parameters are counted on a model built without memory, visual tokens come from the family's own
+geometry for a picture of a stated size, and the rest is the arithmetic below, written so that it can be done by hand:
+
+    keys and values   2 x layers x key-value heads x head size x bytes of the dtype, per token of the prompt
+    KV memory         GPUs x (memory x utilization) - parameters; activations and the vision encoder take the remainder
+    requests at once  KV memory / keys and values of one request (its pictures and its text)
+    FLOPs             of the language model over visual tokens only, per layer 2 n d q + 2 n d v + 3 n d m + 2 n^2 q with
+                      q, v the widths of queries and of keys; for q = v = d it is L (4 n d^2 + 2 n^2 d + 3 n d m), the
+                      convention of the FastV line of papers
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import typer
+
+from .budget import Budget
+from .errors import CheckpointError, SettingError, UnsupportedModelError
+
+_UNITS = {"": 2**30, "GiB": 2**30, "GB": 10**9, "MiB": 2**20, "MB": 10**6, "TiB": 2**40, "TB": 10**12}
+
+
+@dataclass(frozen=True)
+class LanguageModel:
+    """The shape of a language model, as far as memory and FLOPs depend on it.
+
+    Attributes:
+        layers: layers that attend to everything before.
+        sliding: layers that see the last `window` tokens only.
+        linear: layers with a state of fixed size in place of keys and values.
+        heads, kv_heads, head_dim: attention heads, heads of keys and values, and the width of one.
+        hidden, mlp: width, and width inside the MLP (that of all active experts together).
+    """
+
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    hidden: int
+    mlp: int
+    sliding: int = 0
+    window: int = 0
+    linear: int = 0
+
+    @classmethod
+    def of(cls, text: Any) -> LanguageModel:
+        """Read a text config of transformers."""
+        kinds = getattr(text, "layer_types", None) or ["full_attention"] * text.num_hidden_layers
+        experts = getattr(text, "num_experts_per_tok", None)
+        sliding, linear = kinds.count("sliding_attention"), kinds.count("linear_attention")
+        return cls(
+            layers=len(kinds) - sliding - linear,
+            sliding=sliding,
+            window=getattr(text, "sliding_window", None) or 0,
+            linear=linear,
+            heads=text.num_attention_heads,
+            kv_heads=getattr(text, "num_key_value_heads", None) or text.num_attention_heads,
+            head_dim=getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads,
+            hidden=text.hidden_size,
+            mlp=experts * text.moe_intermediate_size if experts else text.intermediate_size,
+        )
+
+    def kv_bytes(self, tokens: int, itemsize: int, gpus: int = 1) -> int:
+        """Keys and values of `tokens` tokens that one of `gpus` tensor-parallel GPUs holds."""
+        heads = -(-self.kv_heads // gpus)  # more GPUs than heads: each holds a copy of one
+        reached = self.layers * tokens + self.sliding * min(tokens, self.window)
+        return 2 * reached * heads * self.head_dim * itemsize
+
+    def flops(self, tokens: int) -> int:
+        """See the head of this file."""
+        query, value = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        projections = tokens * self.hidden * (2 * query + 2 * value + 3 * self.mlp)
+        reached = self.layers * tokens + self.sliding * min(tokens, self.window)
+        return (self.layers + self.sliding + self.linear) * projections + 2 * reached * tokens * query
+
+
+@dataclass(frozen=True)
+class VisualTokens:
+    """What one picture puts into the prompt: tokens to choose from, and separators (newline tokens) beside them."""
+
+    count: int
+    separators: int = 0
+
+    def prompt(self, keep: int) -> int:
+        """Most tokens the prompt can hold when `keep` stay; every kept token may bring its row's separator along."""
+        return keep + min(self.separators, keep)
+
+
+@dataclass(frozen=True)
+class Model:
+    """What is known of a checkpoint without its weights.
+
+    Attributes:
+        parameters: number of all parameters, tied ones counted once.
+        itemsize: bytes of a parameter, and of an element of keys and values.
+    """
+
+    name: str
+    family: str
+    language_model: LanguageModel
+    visual: VisualTokens
+    parameters: int
+    dtype: str
+    itemsize: int
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Load:
+    """What is to be served: pictures and text tokens of a request, on GPUs of `memory` bytes each."""
+
+    images: int = 1
+    text: int = 256
+    gpus: int = 1
+    memory: int = 24 * 2**30
+    utilization: float = 0.9
+
+    def __post_init__(self) -> None:
+        if min(self.images, self.gpus, self.memory) < 1 or self.text < 0 or not 0 < self.utilization <= 1:
+            raise SettingError(f"Give at least one image and GPU, text >= 0 and utilization in (0, 1], got {self}.")
+
+
+def read(name: str, size: tuple[int, int], dtype: str = "auto") -> Model:
+    """Read a checkpoint's configuration: "embedded", a folder or a hub id.
+
+    Args:
+        size: width and height of a picture in pixels.
+        dtype: "auto" for the configuration's own, or "float32", "bfloat16", "float16".
+
+    Raises:
+        CheckpointError: there is no readable configuration.
+        UnsupportedModelError: no family knows the model.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    from . import families
+
+    source = _source(name)
+    try:
+        config = AutoConfig.from_pretrained(source)
+    except Exception as error:  # hub, network, file and format errors come in many classes
+        raise CheckpointError(
+            f"Could not read the configuration of {name!r}: {(str(error).strip() or repr(error)).splitlines()[0]}\n"
+            "Give a folder that holds config.json, a hub id, or 'embedded'."
+        ) from error
+    if type(config) not in AutoModelForImageTextToText._model_mapping:
+        raise UnsupportedModelError(
+            f"{name!r} is a {config.model_type} model, which takes no pictures. `gridprune families` lists what does."
+        )
+    with torch.device("meta"):
+        model = AutoModelForImageTextToText.from_config(config)
+    processor, notes = _image_processor(source, config)
+    chosen, more = _dtype(config, dtype)
+    return Model(
+        name=name,
+        family=families.find(model).name,
+        language_model=LanguageModel.of(config.get_text_config()),
+        visual=_visual_tokens(families.find(model), processor, size),
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        dtype=chosen,
+        itemsize=getattr(torch, chosen).itemsize,
+        notes=(*notes, *more),
+    )
+
+
+def plan(model: Model, keeps: Sequence[Budget], load: Load) -> dict[str, Any]:
+    """The arithmetic at all visual tokens and at each budget, as plain values.
+
+    Raises:
+        BudgetError: a picture has fewer tokens than a budget keeps.
+    """
+    shape, visual = model.language_model, model.visual
+    weights = model.parameters * model.itemsize
+    split = shape.heads % load.gpus == 0
+    whole = _row(model, load, visual.count, visual.count + visual.separators, split)
+    rows = [_row(model, load, k, visual.prompt(k), split) for k in (keep.resolve(visual.count) for keep in keeps)]
+    for row in (whole, *rows):
+        row["prefill_flops_ratio"] = row["prefill_flops"] / whole["prefill_flops"]
+    notes = list(model.notes)
+    if not split:
+        notes.append(f"no tensor parallelism over {load.gpus} GPUs: they do not divide {shape.heads} attention heads")
+    if weights > load.gpus * load.memory * load.utilization:
+        notes.append("the parameters alone do not fit")
+    return {
+        "model": model.name,
+        "family": model.family,
+        "dtype": model.dtype,
+        "parameters": model.parameters,
+        "parameter_bytes": weights,
+        "kv_bytes_per_token": shape.kv_bytes(1, model.itemsize),
+        "visual_tokens": visual.count,
+        "separators": visual.separators,
+        "request": {"images": load.images, "text_tokens": load.text},
+        "gpus": load.gpus,
+        "gpu_memory": load.memory,
+        "utilization": load.utilization,
+        "all": whole,
+        "kept": rows,
+        "notes": notes,
+    }
+
+
+def _row(model: Model, load: Load, tokens: int, prompt: int, split: bool) -> dict[str, Any]:
+    """One line of the plan: `tokens` visual tokens a picture, `prompt` with separators."""
+    shape, weights = model.language_model, model.parameters * model.itemsize
+    length = load.images * prompt + load.text
+    room = int(load.memory * load.utilization)
+    alone = max(room - weights, 0) // shape.kv_bytes(length, model.itemsize)
+    together = max(room - -(-weights // load.gpus), 0) // shape.kv_bytes(length, model.itemsize, load.gpus)
+    return {
+        "visual_tokens": tokens,
+        "prompt_tokens": prompt,
+        "kv_bytes_per_image": shape.kv_bytes(prompt, model.itemsize),
+        "kv_bytes_per_request": shape.kv_bytes(length, model.itemsize),
+        "prefill_flops": shape.flops(tokens),
+        "tensor_parallel": _capacity(together, load) if split else None,
+        "data_parallel": _capacity(alone * load.gpus, load),
+    }
+
+
+def _capacity(requests: int, load: Load) -> dict[str, Any]:
+    images = requests * load.images
+    return {"requests": requests, "images": images, "images_per_gpu": images / load.gpus}
+
+
+# -- what a checkpoint says ----------------------------------------------------------------------------------------
+
+
+def _source(name: str) -> str:
+    from .runtime import EMBEDDED
+
+    if name != EMBEDDED:
+        return name
+    from .tiny.loading import weights_folder
+
+    return str(weights_folder() / "llava")
+
+
+def _image_processor(source: str, config: Any) -> tuple[Any, list[str]]:
+    """The checkpoint's image processor, or its model's default one with a note that says so."""
+    from transformers import AutoImageProcessor
+    from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING
+
+    try:
+        return AutoImageProcessor.from_pretrained(source), []
+    except Exception:  # as above; without a file of its own the model's defaults tell the geometry
+        backends = IMAGE_PROCESSOR_MAPPING[type(config)]
+        kind = next(backend for backend in (backends.get("pil"), backends.get("torchvision")) if backend is not None)
+        return kind(), ["no image processor beside the configuration: the defaults of its model were taken"]
+
+
+def _dtype(config: Any, dtype: str) -> tuple[str, list[str]]:
+    if dtype in ("float32", "bfloat16", "float16"):
+        return dtype, []
+    if dtype != "auto":
+        raise SettingError(f"--dtype must be auto, float32, bfloat16 or float16, got {dtype!r}.")
+    own = getattr(config, "dtype", None) or getattr(config.get_text_config(), "dtype", None)
+    if own is None:
+        return "bfloat16", ["the configuration names no dtype: bfloat16 was taken"]
+    return str(own).removeprefix("torch."), []
+
+
+def _visual_tokens(family: Any, processor: Any, size: tuple[int, int]) -> VisualTokens:
+    """What a white picture of `size` becomes: the processor cuts it, the family says where tokens lie."""
+    from PIL import Image
+
+    tiles = {"crop_to_patches": True} if hasattr(processor, "crop_to_patches") else {}  # as InternVL's processor does
+    call = processor(images=[Image.new("RGB", size, "white")], return_tensors="pt", **tiles)
+    maps = family.token_maps(family.vision(dict(call)))
+    separators = sum(int(token_map.separator.sum()) for token_map in maps)
+    return VisualTokens(sum(map(len, maps)) - separators, separators)
+
+
+# -- the command line ----------------------------------------------------------------------------------------------
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """`1024x768` as width and height.
+
+    Raises:
+        SettingError: not two positive numbers.
+    """
+    found = re.fullmatch(r"([1-9]\d{0,4})\s*[xX]\s*([1-9]\d{0,4})", text.strip())
+    if found is None:
+        raise SettingError(f"--size is width x height in pixels, such as 1024x768, got {text!r}.")
+    return int(found[1]), int(found[2])
+
+
+def parse_memory(text: str) -> int:
+    """`24GiB`, `80GB` or `24` (GiB) as bytes.
+
+    Raises:
+        SettingError: not an amount of memory.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?i?B?)", text.strip())
+    if found is None or found[2] not in _UNITS:
+        raise SettingError(f"--gpu-memory is an amount such as 24GiB or 80GB, got {text!r}.")
+    return int(float(found[1]) * _UNITS[found[2]])
+
+
+def plan_command(
+    model: Annotated[str, typer.Argument(help="'embedded', a checkpoint folder, or a hub id; no weights are read.")],
+    keep: Annotated[str, typer.Option("--keep", help="Budgets: counts or shares, comma-separated.")] = "11.1%",
+    size: Annotated[str, typer.Option("--size", help="Width x height of a picture.")] = "1024x768",
+    images: Annotated[int, typer.Option("--images", min=1, help="Pictures in a request.")] = 1,
+    text: Annotated[int, typer.Option("--text", min=0, help="Text tokens of a request, its answer included.")] = 256,
+    gpus: Annotated[int, typer.Option("--gpus", min=1, help="How many.")] = 1,
+    gpu_memory: Annotated[str, typer.Option("--gpu-memory", help="Memory of one, such as 24GiB or 80GB.")] = "24GiB",
+    utilization: Annotated[float, typer.Option("--utilization", help="Share of it for parameters and KV.")] = 0.9,
+    dtype: Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat16 or float16.")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout and nothing else.")] = False,
+) -> None:
+    """Compute memory, pictures per GPU and prefill FLOPs at N and at k visual tokens from a checkpoint's config."""
+    pixels, keeps = parse_size(size), [Budget.parse(part.strip()) for part in keep.split(",")]
+    load = Load(images=images, text=text, gpus=gpus, memory=parse_memory(gpu_memory), utilization=utilization)
+    found = plan(read(model, pixels, dtype), keeps, load) | {"size": list(pixels)}
+    if as_json:
+        json.dump(found, sys.stdout)
+        sys.stdout.write("\n")
+    else:
+        _show(found)
+
+
+def _show(found: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console, many = Console(), found["gpus"] > 1
+    width, height = found["size"]
+    console.print(
+        f"{found['model']} ({found['family']}): {_short(found['parameters'])} parameters, "
+        f"{_gib(found['parameter_bytes'])} in {found['dtype']}; {found['kv_bytes_per_token'] / 1024:g} KiB of keys and "
+        f"values per token\na request: {found['request']['images']} picture(s) of {width} x {height} and "
+        f"{found['request']['text_tokens']} text tokens; {found['gpus']} GPU(s) of {_gib(found['gpu_memory'])}, "
+        f"{found['utilization']:.0%} of it in use",
+        highlight=False,
+    )
+    table = Table()
+    columns = ["visual tokens", "in the prompt", "KV per picture", "prefill FLOPs"]
+    columns += ["at once, tensor parallel", "at once, data parallel"] if many else ["pictures at once"]
+    for name in columns:
+        table.add_column(name, justify="right")
+    for row in (found["all"], *found["kept"]):
+        ways = [row["tensor_parallel"], row["data_parallel"]] if many else [row["data_parallel"]]
+        table.add_row(
+            str(row["visual_tokens"]),
+            str(row["prompt_tokens"]),
+            f"{row['kv_bytes_per_image'] / 2**20:.1f} MiB",
+            f"{_short(row['prefill_flops'])} ({row['prefill_flops_ratio']:.1%})",
+            *("-" if way is None else str(way["images"]) for way in ways),
+        )
+    console.print(table)
+    for note in found["notes"]:
+        console.print(f"note: {note}", highlight=False)
+    console.print("Pictures at once are those whose keys and values fit; activations are not counted.", style="dim")
+
+
+def _short(number: float) -> str:
+    """Three digits and T, B or M."""
+    unit, letter = next((pair for pair in ((1e12, "T"), (1e9, "B")) if number >= pair[0]), (1e6, "M"))
+    return f"{number / unit:.3g} {letter}"
+
+
+def _gib(amount: float) -> str:
+    return f"{amount / 2**30:.2f} GiB"
