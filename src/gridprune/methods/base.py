@@ -171,6 +171,7 @@ class Method(ABC):
         fixed_count: whether `keep` alone says how many tokens stay. If False the picture decides, `keep` is the upper
             limit, and :meth:`count` gives the number; engines that reserve places before they see the picture refuse.
         merges: whether a selection carries a :class:`Merge`; engines that can only drop tokens refuse.
+        merge_space: what such a merge mixes, see :class:`Merge`.
         min_frames: frames a clip must have at least.
         capabilities: what wrappers may rely on. "scores": the selection is the top-k of `Selection.scores`. "quality":
             the greedy score is multiplied by `cues.quality`. "geometry": similarities may be taken from other features.
@@ -186,6 +187,7 @@ class Method(ABC):
     stage: ClassVar[Stage] = "pre-llm"
     fixed_count: ClassVar[bool] = True
     merges: ClassVar[bool] = False
+    merge_space: ClassVar[Literal["features", "tower_features"]] = "features"
     min_frames: ClassVar[int] = 1
     capabilities: ClassVar[frozenset[str]] = frozenset()
     cost: ClassVar[str] = "O(N log N)"
@@ -227,6 +229,16 @@ class Method(ABC):
         """
         return self.budget.resolve(len(token_map))
 
+    def check_count(self, token_map: TokenMap, k: int) -> None:
+        """Whether `k` of these candidates can be kept, told before any cue is computed.
+
+        Raises:
+            BudgetError: they cannot; the message says why.
+        """
+        n = len(token_map)
+        if not 1 <= k <= n:
+            raise BudgetError(f"Cannot keep {k} of {n} visual tokens; k must lie in [1, {n}].")
+
     @abstractmethod
     def select(self, cues: Cues, token_map: TokenMap, k: int) -> Selection:
         """Choose exactly `k` of the candidate tokens. Pure: same input, same output, nothing remembered.
@@ -266,8 +278,7 @@ def checked_select(method: Method, cues: Cues, token_map: TokenMap, k: int) -> S
         UnsupportedCallError: the method compares frames and there are too few.
     """
     n = len(token_map)
-    if not 1 <= k <= n:
-        raise BudgetError(f"Cannot keep {k} of {n} visual tokens; k must lie in [1, {n}].")
+    method.check_count(token_map, k)
     for name in sorted(method.needs):
         value = cues.require(name)
         if name in _PER_TOKEN and value.shape[1] != n:

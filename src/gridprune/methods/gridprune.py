@@ -83,8 +83,19 @@ class GridPrune(Method):
     def needs(self) -> frozenset[str]:
         return frozenset({"relevance", "saliency"}) if self.alpha > 0 else frozenset({"relevance"})
 
+    def check_count(self, token_map: TokenMap, k: int) -> None:
+        super().check_count(token_map, k)
+        zones = token_map.zones(self.zone, within="plane" if self.scope == "image" else "view")
+        if self.scope == "image":
+            self._check_minimum(zones.count, k)
+            return
+        assert zones.sheets is not None
+        for count, part in zip(zones.sheets.sizes, equal_parts(k, token_map.groups("view").sizes)):
+            self._check_minimum(count, part)
+
     def select(self, cues: Cues, token_map: TokenMap, k: int) -> Selection:
         relevance = signed_relevance(cues, self.relevance_sign).float()
+        self.check_count(token_map, k)
         zones = token_map.zones(self.zone, within="plane" if self.scope == "image" else "view")
         here = zones.on(relevance.device)
         budgets = self._budgets(zone_mean(relevance, here), here, token_map, k)
@@ -104,15 +115,12 @@ class GridPrune(Method):
     def _budgets(self, guide: Tensor, zones: Zones, token_map: TokenMap, k: int) -> Tensor:
         """k_j, (B, Z) int64, rows sum to k."""
         if self.scope == "image":
-            self._check_minimum(zones.count, k)
             shares = softmax_shares(guide, self.temperature)
             return apportion(shares, k, zones.size, guide, self.minimum, most=len(token_map), normalised=True)
         # One row per view: the zones of each, side by side, as many as the view with most zones has.
         views = zones.sheets
         assert views is not None
         parts = equal_parts(k, token_map.groups("view").sizes)
-        for count, part in zip(views.sizes, parts):
-            self._check_minimum(count, part)
         size = views.by_zone(zones.size[None], fill=0)  # [1, V, zones]
         guide = views.by_zone(guide, fill=math.nan)  # [B, V, zones]
         totals = torch.tensor(parts, device=guide.device)[:, None]

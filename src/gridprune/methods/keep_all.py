@@ -31,8 +31,13 @@ class KeepAll(Method):
         object.__setattr__(self, "keep", "100%")
         super().__post_init__()
 
+    def check_count(self, token_map: TokenMap, k: int) -> None:
+        if k != len(token_map):
+            raise BudgetError(
+                f"{self.name} keeps all {len(token_map)} visual tokens and cannot keep {k}; choose another method."
+            )
+
     def select(self, cues: Cues, token_map: TokenMap, k: int) -> Selection:
+        self.check_count(token_map, k)
         batch, n = cues.batch, len(token_map)
-        if k != n:
-            raise BudgetError(f"{self.name} keeps all {n} visual tokens and cannot keep {k}; choose another method.")
         return Selection(torch.arange(n, device=cues.device).expand(batch, n))

@@ -47,6 +47,7 @@ class PruMerge(Method):
     paper: ClassVar[str] = "https://arxiv.org/abs/2403.15388"
     fixed_count: ClassVar[bool] = False
     merges: ClassVar[bool] = True
+    merge_space: ClassVar[Literal["features", "tower_features"]] = "tower_features"
     cost: ClassVar[str] = "O(k N C)"
 
     def __post_init__(self) -> None:

@@ -37,6 +37,7 @@ class Trim(Method):
     name: ClassVar[str] = "trim"
     paper: ClassVar[str] = "https://arxiv.org/abs/2409.10994"
     merges: ClassVar[bool] = True
+    merge_space: ClassVar[Literal["features", "tower_features"]] = "tower_features"
 
     def __post_init__(self) -> None:
         super().__post_init__()

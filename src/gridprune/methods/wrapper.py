@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from ..errors import SettingError
+from ..token_map import TokenMap
 from .base import Method
 
 
@@ -39,6 +40,10 @@ class Wrapper(Method):
     @property
     def saliency_depths(self) -> tuple[float, ...]:
         return self.base.saliency_depths
+
+    def check_count(self, token_map: TokenMap, k: int) -> None:
+        super().check_count(token_map, k)
+        self.base.check_count(token_map, k)
 
     def explain(self) -> dict[str, Any]:
         held = {name: value for name, value in super().explain().items() if isinstance(value, Method)}
