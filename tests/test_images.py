@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from gridprune.errors import ImageError
-from gridprune.images import read_image
+from gridprune.images import decode_image, read_image
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "P", "1", "CMYK", "I;16", "I", "F"])
@@ -81,3 +83,26 @@ def test_missing_and_folder(tmp_path):
         read_image(tmp_path / "nothing.png")
     with pytest.raises(ImageError, match="folder"):
         read_image(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("data", "limits", "words"),
+    [
+        (b"not a picture", {}, "not a picture. PNG, JPEG"),
+        (b"", {}, "not a picture"),
+        (b"x" * 100, {"max_bytes": 99}, "100 bytes"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", {"formats": ["PNG"]}, "not a picture"),
+    ],
+)
+def test_bytes_that_are_no_picture(data, limits, words):
+    with pytest.raises(ImageError, match=words) as caught:
+        decode_image(data, "sent.png", **limits)
+    assert "BytesIO" not in str(caught.value)
+
+
+def test_bytes_of_a_picture_that_was_cut_off():
+    stream = io.BytesIO()
+    Image.effect_noise((64, 64), 90).save(stream, "PNG")
+    assert decode_image(stream.getvalue()).size == (64, 64)
+    with pytest.raises(ImageError, match="fetched again"):
+        decode_image(stream.getvalue()[:1000])

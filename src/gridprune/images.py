@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -11,6 +14,7 @@ from .errors import ImageError
 
 MAX_PIXELS = 100_000_000
 MAX_BYTES = 100_000_000
+_KNOWN = "PNG, JPEG, WebP, GIF, BMP and TIFF are known."
 
 
 def read_image(path: str | Path, *, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_BYTES) -> Image.Image:
@@ -27,27 +31,60 @@ def read_image(path: str | Path, *, max_pixels: int = MAX_PIXELS, max_bytes: int
         raise ImageError(f"There is no file {str(file)!r}.")
     if file.is_dir():
         raise ImageError(f"{str(file)!r} is a folder, not a picture.")
-    if file.stat().st_size > max_bytes:
-        raise ImageError(f"{file.name} has {file.stat().st_size:,} bytes; at most {max_bytes:,} are read.")
+    _check_bytes(file.name, file.stat().st_size, max_bytes)
+    with file.open("rb") as stream:
+        return _decode(stream, file.name, max_pixels, None)
+
+
+def decode_image(
+    data: bytes,
+    name: str = "The picture",
+    *,
+    max_pixels: int = MAX_PIXELS,
+    max_bytes: int = MAX_BYTES,
+    formats: Sequence[str] | None = None,
+) -> Image.Image:
+    """An upright RGB picture from bytes that somebody sent; see :func:`read_image`.
+
+    Args:
+        name: what to call it in errors.
+        formats: Pillow's names of the formats to accept; None for all it knows.
+
+    Raises:
+        ImageError: not a picture of such a format, truncated, or larger than `max_bytes` or `max_pixels`.
+    """
+    _check_bytes(name, len(data), max_bytes)
+    return _decode(io.BytesIO(data), name, max_pixels, formats)
+
+
+def _check_bytes(name: str, size: int, most: int) -> None:
+    if size > most:
+        raise ImageError(
+            f"{name} has {size:,} bytes; at most {most:,} are read. Scale it down, or save it as JPEG or WebP."
+        )
+
+
+def _decode(stream: BinaryIO, name: str, max_pixels: int, formats: Sequence[str] | None) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is checked below
-            with Image.open(file) as image:
+            with Image.open(stream, formats=formats) as image:
                 if image.width * image.height > max_pixels:
                     raise ImageError(
-                        f"{file.name} has {image.width} x {image.height} pixels; at most {max_pixels:,} are read. "
-                        "Scale it down first: vision towers see a few hundred pixels a side."
+                        f"{name} has {image.width} x {image.height} pixels, which is too large: at most {max_pixels:,} "
+                        "are read. Scale it down first: vision towers see a few hundred pixels a side."
                     )
                 image.load()
                 return to_rgb(image)
-    except Image.DecompressionBombError as error:
-        raise ImageError(f"{file.name} is too large to decode safely: {error}") from None
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+    except Image.DecompressionBombError:
+        raise ImageError(f"{name} is too large to decode safely. Scale it down first.") from None
+    except UnidentifiedImageError:
+        raise ImageError(f"{name} is not a picture. {_KNOWN}") from None
+    except (OSError, SyntaxError, ValueError) as error:
         if isinstance(error, ImageError):
             raise
         raise ImageError(
-            f"{file.name} cannot be read as a picture ({error}). PNG, JPEG, WebP, GIF, BMP and TIFF are known; a "
-            "truncated download must be fetched again."
+            f"{name} cannot be read as a picture ({error}). {_KNOWN} A truncated download must be fetched again."
         ) from None
 
 

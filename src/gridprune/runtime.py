@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,10 +12,11 @@ from typing import Any
 import torch
 from PIL.Image import Image
 
+from .calls import Positions
 from .cues.clip_text import ClipText, stored_sign
 from .errors import CheckpointError, GridPruneError, QuestionError
 from .methods.base import Method
-from .pruning import prune
+from .pruning import Pruning, prune
 from .report import Report
 
 EMBEDDED = "embedded"
@@ -90,49 +93,75 @@ def _load_embedded(clip: str | Path | None, device: str) -> Loaded:
     return Loaded(EMBEDDED, model.to(device), tiny.processor, clip or own.to(device))
 
 
-def prepare(loaded: Loaded, image: Image, question: str) -> Any:
-    """Model inputs for one picture and one question, by the checkpoint's own chat template."""
+def prepare(loaded: Loaded, image: Image, question: str, history: Sequence[tuple[str, str]] = ()) -> Any:
+    """Model inputs for one picture and one question, by the checkpoint's own chat template.
+
+    Args:
+        history: earlier turns about the picture, each a question and its answer.
+    """
     if not question.strip():
         raise QuestionError("The question is empty.")
     processor = loaded.processor
-    conversation = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}]
+    asked = [*(turn for turn, _ in history), question]
     if getattr(processor, "chat_template", None):
-        text = processor.apply_chat_template(conversation, add_generation_prompt=True, tokenize=False)
+        text = processor.apply_chat_template(_conversation(asked, history), add_generation_prompt=True, tokenize=False)
     else:
-        text = f"USER: {getattr(processor, 'image_token', '<image>')}\n{question} ASSISTANT:"
+        answers = [f" {answer}</s>" for _, answer in history]
+        turns = [f"USER: {words} ASSISTANT:{answer}" for words, answer in zip(asked, [*answers, ""])]
+        text = "".join(turns).replace("USER: ", f"USER: {getattr(processor, 'image_token', '<image>')}\n", 1)
     return processor(images=image, text=text, return_tensors="pt").to(loaded.model.device, dtype=loaded.model.dtype)
 
 
-@torch.no_grad()
+def _conversation(asked: Sequence[str], history: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
+    """User turns with the assistant's answers between them, the picture in the first."""
+    turns: list[dict[str, Any]] = []
+    for number, words in enumerate(asked):
+        text = {"type": "text", "text": words}
+        turns.append({"role": "user", "content": [text] if number else [{"type": "image"}, text]})
+        if number < len(history):
+            turns.append({"role": "assistant", "content": [{"type": "text", "text": history[number][1]}]})
+    return turns
+
+
 def answer(
     loaded: Loaded,
     image: Image,
     question: str,
     method: Method | None = None,
     *,
+    history: Sequence[tuple[str, str]] = (),
     max_new_tokens: int = 64,
-    positions: str = "contiguous",
+    positions: Positions = "contiguous",
 ) -> Answer:
-    """Ask one question, with all visual tokens or with those that `method` keeps. Greedy decoding."""
-    inputs = prepare(loaded, image, question)
-    arguments = {"max_new_tokens": max_new_tokens, "do_sample": False, "return_dict_in_generate": True}
+    """Ask one question, with all visual tokens or with those that `method` keeps. Greedy decoding.
+
+    Args:
+        history: earlier turns about the picture, each a question and its answer. `question` alone guides the method.
+    """
+    inputs = prepare(loaded, image, question, history)
     if method is None:
+        return respond(loaded, inputs, None, max_new_tokens)
+    pruning = prune(
+        loaded.model,
+        method,
+        processor=loaded.processor,
+        question=question,
+        clip=loaded.clip,
+        positions=positions,
+    )
+    return respond(loaded, inputs, pruning, max_new_tokens)
+
+
+@torch.no_grad()
+def respond(loaded: Loaded, inputs: Any, pruning: Pruning | None, max_new_tokens: int = 64) -> Answer:
+    """Generate from :func:`prepare`'s inputs of one picture, pruned if `pruning` is given. Greedy decoding."""
+    with pruning or nullcontext():
         started = time.perf_counter()
-        output = loaded.model.generate(**inputs, **arguments)
-        seconds, report = time.perf_counter() - started, None
-    else:
-        with prune(
-            loaded.model,
-            method,
-            processor=loaded.processor,
-            question=question,
-            clip=loaded.clip,
-            positions=positions,  # type: ignore[arg-type]
-        ) as pruning:
-            started = time.perf_counter()
-            output = loaded.model.generate(**inputs, **arguments)
-            seconds = time.perf_counter() - started
-        report = pruning.reports[-1]
+        output = loaded.model.generate(
+            **inputs, max_new_tokens=max_new_tokens, do_sample=False, return_dict_in_generate=True
+        )
+        seconds = time.perf_counter() - started
+    report = None if pruning is None else pruning.reports[-1]
     prompt = inputs["input_ids"]
     text = loaded.processor.batch_decode(output.sequences[:, prompt.shape[1] :], skip_special_tokens=True)[0].strip()
     placeholders = int((prompt == loaded.model.config.image_token_id).sum())
