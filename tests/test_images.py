@@ -91,7 +91,7 @@ def test_missing_and_folder(tmp_path):
         (b"not a picture", {}, "not a picture. PNG, JPEG"),
         (b"", {}, "not a picture"),
         (b"x" * 100, {"max_bytes": 99}, "100 bytes"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", {"formats": ["PNG"]}, "not a picture"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", {"formats": ("PNG",)}, "not a picture"),
     ],
 )
 def test_bytes_that_are_no_picture(data, limits, words):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -42,7 +41,7 @@ def decode_image(
     *,
     max_pixels: int = MAX_PIXELS,
     max_bytes: int = MAX_BYTES,
-    formats: Sequence[str] | None = None,
+    formats: tuple[str, ...] | None = None,
 ) -> Image.Image:
     """An upright RGB picture from bytes that somebody sent; see :func:`read_image`.
 
@@ -64,7 +63,7 @@ def _check_bytes(name: str, size: int, most: int) -> None:
         )
 
 
-def _decode(stream: BinaryIO, name: str, max_pixels: int, formats: Sequence[str] | None) -> Image.Image:
+def _decode(stream: BinaryIO, name: str, max_pixels: int, formats: tuple[str, ...] | None) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is checked below
