@@ -6,9 +6,9 @@ geometry for a picture of a stated size, and the rest is the arithmetic below, w
     keys and values   2 x layers x key-value heads x head size x bytes of the dtype, per token of the prompt
     KV memory         GPUs x (memory x utilization) - parameters; activations and the vision encoder take the remainder
     requests at once  KV memory / keys and values of one request (its pictures and its text)
-    FLOPs             of the language model over visual tokens only, per layer 2 n d q + 2 n d v + 3 n d m + 2 n^2 q with
-                      q, v the widths of queries and of keys; for q = v = d it is L (4 n d^2 + 2 n^2 d + 3 n d m), the
-                      convention of the FastV line of papers
+    FLOPs             of the language model over visual tokens only, per layer 2 n d q + 2 n d v + 3 n d m + 2 n^2 q
+                      with q, v the widths of queries and of keys; for q = v = d it is L (4 n d^2 + 2 n^2 d + 3 n d m),
+                      the convention of the FastV line of papers (a multiplication and its addition count as one)
 """
 
 from __future__ import annotations
@@ -18,12 +18,15 @@ import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from .budget import Budget
 from .errors import CheckpointError, SettingError, UnsupportedModelError
+
+if TYPE_CHECKING:
+    from .families.base import Family
 
 _UNITS = {"": 2**30, "GiB": 2**30, "GB": 10**9, "MiB": 2**20, "MB": 10**6, "TiB": 2**40, "TB": 10**12}
 
@@ -149,7 +152,7 @@ def read(name: str, size: tuple[int, int], dtype: str = "auto") -> Model:
         config = AutoConfig.from_pretrained(source)
     except Exception as error:  # hub, network, file and format errors come in many classes
         raise CheckpointError(
-            f"Could not read the configuration of {name!r}: {(str(error).strip() or repr(error)).splitlines()[0]}\n"
+            f"Could not read the configuration of {name!r}: {_first_line(error)}\n"
             "Give a folder that holds config.json, a hub id, or 'embedded'."
         ) from error
     if type(config) not in AutoModelForImageTextToText._model_mapping:
@@ -158,17 +161,17 @@ def read(name: str, size: tuple[int, int], dtype: str = "auto") -> Model:
         )
     with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(config)
-    processor, notes = _image_processor(source, config)
-    chosen, more = _dtype(config, dtype)
+    family = families.find(model)
+    chosen, notes = _dtype(config, dtype)
     return Model(
         name=name,
-        family=families.find(model).name,
+        family=family.name,
         language_model=LanguageModel.of(config.get_text_config()),
-        visual=_visual_tokens(families.find(model), processor, size),
+        visual=visual_tokens(family, _seen(family, _image_processor(source), size)),
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         dtype=chosen,
         itemsize=getattr(torch, chosen).itemsize,
-        notes=(*notes, *more),
+        notes=tuple(notes),
     )
 
 
@@ -245,17 +248,21 @@ def _source(name: str) -> str:
     return str(weights_folder() / "llava")
 
 
-def _image_processor(source: str, config: Any) -> tuple[Any, list[str]]:
-    """The checkpoint's image processor, or its model's default one with a note that says so."""
+def _image_processor(source: str) -> Any:
+    """The checkpoint's image processor; defaults of its model's class would be silently wrong for some checkpoints."""
     from transformers import AutoImageProcessor
-    from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING
 
     try:
-        return AutoImageProcessor.from_pretrained(source), []
-    except Exception:  # as above; without a file of its own the model's defaults tell the geometry
-        backends = IMAGE_PROCESSOR_MAPPING[type(config)]
-        kind = next(backend for backend in (backends.get("pil"), backends.get("torchvision")) if backend is not None)
-        return kind(), ["no image processor beside the configuration: the defaults of its model were taken"]
+        return AutoImageProcessor.from_pretrained(source)
+    except Exception as error:  # as above
+        raise CheckpointError(
+            f"Could not read the image processor of {source!r}: {_first_line(error)}\nIt says how many tokens a "
+            "picture gets: put preprocessor_config.json (or processor_config.json) beside config.json."
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or repr(error)).splitlines()[0]
 
 
 def _dtype(config: Any, dtype: str) -> tuple[str, list[str]]:
@@ -269,13 +276,23 @@ def _dtype(config: Any, dtype: str) -> tuple[str, list[str]]:
     return str(own).removeprefix("torch."), []
 
 
-def _visual_tokens(family: Any, processor: Any, size: tuple[int, int]) -> VisualTokens:
-    """What a white picture of `size` becomes: the processor cuts it, the family says where tokens lie."""
+def _seen(family: Family, processor: Any, size: tuple[int, int]) -> dict[str, Any]:
+    """The vision arguments of a white picture of `size`."""
     from PIL import Image
 
     tiles = {"crop_to_patches": True} if hasattr(processor, "crop_to_patches") else {}  # as InternVL's processor does
     call = processor(images=[Image.new("RGB", size, "white")], return_tensors="pt", **tiles)
-    maps = family.token_maps(family.vision(dict(call)))
+    vision = family.vision(dict(call))
+    if vision is None:
+        raise UnsupportedModelError(
+            f"The image processor of {family.name} returns {', '.join(call)}; the family reads {family.pixel_keys[0]}."
+        )
+    return vision
+
+
+def visual_tokens(family: Family, vision: dict[str, Any]) -> VisualTokens:
+    """What the pictures of a call put into the prompt, by the family's own geometry."""
+    maps = family.token_maps(vision)
     separators = sum(int(token_map.separator.sum()) for token_map in maps)
     return VisualTokens(sum(map(len, maps)) - separators, separators)
 
@@ -320,6 +337,9 @@ def plan_command(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout and nothing else.")] = False,
 ) -> None:
     """Compute memory, pictures per GPU and prefill FLOPs at N and at k visual tokens from a checkpoint's config."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
     pixels, keeps = parse_size(size), [Budget.parse(part.strip()) for part in keep.split(",")]
     load = Load(images=images, text=text, gpus=gpus, memory=parse_memory(gpu_memory), utilization=utilization)
     found = plan(read(model, pixels, dtype), keeps, load) | {"size": list(pixels)}
