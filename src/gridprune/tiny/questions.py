@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from .draws import Draws
 from .scenes import MARGIN, SPLIT_SEED, Box, Item, Scene, near_region, region_of
-from .vocabulary import CLASSES, COLORS, GROUPS, LETTERS, PLURALS, REGIONS, article, label_word
+from .vocabulary import CLASSES, COLORS, COUNTS, GROUPS, LETTERS, PLURALS, REGIONS, article, label_word
 
 RELATION_MARGIN = 24  # pixels between two centres along the axis that a relation names
 FAMILIES = ("exist", "attribute", "count", "position", "region", "relation", "reading", "choice", "describe")
@@ -147,17 +147,14 @@ def choice(scene: Scene, draws: Draws, letter: int, colors: int = 40) -> Questio
     )
 
 
-def describe(scene: Scene, draws: Draws) -> Question:
-    """The signs from left to right, then the class that is there most often (when there is one)."""
-    signs = sorted(scene.signs, key=lambda sign: sign.center)
-    parts = [f"{COLORS[sign.color - 1]} {label_word(sign.label)} sign" for sign in signs]
-    most = max(scene.counts.values())
-    frequent = [label for label, number in scene.counts.items() if number == most]
-    items: tuple[Item, ...] = tuple(signs)
-    if most > 1 and len(frequent) == 1:
-        parts.append(PLURALS[frequent[0] - 1])
-        items += tuple(i for i in scene.objects if i.label == frequent[0])
-    return Question("describe", "describe", "Describe the picture.", " and ".join(parts), items)
+def describe(scene: Scene, draws: Draws) -> Question | None:
+    """What there is most of, and how many; to know it, every object has to be seen."""
+    ranked = sorted(scene.counts, key=lambda label: -scene.counts[label])
+    most = scene.counts[ranked[0]]
+    if not 1 < most <= len(COUNTS) or sum(number == most for number in scene.counts.values()) > 1:
+        return None
+    answer = f"{most} {PLURALS[ranked[0] - 1]}"
+    return Question("describe", "describe", "Describe the picture.", answer, scene.objects)
 
 
 def balanced(scene: Scene) -> list[Question]:
