@@ -1,0 +1,68 @@
+"""`--model_args` as lmms-eval hands them over: strings, numbers and booleans that must become a method and a range."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..bench import ablations
+from ..bench.entries import Entry, parse
+from ..errors import SettingError, UnknownNameError
+from ..methods.base import Method
+
+ALL = "all"
+
+
+def build_method(method: str, keep: str | int | float, settings: Mapping[str, Any]) -> Method | None:
+    """The method, or None for `keep=all`.
+
+    Args:
+        method: a registered name, with what it holds in parentheses if it is a wrapper: `centered(divprune)`.
+        settings: further fields of the method.
+
+    Raises:
+        UnknownNameError: no such method, or one that exists in runs of `gridprune eval` only.
+        SettingError: a setting that the method does not have.
+        BudgetError: not a budget.
+    """
+    entry = parse(str(method))
+    if entry.name in ablations.BENCH_ONLY:
+        raise UnknownNameError(f"{entry.name!r} needs to know the evidence; it exists in `gridprune eval` only.")
+    if str(keep).strip().lower() == ALL:
+        if settings:
+            raise SettingError(f"keep=all prunes nothing, so {', '.join(settings)} would have no effect; leave it out.")
+        return None
+    return Entry(entry.name, (*entry.settings, *settings.items())).method(keep)
+
+
+def whole_number(name: str, value: int | str) -> int:
+    """A positive integer.
+
+    Raises:
+        SettingError: it is none, such as lmms-eval's "auto".
+    """
+    if not str(value).isdigit() or int(value) < 1:
+        raise SettingError(f"{name} must be a positive whole number, got {value!r}.")
+    return int(value)
+
+
+def set_pixel_range(processor: Any, fewest: int | None, most: int | None) -> None:
+    """Let the image processor scale pictures to between `fewest` and `most` pixels; None leaves its own.
+
+    Raises:
+        SettingError: it does not choose sizes from such a range.
+    """
+    if fewest is None and most is None:
+        return
+    size = processor.image_processor.size
+    if not {"shortest_edge", "longest_edge"} <= set(_present(size)):
+        raise SettingError(
+            "min_pixels and max_pixels need a processor that scales pictures into a range of pixels, such as that of "
+            "Qwen-VL. For other checkpoints give resize=WIDTHxHEIGHT."
+        )
+    new = {"shortest_edge": fewest or size["shortest_edge"], "longest_edge": most or size["longest_edge"]}
+    processor.image_processor.size = type(size)(**new)
+
+
+def _present(size: Any) -> list[str]:
+    return [key for key in ("shortest_edge", "longest_edge") if size.get(key) is not None]

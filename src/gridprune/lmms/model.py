@@ -1,0 +1,264 @@
+"""The model that lmms-eval calls: any checkpoint and method of gridprune, in batches, one process per device.
+
+`--model_args` (everything that is not listed is a setting of the method, such as `zone=3`):
+
+    pretrained              "embedded", a checkpoint folder or a hub id
+    method, keep            see `gridprune methods`; `keep=all` is the unpruned model, without any interception
+    clip, positions         see :func:`gridprune.prune`
+    dtype                   auto, float32, bfloat16, float16
+    resize                  672x672: every picture is stretched to this size first, so that all have the same N
+    min_pixels, max_pixels  for processors that choose a picture's size from such a range (Qwen-VL)
+
+Decoding follows the task; the question is read from the prompt, as in any application.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections import deque
+from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import torch
+from accelerate import Accelerator
+from lmms_eval import utils
+from lmms_eval.api.instance import GenerationResult, Instance, TokenCounts
+from lmms_eval.api.model import lmms
+from lmms_eval.models.model_utils.gen_metrics import log_metrics
+from lmms_eval.protocol import ChatMessages
+from tqdm import tqdm
+
+from .. import families
+from ..errors import GridPruneError, ImageError, UnsupportedCallError
+from ..plan import parse_size
+from ..pruning import Pruning, prune
+from ..runtime import EMBEDDED, load
+from .arguments import build_method, set_pixel_range, whole_number
+
+LONGEST = 1024  # new tokens, if a task does not say; as in lmms-eval's own LLaVA classes
+_PARAGRAPH = "\n\n"  # lmms-eval adds it to every task as a stop; its own chat models let it pass, and so do we
+
+
+@dataclass
+class Tally:
+    """What was read and written, for lmms-eval's throughput record; rates are per picture."""
+
+    seconds: float = 0.0
+    new_tokens: int = 0
+    pictures: int = 0
+    total: int = 0
+    kept: int = 0
+
+    def log(self) -> None:
+        """Hand the sums to lmms-eval, which writes them into its results file."""
+        pictures = max(self.pictures, 1)
+        log_metrics(
+            total_elapsed_time=self.seconds,
+            total_gen_tokens=self.new_tokens,
+            avg_speed=self.new_tokens / self.seconds if self.seconds else 0.0,
+            additional_metrics={"visual_tokens": self.total / pictures, "visual_tokens_kept": self.kept / pictures},
+        )
+
+
+class GridPruneModel(lmms):  # type: ignore[misc]
+    """See the head of this file."""
+
+    is_simple = False
+
+    def __init__(
+        self,
+        pretrained: str = EMBEDDED,
+        method: str = "gridprune",
+        keep: str | int | float = "11.1%",
+        clip: str | None = None,
+        positions: str = "contiguous",
+        dtype: str = "auto",
+        resize: str | None = None,
+        min_pixels: int | None = None,
+        max_pixels: int | None = None,
+        device: str | None = None,
+        batch_size: int | str = 1,
+        max_batch_size: int | None = None,
+        **settings: Any,
+    ) -> None:
+        """Args are described at the head of this file; `device` and `batch_size` come from lmms-eval's own flags.
+
+        Raises:
+            GridPruneError: a bad budget, method, setting or checkpoint, or a pair of model and method that cannot run;
+                all but the last are found before the weights are read.
+        """
+        super().__init__()
+        chosen = build_method(method, keep, settings)
+        self.batch_size = whole_number("batch_size", batch_size)
+        self._size = None if resize is None else parse_size(resize)
+        self.accelerator = Accelerator()
+        self._rank, self._world_size = self.accelerator.process_index, self.accelerator.num_processes
+        self.device = self.accelerator.device if self._world_size > 1 else torch.device(device or _default_device())
+        self.loaded = load(pretrained, clip=clip, device=str(self.device), dtype=dtype)
+        self.processor = self.loaded.processor
+        self.tokenizer = self.processor.tokenizer
+        self.tokenizer.padding_side = "left"
+        if self.tokenizer.pad_token_id is None:
+            self.tokenizer.pad_token = self.tokenizer.eos_token
+        set_pixel_range(self.processor, min_pixels, max_pixels)
+        self.family = families.find(self.loaded.model)
+        self.pruning: Pruning | None = None
+        if chosen is not None:
+            self.pruning = prune(
+                self.loaded.model,
+                chosen,
+                processor=self.processor,
+                clip=self.loaded.clip,
+                positions=positions,  # type: ignore[arg-type]
+            )
+            self.pruning.reports = deque(maxlen=None)  # all of a batch, cleared after it
+
+    def generate_until(self, requests: Sequence[Instance]) -> list[GenerationResult]:
+        """Answer requests in their order; those with equal decoding settings share batches."""
+        collator = utils.Collator(
+            [request.args for request in requests],
+            sort_fn=lambda arguments: (arguments[4], arguments[5], arguments[3]),  # task, split, document
+            group_fn=lambda arguments: arguments[2],
+            grouping=True,
+        )
+        tally, answers = Tally(), []
+        with tqdm(total=len(requests), disable=self._rank != 0, desc="answering") as bar:
+            for chunk in collator.get_batched(n=self.batch_size):
+                answers += self._chunk(list(chunk), tally)
+                bar.update(len(answers) - bar.n)
+        tally.log()
+        return collator.get_original(answers)  # type: ignore[no-any-return]
+
+    def _chunk(self, chunk: list[tuple[Any, ...]], tally: Tally) -> list[GenerationResult]:
+        """One batch: render, generate, cut at stops."""
+        contexts, messages_of, settings, documents, tasks, splits = zip(*chunk)
+        asked = [
+            ChatMessages(messages=build(self.task_dict[task][split][document]))
+            for build, task, split, document in zip(messages_of, tasks, splits, documents)
+        ]
+        try:
+            new = self._generate(asked, settings[0], tally)
+        except GridPruneError as error:
+            raise type(error)(f"{tasks[0]}, document {documents[0]} and its batch: {error}") from error
+        answers = []
+        for context, ids in zip(contexts, new):
+            text = _until(self.tokenizer.decode(ids, skip_special_tokens=True), settings[0]).strip()
+            self.cache_hook.add_partial("generate_until", (context, settings[0]), text)
+            answers.append(GenerationResult(text, TokenCounts(output_tokens=len(ids))))
+        return answers
+
+    @torch.no_grad()
+    def _generate(self, asked: Sequence[ChatMessages], settings: dict[str, Any], tally: Tally) -> list[list[int]]:
+        """New token ids of every row, padding behind the end taken off."""
+        model = self.loaded.model
+        pictures = [self._pictures(messages) for messages in asked]
+        inputs = self.processor(
+            text=[self._text(messages) for messages in asked],
+            images=pictures if any(pictures) else None,
+            padding=True,
+            return_tensors="pt",
+        ).to(self.device, dtype=model.dtype)
+        pad = self.tokenizer.pad_token_id
+        started = time.perf_counter()
+        with self.pruning or nullcontext():
+            output = model.generate(**inputs, **decoding(settings), pad_token_id=pad)
+        tally.seconds += time.perf_counter() - started
+        new = output[:, inputs["input_ids"].shape[1] :].tolist()
+        rows = [list(itertools.takewhile(lambda token: token not in self._ends, row)) for row in new]
+        tally.new_tokens += sum(map(len, rows))
+        self._count(dict(inputs), tally)
+        return rows
+
+    def _count(self, inputs: dict[str, Any], tally: Tally) -> None:
+        """Visual tokens without separators: from the reports, or, unpruned, from the geometry."""
+        if self.pruning is not None:
+            tally.pictures += len(self.pruning.reports)
+            tally.total += sum(report.total for report in self.pruning.reports)
+            tally.kept += sum(report.kept for report in self.pruning.reports)
+            self.pruning.reports.clear()
+            return
+        vision = self.family.vision(inputs)
+        places = [] if vision is None else self.family.locate(inputs["input_ids"].cpu(), vision) or []
+        tally.pictures += len(places)
+        tally.total += sum(len(place.token_map.candidates) for place in places)
+        tally.kept = tally.total
+
+    @property
+    def _ends(self) -> set[int]:
+        """Ids that end an answer, or fill up a row behind its end."""
+        ends = getattr(self.loaded.model.generation_config, "eos_token_id", None)
+        return {self.tokenizer.pad_token_id, *(ends if isinstance(ends, list) else [ends])}
+
+    def _pictures(self, messages: ChatMessages) -> list[Any]:
+        images, videos, audios = messages.extract_media()
+        if videos or audios:
+            raise UnsupportedCallError(
+                "This task has video or audio. The lmms-eval model of gridprune answers questions about pictures; "
+                "clips can be pruned with `gridprune.prune` in your own code."
+            )
+        pictures = [_rgb(image) for image in images]
+        return pictures if self._size is None else [picture.resize(self._size) for picture in pictures]
+
+    def _text(self, messages: ChatMessages) -> str:
+        """The prompt by the checkpoint's own chat template, or LLaVA-1.5's if there is none."""
+        if getattr(self.processor, "chat_template", None):
+            return str(
+                self.processor.apply_chat_template(
+                    messages.to_hf_messages(), add_generation_prompt=True, tokenize=False
+                )
+            )
+        mark = f"{getattr(self.processor, 'image_token', '<image>')}\n"
+        return " ".join(_plain_turn(message, mark) for message in messages.messages) + " ASSISTANT:"
+
+    def loglikelihood(self, requests: Sequence[Instance]) -> NoReturn:
+        raise UnsupportedCallError(
+            "This task ranks given answers by likelihood, which the gridprune model does not offer. Choose the "
+            "generating form of the task (output_type: generate_until)."
+        )
+
+    def generate_until_multi_round(self, requests: Sequence[Instance]) -> NoReturn:
+        raise UnsupportedCallError("This task asks in several rounds, which the gridprune model does not offer.")
+
+    def clean(self) -> None:
+        """Let go of the model, as lmms-eval asks when all answers are there."""
+        del self.loaded, self.pruning, self.family
+        super().clean()
+
+
+def decoding(settings: dict[str, Any]) -> dict[str, Any]:
+    """A task's generation settings as arguments of `generate`; greedy unless it asks for a temperature."""
+    temperature = settings.get("temperature") or 0.0
+    sampling = {"temperature": temperature, "top_p": settings.get("top_p")} if temperature > 0 else {}
+    return {
+        "max_new_tokens": settings.get("max_new_tokens") or LONGEST,
+        "num_beams": settings.get("num_beams") or 1,
+        "do_sample": temperature > 0,
+        **sampling,
+    }
+
+
+def _until(text: str, settings: dict[str, Any]) -> str:
+    """The text up to the first of the task's stops."""
+    stops = settings.get("until") or []
+    for stop in [stops] if isinstance(stops, str) else stops:
+        text = text.split(stop)[0] if stop and stop != _PARAGRAPH else text
+    return text
+
+
+def _plain_turn(message: Any, mark: str) -> str:
+    role = "ASSISTANT:" if message.role == "assistant" else "USER:"
+    parts: Iterable[str] = (mark if part.type == "image" else part.text for part in message.content)
+    return f"{role} {''.join(parts)}"
+
+
+def _rgb(image: Any) -> Any:
+    if not hasattr(image, "convert"):
+        raise ImageError(f"The task gives a picture as {type(image).__name__}; a PIL image is expected.")
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _default_device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
