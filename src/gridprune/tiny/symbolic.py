@@ -35,7 +35,7 @@ from .vocabulary import (
 
 @dataclass(frozen=True)
 class SymbolicConfig:
-    steps: int = 4800
+    steps: int = 4000
     batch: int = 16
     questions: int = 16
     text_length: int = 168
