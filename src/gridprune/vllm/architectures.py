@@ -1,0 +1,145 @@
+"""Which architecture of ours stands for which of vLLM's, and what one can give to methods. Imports no vLLM."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import CheckpointError, MissingCueError, UnsupportedCallError, UnsupportedModelError
+from ..families.base import CLIP_TEXT, EMBEDDINGS
+from ..methods.base import Method
+from .settings import Settings
+
+PREFIX = "GridPrune"
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A stock architecture that can be pruned.
+
+    Attributes:
+        stock: vLLM's own name.
+        target: our class, as "module:Class".
+        relevance: where text relevance comes from.
+        missing: cues that this architecture cannot give, and why.
+        merges_before_projector: whether merged tower features can be projected.
+    """
+
+    stock: str
+    target: str
+    relevance: str
+    missing: Mapping[str, str]
+    merges_before_projector: bool = False
+
+    @property
+    def name(self) -> str:
+        """What users ask for."""
+        return PREFIX + self.stock
+
+    def check(self, method: Method) -> None:
+        """Refuse, by name, a method that cannot run here.
+
+        Raises:
+            UnsupportedCallError: the method does not act between tower and language model, its count depends on the
+                picture, or it compares frames.
+            MissingCueError: it needs a cue that this architecture cannot give.
+        """
+        reason = next((why for bad, why in _NOT_IN_AN_ENGINE if bad(method)), None)
+        if reason is not None:
+            raise UnsupportedCallError(
+                f"The method {method.label!r} cannot run in vLLM: {reason}. `gridprune methods` lists the others."
+            )
+        for cue in sorted(method.needs & set(self.missing)):
+            raise MissingCueError(
+                f"The method {method.label!r} needs the cue {cue!r}, which {self.name} cannot give: "
+                f"{self.missing[cue]}."
+            )
+        if method.merges and method.merge_space == "tower_features" and not self.merges_before_projector:
+            raise UnsupportedCallError(
+                f"The method {method.label!r} merges tokens before the projector, which fuses neighbouring patches in "
+                f"{self.stock}. Use a method that merges projected tokens, or one that only drops some."
+            )
+
+
+_NOT_IN_AN_ENGINE = (
+    (lambda method: method.stage == "in-llm", "it acts inside the language model, which vLLM runs compiled"),
+    (
+        lambda method: method.stage == "pixels",
+        "it shrinks the picture itself; send a smaller one instead",
+    ),
+    (
+        lambda method: not method.fixed_count,
+        "its count depends on the picture, and vLLM reserves places before it sees the picture",
+    ),
+    (lambda method: method.min_frames > 1, "it compares frames of a clip, and only still pictures are pruned here"),
+)
+
+_NO_CLS = "its tower has no [CLS]; methods that need saliency only use the attention received"
+_NO_CROPS = "its pictures are not crops of one size"
+_QWEN = {"queries_cls": _NO_CLS, "laplacian": _NO_CROPS}
+
+ARCHITECTURES: dict[str, Architecture] = {
+    architecture.stock: architecture
+    for architecture in (
+        Architecture(
+            "LlavaForConditionalGeneration",
+            "gridprune.vllm.llava:PrunedLlava",
+            CLIP_TEXT,
+            missing={},
+            merges_before_projector=True,
+        ),
+        Architecture(
+            "LlavaNextForConditionalGeneration",
+            "gridprune.vllm.llava:PrunedLlavaNext",
+            CLIP_TEXT,
+            missing={},
+            merges_before_projector=True,
+        ),
+        Architecture("Qwen2VLForConditionalGeneration", "gridprune.vllm.qwen:PrunedQwen2VL", EMBEDDINGS, _QWEN),
+        Architecture("Qwen2_5_VLForConditionalGeneration", "gridprune.vllm.qwen:PrunedQwen25VL", EMBEDDINGS, _QWEN),
+        Architecture("Qwen3VLForConditionalGeneration", "gridprune.vllm.qwen:PrunedQwen3VL", EMBEDDINGS, _QWEN),
+    )
+}
+
+
+def of_config(config: Any) -> Architecture:
+    """The architecture of ours for a model's configuration, stock or already overridden.
+
+    Raises:
+        UnsupportedModelError: there is none.
+    """
+    names = [str(name).removeprefix(PREFIX) for name in getattr(config, "architectures", None) or ()]
+    for name in names:
+        if name in ARCHITECTURES:
+            return ARCHITECTURES[name]
+    raise UnsupportedModelError(
+        f"gridprune has no vLLM architecture for {', '.join(names) or 'this model'}. "
+        f"Supported: {', '.join(ARCHITECTURES)}."
+    )
+
+
+def overrides(model: str, **settings: Any) -> dict[str, Any]:
+    """What to give to vLLM as `hf_overrides` so that `model` prunes.
+
+    Args:
+        model: a checkpoint folder or a hub id; its configuration is read.
+        settings: the fields of :class:`~gridprune.vllm.settings.Settings` (`method`, `keep`, `options`, `clip`, ...).
+
+    Raises:
+        CheckpointError: no configuration there.
+        UnsupportedModelError: an architecture that cannot be pruned.
+        GridPruneError: settings that cannot work; the message says which.
+    """
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(model)
+    except Exception as error:  # hub, network, file and format errors come in many classes
+        kind = "folder" if Path(model).is_dir() else "hub id"
+        raise CheckpointError(f"Could not read the configuration of the {kind} {model!r}: {error}") from error
+    architecture = of_config(config)
+    given = {key: value for key, value in settings.items() if value is not None}
+    architecture.check(Settings.read(given).build())
+    return {"architectures": [architecture.name], "gridprune": given}

@@ -1,0 +1,154 @@
+"""In front of vLLM's models: pictures go through the stock encoder, and the kept tokens come out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from vllm.config import VllmConfig
+from vllm.logger import init_logger
+from vllm.tokenizers import cached_tokenizer_from_config
+
+from ..cues.clip_text import ClipText, find_beside
+from ..cues.collect import TextSide, check_available, wanted_blocks
+from ..errors import BudgetError, MissingCueError, UnsupportedCallError
+from ..families.base import CLIP_TEXT, Encoded
+from ..methods.base import Method
+from ..methods.uniform import Uniform
+from ..pictures import Choice
+from ..pictures import _choose as choose
+from ..pictures import _embeddings as kept_embeddings
+from ..token_map import TokenMap
+from .architectures import of_config
+from .families import OnVllm, pictures_in
+from .settings import FIELD, Settings, Settled
+
+logger = init_logger(__name__)
+
+
+class Pruned:
+    """A mixin in front of one of vLLM's model classes."""
+
+    family_class: ClassVar[type[OnVllm]]
+
+    def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
+        check_engine(vllm_config)
+        config = vllm_config.model_config.hf_config
+        self.family_class.refuse(config)
+        settings = Settings.read(getattr(config, FIELD, {}))
+        method = settings.build()
+        of_config(config).check(method)
+        super().__init__(vllm_config=vllm_config, prefix=prefix)  # type: ignore[call-arg]
+        self._add_modules(config)
+        self.method: Method = method
+        self.family: OnVllm = self.family_class(self)
+        self.tower_tokens: int = settings.tower_tokens or vllm_config.scheduler_config.max_num_batched_tokens
+        self.text = _text_side(self.family, method, settings, vllm_config)
+        check_available(self.family, method, self.text)
+
+    def _add_modules(self, config: Any) -> None:
+        """Add what the stock model leaves out."""
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The table of the language model's input embeddings, which visual tokens are compared with."""
+        return self.language_model.model.embed_tokens  # type: ignore[attr-defined, no-any-return]
+
+    def encode_unpruned(self, **vision: Any) -> Any:
+        """What the stock model makes of pictures: (n, D) each."""
+        return super().embed_multimodal(**vision)  # type: ignore[misc]
+
+    def embed_multimodal(self, **kwargs: Any) -> Any:
+        """The kept tokens of every picture, (k, D); embeddings and clips as the stock model has them."""
+        packed = kwargs.pop(FIELD, None)
+        vision = pictures_in(self.family, kwargs)
+        if packed is None or vision is None:
+            return self.untouched(self.encode_unpruned(**kwargs))
+        asked = [Settled.unpack(each) for each in packed]
+        maps = self.family.token_maps(vision)
+        kept: list[Tensor] = []
+        for part in batches([len(token_map) for token_map in maps], self.tower_tokens):
+            kept += self._prune(self.family.take_images(vision, part), [asked[i] for i in part])
+        return kept
+
+    def untouched(self, embeddings: Any) -> Any:
+        """Embeddings that are not pruned, in the form of those that are."""
+        return embeddings
+
+    def placed(self, values: Tensor, token_map: TokenMap, mask: Tensor) -> Tensor:
+        """The kept values (k, D) of a picture, with what the runner needs to know about their places."""
+        return values
+
+    @torch.no_grad()
+    def _prune(self, vision: dict[str, Any], asked: Sequence[Settled]) -> list[Tensor]:
+        maps = self.family.token_maps(vision)
+        encoded = self.family.encode(vision, maps, wanted_blocks(self.family, self.method))
+        method, choices = self._choose(encoded, asked)
+        kept = []
+        for i, choice in enumerate(choices):
+            mask = self.family.kept_mask(maps[i], choice.kept)
+            values = kept_embeddings(self.family, method, encoded, i, choice, mask)
+            extra = self.family.extra(encoded.output, i)
+            where = mask.nonzero()[:, 0].to(extra.device)
+            kept.append(self.placed(torch.cat([values, extra[where]], dim=1), maps[i], mask))
+        return kept
+
+    def _choose(self, encoded: Encoded, asked: Sequence[Settled]) -> tuple[Method, list[Choice]]:
+        """What to keep. Nothing can be refused here any more, so broken cues fall back to evenly spread tokens."""
+        counts, questions = [ask.keep for ask in asked], [ask.question for ask in asked]
+        try:
+            return self.method, choose(self.family, self.method, encoded, questions, self.text, counts)
+        except (MissingCueError, BudgetError) as error:
+            logger.warning("gridprune keeps evenly spread tokens of %d picture(s): %s", len(asked), error)
+            method = Uniform()
+            return method, choose(self.family, method, encoded, questions, self.text, counts)
+
+
+def batches(sizes: Sequence[int], most: int) -> Iterator[list[int]]:
+    """Runs of neighbours whose sizes add up to at most `most`; one that is larger goes alone."""
+    part: list[int] = []
+    for i, size in enumerate(sizes):
+        if part and sum(sizes[j] for j in part) + size > most:
+            yield part
+            part = []
+        part.append(i)
+    if part:
+        yield part
+
+
+def check_engine(vllm_config: VllmConfig) -> None:
+    """Refuse engine options that cannot go together with pruning.
+
+    Raises:
+        UnsupportedCallError: the message names the option.
+    """
+    multimodal = vllm_config.model_config.get_multimodal_config()
+    compilation, lora = vllm_config.compilation_config, vllm_config.lora_config
+    chosen = {
+        "--enable-tower-connector-lora: its token counts do not know of pruning": lora is not None
+        and lora.enable_tower_connector_lora,
+        "compile_mm_encoder: a compiled tower cannot be read": compilation.compile_mm_encoder,
+        "cudagraph_mm_encoder: a tower in a CUDA graph cannot be read": compilation.cudagraph_mm_encoder,
+        "--mm-encoder-tp-mode data: a rank must see every picture": multimodal.mm_encoder_tp_mode == "data",
+        "--video-pruning-rate: only one of the two can place tokens": bool(multimodal.video_pruning_rate),
+    }
+    for option, given in chosen.items():
+        if given:
+            raise UnsupportedCallError(f"gridprune does not go together with {option}. Leave the option out.")
+
+
+def _text_side(family: OnVllm, method: Method, settings: Settings, vllm_config: VllmConfig) -> TextSide:
+    """CLIP's text half, or the tokenizer, if the method compares with the question."""
+    if not method.uses_text:
+        return TextSide()
+    tokenizer = cached_tokenizer_from_config(vllm_config.model_config)
+    needs_clip = family.relevance == CLIP_TEXT and method.needs & {"relevance", "word_relevance"}
+    folder = Path(vllm_config.model_config.model)
+    source = settings.clip or (find_beside(folder) if folder.is_dir() else None)
+    if not needs_clip or source is None:
+        return TextSide(tokenizer=tokenizer)
+    with torch.device("cpu"):
+        clip = ClipText.load(source)
+    return TextSide(clip.to(vllm_config.device_config.device or "cpu"), tokenizer)

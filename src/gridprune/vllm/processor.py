@@ -1,0 +1,158 @@
+"""In front of vLLM's processors: the question and the budget of every picture, its hash, and its number of places.
+
+A request's pictures are asked about before anything is looked up: the question comes from the request or from the turn
+that holds the picture, the budget from the request or from the server. Both are part of the picture's hash, so vLLM's
+processor cache, encoder cache and prefix cache hold one entry per question and budget, and never a wrong one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+from vllm.multimodal.hasher import MultiModalHasher
+from vllm.multimodal.inputs import MultiModalFieldConfig, MultiModalKwargsItems
+from vllm.multimodal.parse import DictEmbeddingItems, EmbeddingItems, MultiModalDataItems
+from vllm.multimodal.processing import PromptUpdate
+from vllm.multimodal.processing.inputs import ProcessorInputs
+
+from ..budget import Budget
+from ..cues.question import QuestionReader
+from ..errors import QuestionError
+from .architectures import of_config
+from .families import OnVllm, Shape, pictures_in
+from .settings import FIELD, Ask, Settings, Settled, asks_of, split_request
+
+if TYPE_CHECKING:
+    from transformers import BatchFeature
+
+_ASKS = FIELD + "_asks"  # how asks travel from one hook to the next
+Kwargs = Mapping[str, Any]
+
+
+class PruningProcessor:
+    """A mixin in front of one of vLLM's multimodal processors."""
+
+    family_class: type[OnVllm]
+
+    def __init__(self, info: Any, dummy_inputs: Any) -> None:
+        super().__init__(info, dummy_inputs)  # type: ignore[call-arg]
+        self.info = info
+        config = info.get_hf_config()
+        self.family_class.refuse(config)
+        self.settings = Settings.read(getattr(config, FIELD, {}))
+        self.method = self.settings.build()
+        of_config(config).check(self.method)
+        split_request(info.ctx.get_mm_config().mm_processor_kwargs or {})
+        self.geometry = self.family_class(Shape(config))
+
+    # -- what is asked -------------------------------------------------------------------------------------------
+
+    def apply(self, inputs: ProcessorInputs, timing_ctx: Any) -> Any:
+        """Find out what is asked of each picture, then let vLLM do its work."""
+        given = dict(inputs.hf_processor_mm_kwargs)
+        if _ASKS not in given:
+            ours, given = split_request(given)
+            pictures = _pictures(inputs.mm_data_items)
+            if pictures:
+                given[_ASKS] = asks_of(ours, self.method, pictures, lambda: self._read_questions(inputs, pictures))
+            inputs = replace(inputs, hf_processor_mm_kwargs=given)
+        return super().apply(inputs, timing_ctx)  # type: ignore[misc]
+
+    def _read_questions(self, inputs: ProcessorInputs, pictures: int) -> Sequence[str]:
+        ids = torch.tensor([inputs.prompt])
+        places = (ids[0] == self.geometry.placeholder).nonzero()
+        if len(places) != pictures:
+            raise QuestionError(
+                f"The prompt holds {len(places)} image placeholders for {pictures} pictures. Build it with the model's "
+                "chat template, one placeholder per picture."
+            )
+        return self._reader.read(ids, [(0, place) for place in places], torch.ones_like(ids))
+
+    @cached_property
+    def _reader(self) -> QuestionReader:
+        return QuestionReader(self.info.get_hf_processor())
+
+    def get_dummy_inputs(self, seq_len: int, mm_counts: Mapping[str, int], mm_options: Any) -> ProcessorInputs:
+        """The worst case, for vLLM's memory profile: pictures that are kept whole."""
+        inputs = super().get_dummy_inputs(seq_len, mm_counts, mm_options)  # type: ignore[misc]
+        whole = Ask(Budget.parse("100%"), "What is it?" if self.method.uses_text else "")
+        asks = {_ASKS: [whole] * mm_counts.get("image", 0)}
+        return replace(inputs, hf_processor_mm_kwargs={**inputs.hf_processor_mm_kwargs, **asks})
+
+    # -- what it is known by -------------------------------------------------------------------------------------
+
+    def _get_mm_hashes(self, inputs: ProcessorInputs) -> Any:
+        asks, plain = _split(inputs.hf_processor_mm_kwargs)
+        hashes = dict(super()._get_mm_hashes(replace(inputs, hf_processor_mm_kwargs=plain)))  # type: ignore[misc]
+        if asks:
+            algorithm = self.info.ctx.get_mm_config().mm_hasher_algorithm
+            hashes["image"] = [
+                MultiModalHasher.hash_kwargs(
+                    algorithm, picture=own, ask=ask.identity(), settings=self.settings.identity()
+                )
+                for own, ask in zip(hashes["image"], asks)
+            ]
+        return hashes
+
+    def _get_cache_missing_processor_kwargs(self, inputs: ProcessorInputs, mm_is_cached: Any) -> Kwargs:
+        asks, plain = _split(inputs.hf_processor_mm_kwargs)
+        inputs = replace(inputs, hf_processor_mm_kwargs=plain)
+        missing = dict(super()._get_cache_missing_processor_kwargs(inputs, mm_is_cached))  # type: ignore[misc]
+        if asks:
+            missing[_ASKS] = [ask for ask, cached in zip(asks, mm_is_cached["image"]) if not cached]
+        return missing
+
+    # -- what the model gets -------------------------------------------------------------------------------------
+
+    def _apply_hf_processor_main(self, mm_items: MultiModalDataItems, hf_kwargs: Kwargs) -> BatchFeature:
+        asks, plain = _split(hf_kwargs)
+        processed = super()._apply_hf_processor_main(mm_items, plain)  # type: ignore[misc]
+        vision = pictures_in(self.geometry, processed)
+        if asks and vision is not None:
+            maps = self.geometry.token_maps(vision)
+            processed[FIELD] = [ask.settle(self.method, where).pack() for ask, where in zip(asks, maps)]
+        return processed
+
+    def _get_mm_fields_config(self, hf_inputs: BatchFeature, hf_processor_mm_kwargs: Kwargs) -> Any:
+        _, plain = _split(hf_processor_mm_kwargs)
+        stock = super()._get_mm_fields_config(hf_inputs, plain)  # type: ignore[misc]
+        return {**stock, FIELD: MultiModalFieldConfig.batched("image", keep_on_cpu=True)}
+
+    def _get_prompt_updates(
+        self, mm_items: MultiModalDataItems, hf_processor_mm_kwargs: Kwargs, out_mm_kwargs: MultiModalKwargsItems
+    ) -> Sequence[PromptUpdate]:
+        _, plain = _split(hf_processor_mm_kwargs)
+        updates = super()._get_prompt_updates(mm_items, plain, out_mm_kwargs)  # type: ignore[misc]
+        return [self._shortened(update, out_mm_kwargs) if update.modality == "image" else update for update in updates]
+
+    def _shortened(self, update: Any, out_mm_kwargs: MultiModalKwargsItems) -> Any:
+        """The same update with as many places as tokens are kept."""
+
+        def replacement(index: int) -> Any:
+            full = update.replacement(index)
+            packed = out_mm_kwargs["image"][index].get(FIELD)
+            if packed is None:  # embeddings that the client computed
+                return full
+            keep = Settled.unpack(packed.data).keep
+            return full if keep == self._candidates(out_mm_kwargs["image"][index], len(full)) else full[:1] * keep
+
+        return replace(update, replacement=replacement)
+
+    def _candidates(self, item: Any, places: int) -> int:
+        """Tokens that can be chosen from: all places of a picture, unless some are separators."""
+        return places
+
+
+def _split(kwargs: Kwargs) -> tuple[list[Ask], dict[str, Any]]:
+    plain = dict(kwargs)
+    return plain.pop(_ASKS, []), plain
+
+
+def _pictures(items: MultiModalDataItems) -> int:
+    """Pictures of a request, those that come as embeddings not counted."""
+    images = items.get("image")
+    return 0 if images is None or isinstance(images, (EmbeddingItems, DictEmbeddingItems)) else len(images)
