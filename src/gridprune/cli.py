@@ -16,7 +16,9 @@ from rich.table import Table
 from .bench.cli import eval_command, results_command, sign_command
 from .errors import GridPruneError
 from .plan import plan_command
+from .run_report.cli import report_command
 from .tiny.cli import app as tiny_app
+from .vllm.serve import serve_command
 
 if TYPE_CHECKING:
     from .methods.base import Method
@@ -283,6 +285,10 @@ def families(as_json: Json = False) -> None:
 
 app.command("eval")(_reported(eval_command))
 app.command("results")(_reported(results_command))
+app.command("report")(_reported(report_command))
 app.command("sign")(_reported(sign_command))
+app.command("serve", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(
+    _reported(serve_command)
+)
 app.command("plan")(_reported(plan_command))
 app.add_typer(tiny_app, name="tiny")

@@ -1,0 +1,4 @@
+curve();
+table();
+families();
+browser();
