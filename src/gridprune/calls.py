@@ -21,9 +21,11 @@ from .pictures import pick
 from .prompt import Layout, along, contiguous_positions, shorten
 from .report import Report
 from .sequences import PromptStreamer, infer_mask, pad_token, restore_prompt, shorten_limits
+from .together import split_over_rows
 from .turns import Past, Record, recall, remember
 
 Positions = Literal["contiguous", "original"]
+BudgetScope = Literal["image", "prompt"]
 Question = str | Sequence[str] | None
 
 
@@ -53,6 +55,22 @@ class Plan:
 
 
 @dataclass(eq=False)
+class Pictures:
+    """The new pictures of one modality in one call.
+
+    Attributes:
+        vision: the vision arguments they are encoded from.
+        places: where they stand in the prompt.
+        counts: tokens to keep of each, where one budget was split over the prompt.
+    """
+
+    family: Family
+    vision: dict[str, Any]
+    places: list[Place]
+    counts: list[int] | None = None
+
+
+@dataclass(eq=False)
 class Shortener:
     """Shortens the calls of one model, of any number of threads.
 
@@ -65,6 +83,7 @@ class Shortener:
     processor: Any = None
     question: Question = None
     positions: Positions = "contiguous"
+    budget: BudgetScope = "image"
     reports: deque[Report] = field(default_factory=deque)
 
     @property
@@ -155,10 +174,9 @@ class Shortener:
         mask = self._mask(call, ids, length, generating)
         cpu_ids, cpu_mask = ids.cpu(), None if mask is None else mask.cpu().bool()
         keep = torch.ones(len(ids), length, dtype=torch.bool)
-        outputs = {
-            stream.modality: self._prune_pictures(stream, vision, cpu_ids, cpu_mask, keep, past.full, offset)
-            for stream, vision in seen
-        }
+        found = [self._find_pictures(stream, vision, cpu_ids, past.full, offset) for stream, vision in seen]
+        self._split_budget(found)
+        outputs = {each.family.modality: self._prune_pictures(each, cpu_ids, cpu_mask, keep, offset) for each in found}
         layout = shorten(keep, cpu_mask, past.layout)
         return self._short_call(call, ids, mask, layout, past, offset, outputs, generating)
 
@@ -200,10 +218,9 @@ class Shortener:
 
     def _refuse(self, limit: str) -> None:
         """Raise if the family declares this limit of its stock model."""
-        if limit in self.family.limits:
-            raise UnsupportedCallError(
-                f"{type(self.model).__name__} does not take {limit}: {self.family.limits[limit]}."
-            )
+        found = self.family.limits.get(limit)
+        if found is not None and found.holds:
+            raise UnsupportedCallError(f"{type(self.model).__name__} does not take {limit}: {found}.")
 
     def _mask(self, call: dict[str, Any], ids: Tensor, length: int, generating: bool) -> Tensor | None:
         """The 2-D mask of the whole prompt, given or as `generate` would infer it."""
@@ -275,32 +292,39 @@ class Shortener:
         padded = torch.nn.functional.pad(placed, (past.cached, 0))
         return padded, following + start - kept_mask.sum(1, keepdim=True)
 
-    def _prune_pictures(
-        self,
-        family: Family,
-        vision: dict[str, Any],
-        ids: Tensor,
-        mask: Tensor | None,
-        keep: Tensor,
-        prefix: int,
-        offset: int,
-    ) -> Any:
-        """Encode the pictures that no cache holds yet, select, clear `keep` in place, and return the kept features."""
+    def _find_pictures(self, family: Family, vision: dict[str, Any], ids: Tensor, prefix: int, offset: int) -> Pictures:
+        """The pictures of one modality that no cache holds yet."""
         places, vision = _new_pictures(family, ids, vision, prefix - offset)
+        if places and prefix:
+            self._refuse(LATER_PICTURES)
+        return Pictures(family, vision, places)
+
+    def _split_budget(self, found: list[Pictures]) -> None:
+        """Under one budget over the prompt: how many tokens each of the pictures keeps, whatever its modality."""
+        places = [place for pictures in found for place in pictures.places]
+        if self.budget == "image" or not places:
+            return
+        sizes = [len(place.token_map.candidates) for place in places]
+        counts = iter(split_over_rows(self.method.budget, [place.row for place in places], sizes))
+        for pictures in found:
+            pictures.counts = [next(counts) for _ in pictures.places]
+
+    def _prune_pictures(self, pictures: Pictures, ids: Tensor, mask: Tensor | None, keep: Tensor, offset: int) -> Any:
+        """Encode the pictures, select, clear `keep` in place, and return the kept features."""
+        places = pictures.places
         if not places:
             return None
-        if prefix:
-            self._refuse(LATER_PICTURES)
         asked = [(place.row, place.columns) for place in places]
         row_mask = None if mask is None else mask[:, offset:]
         picked = pick(
-            family,
+            pictures.family,
             self.method,
-            vision,
+            pictures.vision,
             places,
             lambda: self._questions(ids, asked, row_mask),
             self.text,
             self.processor,
+            pictures.counts,
         )
         for place, stays in zip(places, picked.masks):
             keep[place.row, place.columns + offset] = stays

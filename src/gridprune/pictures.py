@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
 
 from .cues.collect import TextSide, collect, wanted_blocks
-from .errors import BudgetError
 from .families.base import Encoded, Family, Place
 from .methods.base import Cues, Method, Selection, checked_select
 from .report import Report
+from .together import apart, cues_side_by_side, side_by_side
 from .token_map import TokenMap
 
 
@@ -51,18 +51,26 @@ def pick(
     questions: Callable[[], list[str]],
     text: TextSide,
     processor: Any,
+    counts: Sequence[int] | None = None,
 ) -> Picked:
     """Encode the pictures, let the method select, and gather what it keeps.
 
     Args:
         questions: gives one question per picture; called once, after the encoder ran.
+        counts: tokens to keep of each picture where one budget was split over the prompt; None: the method decides for
+            each picture by itself.
     """
     maps = [place.token_map for place in places]
     started = time.perf_counter()
     encoded = _encode(family, method, vision, maps)
     between = time.perf_counter()
     asked = questions()
-    choices = _choose(family, method, encoded, asked, text)
+    if counts is None:
+        choices = _choose(family, method, encoded, asked, text)
+    elif "joint" in method.capabilities:
+        choices = _choose_together(family, method, encoded, asked, text, [place.row for place in places], counts)
+    else:
+        choices = _choose(family, method, encoded, asked, text, counts)
     masks = [token_map.keep_mask(choice.kept) for token_map, choice in zip(maps, choices)]
     untouched = all(bool(mask.all()) for mask in masks) and not method.merges and method.stage != "pixels"
     kept = (
@@ -70,7 +78,7 @@ def pick(
         if untouched
         else [_embeddings(family, method, encoded, *each) for each in zip(range(len(maps)), choices, masks)]
     )
-    output = encoded.output if untouched else family.handed_on(encoded, kept, masks)
+    output = encoded.output if untouched else family.handed_on(encoded, kept, masks, [place.row for place in places])
     finished = time.perf_counter()
     reports = [
         Report.build(
@@ -97,29 +105,68 @@ def _encode(family: Family, method: Method, vision: dict[str, Any], maps: list[T
         return family.encode(vision, maps, wanted_blocks(family, method))
     rows, columns = maps[0].grid
     k = method.budget.resolve(rows * columns)
-    grid = method.target_grid(rows, columns, k)  # type: ignore[attr-defined]
-    if 0 in grid:
-        raise BudgetError(
-            f"A picture of {rows} x {columns} tokens cannot be shrunk to exactly {k}: no grid of {k} tokens "
-            f"fits. Choose a budget with suitable factors, such as a square number."
-        )
-    return family.encode_resized(vision, maps, grid)
+    return family.encode_resized(vision, maps, method.target_grid(rows, columns, k))  # type: ignore[attr-defined]
 
 
-def _choose(family: Family, method: Method, encoded: Encoded, questions: Sequence[str], text: TextSide) -> list[Choice]:
+def _choose(
+    family: Family,
+    method: Method,
+    encoded: Encoded,
+    questions: Sequence[str],
+    text: TextSide,
+    counts: Sequence[int] | None = None,
+) -> list[Choice]:
     """Run the method on all pictures, those of one geometry in one batch, with one host synchronisation a batch."""
-    groups: dict[object, list[int]] = {}
-    for i, token_map in enumerate(encoded.maps):
-        # Methods whose count depends on the picture take one at a time.
-        groups.setdefault(token_map.key if method.fixed_count else i, []).append(i)
     result: dict[int, Choice] = {}
-    for members in groups.values():
-        cues = collect(family, method, encoded, members, [questions[i] for i in members], text)
+    for members, cues in _gathered(family, method, encoded, questions, text, counts):
         token_map = encoded.maps[members[0]].candidates
-        selection = checked_select(method, cues, token_map, method.count(cues, token_map))
+        k = method.count(cues, token_map) if counts is None else counts[members[0]]
+        selection = checked_select(method, cues, token_map, k)
         kept = selection.indices.cpu()
         result.update({i: Choice(selection, cues, row, kept[row]) for row, i in enumerate(members)})
     return [result[i] for i in range(len(encoded.maps))]
+
+
+def _choose_together(
+    family: Family,
+    method: Method,
+    encoded: Encoded,
+    questions: Sequence[str],
+    text: TextSide,
+    rows: Sequence[int],
+    counts: Sequence[int],
+) -> list[Choice]:
+    """Run the method once on each row of the batch, whose pictures compete for the sum of their `counts`."""
+    cues: dict[int, Cues] = {}
+    for members, batched in _gathered(family, method, encoded, questions, text):
+        cues.update({i: batched.image(number) for number, i in enumerate(members)})
+    result: dict[int, Choice] = {}
+    for row in sorted(set(rows)):
+        members = [i for i, where in enumerate(rows) if where == row]
+        maps = [encoded.maps[i].candidates for i in members]
+        joined = cues_side_by_side([cues[i] for i in members])
+        selection = checked_select(method, joined, side_by_side(maps), sum(counts[i] for i in members))
+        for i, own in zip(members, apart(selection, [len(token_map) for token_map in maps])):
+            result[i] = Choice(own, cues[i], 0, own.indices[0].cpu())
+    return [result[i] for i in range(len(encoded.maps))]
+
+
+def _gathered(
+    family: Family,
+    method: Method,
+    encoded: Encoded,
+    questions: Sequence[str],
+    text: TextSide,
+    counts: Sequence[int] | None = None,
+) -> Iterator[tuple[list[int], Cues]]:
+    """The pictures that can be selected from in one batch, and their cues: of one geometry, and of one count."""
+    groups: dict[object, list[int]] = {}
+    for i, token_map in enumerate(encoded.maps):
+        # Methods whose count depends on the picture take one at a time.
+        key = (token_map.key, counts and counts[i]) if method.fixed_count else i
+        groups.setdefault(key, []).append(i)
+    for members in groups.values():
+        yield members, collect(family, method, encoded, members, [questions[i] for i in members], text)
 
 
 def _embeddings(family: Family, method: Method, encoded: Encoded, i: int, choice: Choice, mask: Tensor) -> Tensor:

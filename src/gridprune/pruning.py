@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections import deque
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 from . import families
-from .calls import Positions, Question, Shortener
+from .calls import BudgetScope, Positions, Question, Shortener
 from .cues.clip_text import ClipText, find_beside
 from .cues.collect import TextSide, check_available
 from .errors import SettingError
@@ -23,17 +23,8 @@ from .methods.base import Method
 from .report import Report
 
 
-def prune(
-    model: Any,
-    method: Method,
-    *,
-    processor: Any = None,
-    question: Question = None,
-    clip: ClipText | str | Path | None = None,
-    positions: Positions = "contiguous",
-    max_reports: int = 64,
-) -> Pruning:
-    """Prune the visual tokens of `model` with `method`, inside a `with` block or between `apply()` and `remove()`.
+class Pruning:
+    """Prunes the visual tokens of `model` with `method`, inside a `with` block or between `apply()` and `remove()`.
 
         with prune(model, GridPrune(keep=64), processor=processor) as pruning:
             model.generate(**inputs)
@@ -41,36 +32,36 @@ def prune(
 
     `generate` returns sequences with the original prompt in front. A direct call returns logits of the shortened
     prompt. A later turn on the same cache may be given as the whole prompt or as its new part, with the new pictures
-    or with all.
+    or with all. Reusable and re-entrant.
 
     Args:
-        model: a stock transformers model of a supported family; any attention implementation, any device.
+        model: a stock transformers model of a supported family; any attention implementation, any device. It may be
+            wrapped by PEFT.
         method: what to keep; see `gridprune.methods`.
         processor: the model's processor. Its tokenizer and chat template are used to read the question from the prompt.
         question: overrides what is read from the prompt: one string for all images, or one per image in prompt order.
-        clip: CLIP's text half for methods that use relevance: a `ClipText`, a folder or a hub id. A folder called
-            `clip` in or beside a local checkpoint is found by itself.
+        clip: the text half of the model's vision tower, CLIP or SigLIP, for methods that use relevance: a `ClipText` or
+            `SiglipText`, a folder or a hub id. A folder called `clip` in or beside a local checkpoint is found by
+            itself.
         positions: "contiguous" renumbers the kept tokens, as LLaVA-based papers do; "original" keeps every token's
             position (renumbering destroys grounding, arXiv 2506.21873). Models with M-RoPE always keep theirs.
+        budget: "image" gives each picture the method's budget. "prompt" gives it to each row of the batch: `keep`
+            counts over all pictures and clips that the row brings in this call. GridPrune's zones of all pictures then
+            compete, as views of an anyres image do; for other methods the budget is split over the pictures in
+            proportion to their tokens first (largest remainder, exact, at least one each). Methods inside the language
+            model always count over the prompt.
         max_reports: how many :class:`~gridprune.report.Report` to hold, newest last. Each keeps its picture's pixels.
 
+    Attributes:
+        family: what is known about the model's kind.
+        reports: the decisions, one per picture, newest last.
+
     Raises:
-        UnsupportedModelError: no family knows the model's class.
+        UnsupportedModelError: no family knows the model's class, or the model is wrapped or compiled in a way that
+            cannot be pruned.
         MissingCueError: the method needs a cue this model cannot give; the message names the remedy.
+        SettingError: an unknown value of `positions` or `budget`, or a method that has no budget over a prompt.
     """
-    return Pruning(
-        model,
-        method,
-        processor=processor,
-        question=question,
-        clip=clip,
-        positions=positions,
-        max_reports=max_reports,
-    )
-
-
-class Pruning:
-    """A method bound to a model. Built by :func:`prune`; reusable and re-entrant."""
 
     def __init__(
         self,
@@ -81,10 +72,16 @@ class Pruning:
         question: Question = None,
         clip: ClipText | str | Path | None = None,
         positions: Positions = "contiguous",
+        budget: BudgetScope = "image",
         max_reports: int = 64,
     ) -> None:
-        if positions not in ("contiguous", "original"):
-            raise SettingError(f"positions must be 'contiguous' or 'original', got {positions!r}.")
+        _check_setting("positions", positions, get_args(Positions))
+        _check_setting("budget", budget, get_args(BudgetScope))
+        if budget == "prompt" and (not method.fixed_count or method.stage == "pixels"):
+            raise SettingError(
+                f"{method.name} has no budget over a prompt: the picture decides how many tokens it keeps. Use "
+                "budget='image', or a method with a fixed count."
+            )
         self.model = model
         self.method = method
         self.family: Family = families.find(model)
@@ -97,7 +94,9 @@ class Pruning:
         if method.stage == "in-llm":
             self._acting = InsideEngine(self.family, cast(InsideMethod, method), self.reports, processor)
         else:
-            self._acting = Shortener(self.family, method, text, processor, question, positions, self.reports)
+            self._acting = Shortener(
+                self.family, method, text, processor, question, positions, budget, reports=self.reports
+            )
 
     # -- switching on and off ------------------------------------------------------------------------------------
 
@@ -121,6 +120,14 @@ class Pruning:
         """Switch it off again: hooks and attributes are as they were before :meth:`apply`."""
         Interceptor.pop(self.model, self._acting)
         self._acting.uninstall()
+
+
+prune = Pruning
+
+
+def _check_setting(name: str, given: str, known: tuple[str, ...]) -> None:
+    if given not in known:
+        raise SettingError(f"{name} must be {' or '.join(map(repr, known))}, got {given!r}.")
 
 
 def _find_clip(family: Family, method: Method, clip: ClipText | str | Path | None) -> ClipText | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from types import SimpleNamespace
 from typing import Any
 
@@ -532,7 +533,16 @@ LLAVA_NEXT_VIDEO_CLIPS = Case(
     frames=3,
     placeholder=VIDEO,
 )
-VIDEO_LLAVA = Case("video-llava", _video_llava, lambda picture: [IMAGE] * 36, _square, ((24, 24),))
+
+
+def _video_llava_pictures(rows: list[list[Picture]]) -> dict[str, Any]:
+    """Its name for pixels depends on the version of transformers."""
+    names = inspect.signature(hf.VideoLlavaModel.get_image_features).parameters
+    name = next(name for name in names if name.startswith("pixel_values"))
+    return {name: _square(rows)["pixel_values"]}
+
+
+VIDEO_LLAVA = Case("video-llava", _video_llava, lambda picture: [IMAGE] * 36, _video_llava_pictures, ((24, 24),))
 VIDEO_LLAVA_CLIPS = Case(
     "video-llava-clips",
     _video_llava,

@@ -24,7 +24,7 @@ from gridprune.errors import (
 from gridprune.methods.registry import create
 
 from .kit import Uneven, model, shuffled
-from .models import LLAVA, LLAVA_NEXT
+from .models import LLAVA, LLAVA_NEXT, VIDEO_LLAVA
 
 SOME = create("fastervlm", keep="30%")
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_forward_hooks_with_kwargs", "_forward_pre_hooks_with_kwargs")
@@ -302,3 +302,15 @@ def test_positional_arguments(net):
         expected = net(**given).logits
         found = net(given["input_ids"], given["pixel_values"], given["attention_mask"]).logits
     assert torch.equal(found, expected)
+
+
+def test_an_older_name_of_the_pixels_is_pruned_as_well():
+    """Processors of Video-LLaVA still give `pixel_values_images`, which its encoder calls `pixel_values` today."""
+    net, given = model(VIDEO_LLAVA), call(VIDEO_LLAVA)
+    (name,) = (key for key in given if key.startswith("pixel_values"))
+    renamed = {key: value for key, value in given.items() if key != name}
+    renamed["pixel_values_images"] = given[name]
+    with torch.no_grad(), prune(net, SOME) as pruning:
+        expected, found = net(**given).logits, net(**renamed).logits
+    assert torch.equal(found, expected)
+    assert len(pruning.reports) == 2

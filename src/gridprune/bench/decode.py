@@ -80,7 +80,7 @@ class Decoder:
     def read(self, prefixes: Sequence[Prefix], encoded: Encoded) -> DynamicCache:
         """The cache after the prefixes, one row each."""
         cache = DynamicCache(config=self._config)
-        features = self.family.handed_on(encoded, [prefix.features for prefix in prefixes], [])
+        features = self.family.handed_on(encoded, [prefix.features for prefix in prefixes], [], range(len(prefixes)))
         self.model(
             input_ids=torch.stack([prefix.ids for prefix in prefixes]).to(self.model.device),
             mm_encoder_outputs={self.family.modality: self.family.packed(features)},

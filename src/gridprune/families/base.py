@@ -11,9 +11,11 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
+from importlib.metadata import version
 from typing import Any, ClassVar
 
 import torch
+from packaging.version import Version
 from torch import Tensor, nn
 
 from ..cues.tower import Captured, Tower, find_clip_tower
@@ -29,6 +31,30 @@ EMBEDDINGS = "the language model's input embeddings"
 LATER_PICTURES = "pictures in a later turn"
 PADDING_BEHIND_CACHE = "padding behind a cache"
 CHUNKED_PREFILL = "chunked prefill"
+
+
+@dataclass(frozen=True)
+class Limit:
+    """Something that stock models cannot do.
+
+    Attributes:
+        reason: why, in words.
+        before: the first version of transformers in which they can; empty if there is none.
+    """
+
+    reason: str
+    before: str = ""
+
+    @property
+    def holds(self) -> bool:
+        """Whether it holds with the installed transformers."""
+        return not self.before or Version(version("transformers")) < Version(self.before)
+
+    def __str__(self) -> str:
+        return f"{self.reason} (transformers before {self.before})" if self.before else self.reason
+
+
+SPLIT_PICTURES = Limit("every chunk is handed the pictures of the whole prompt", before="5.23")
 
 
 @dataclass(eq=False)
@@ -76,7 +102,6 @@ class Family(ABC):
         first_position: position of a prompt's first token in a direct forward call.
         video: whether clips are pruned as well.
         limits: ways of calling that the stock model cannot answer rightly (named at the top of this file), and why.
-        since: the oldest transformers whose own model works, where that is younger than the oldest supported one.
     """
 
     name: ClassVar[str]
@@ -90,8 +115,7 @@ class Family(ABC):
     dense: ClassVar[bool] = False
     first_position: ClassVar[int] = 0
     video: ClassVar[bool] = False
-    limits: ClassVar[Mapping[str, str]] = {}
-    since: ClassVar[str] = ""
+    limits: ClassVar[Mapping[str, Limit]] = {CHUNKED_PREFILL: SPLIT_PICTURES}
 
     def __init__(self, model: Any) -> None:
         self.model = model
@@ -209,9 +233,18 @@ class Family(ABC):
             f"run here. Methods that merge projected embeddings, or only drop tokens, can."
         )
 
-    def handed_on(self, encoded: Encoded, kept: list[Tensor], masks: list[Tensor]) -> Any:
-        """An encoder output with only the kept tokens of each picture, for `mm_encoder_outputs`."""
-        return type(encoded.output)(pooler_output=kept)
+    def handed_on(self, encoded: Encoded, kept: list[Tensor], masks: list[Tensor], rows: Sequence[int]) -> Any:
+        """An encoder output with only the kept tokens, for `mm_encoder_outputs`.
+
+        One entry per row of the batch, not per picture: so `generate` repeats them rightly for beams and samples,
+        which transformers before 5.19 does not do for several pictures in a row.
+
+        Args:
+            kept: per picture (k, D).
+            masks: per picture (n,) bool.
+            rows: the row each picture stands in.
+        """
+        return type(encoded.output)(pooler_output=by_row(kept, rows))
 
     def packed(self, output: Any) -> Any:
         """The output that a forward call takes: lists become one tensor for models that want one."""
@@ -279,6 +312,14 @@ class Blocks:
 
     states: Collection[int] = ()
     attention: Collection[int] = ()
+
+
+def by_row(values: Sequence[Tensor], rows: Sequence[int]) -> list[Tensor]:
+    """What belongs to one row of the batch, joined; `rows` ascend."""
+    found: dict[int, list[Tensor]] = {}
+    for value, row in zip(values, rows):
+        found.setdefault(row, []).append(value)
+    return [torch.cat(parts) for parts in found.values()]
 
 
 def single_layer(model: Any) -> int:

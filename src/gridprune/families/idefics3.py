@@ -31,7 +31,6 @@ class Idefics3(Family):
 
     name: ClassVar[str] = "idefics3"
     classes: ClassVar[tuple[str, ...]] = ("Idefics3ForConditionalGeneration", "SmolVLMForConditionalGeneration")
-    pixel_keys: ClassVar[tuple[str, ...]] = ("pixel_values",)
     layout_keys: ClassVar[tuple[str, ...]] = ("pixel_attention_mask",)
 
     @cached_property
@@ -80,6 +79,13 @@ class Idefics3(Family):
                     pixels[place.row, real[place.row][position[place.row]]] = 0
                 position[place.row] += 1
         return {**vision, "pixel_values": pixels}
+
+    def packed(self, output: Any) -> Any:
+        """One tensor (tokens, 1, D): SmolVLM before transformers 5.21 counts a row's tokens in blocks of the second
+        axis."""
+        if isinstance(output.pooler_output, Tensor):
+            return output
+        return type(output)(pooler_output=torch.cat(list(output.pooler_output))[:, None])
 
     def parts(self, vision: dict[str, Any], maps: list[TokenMap]) -> Parts:
         return Crops([len(token_map) // len(self._tile) for token_map in maps], 0)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..cues.tower import Tower, find_tower
 from ..token_map import TokenMap
-from .base import PADDING_BEHIND_CACHE, Encoded, Family
+from .base import PADDING_BEHIND_CACHE, Encoded, Family, Limit, by_row
 from .parts import Packed, Parts
 
 
@@ -132,21 +132,23 @@ class Qwen3VL(QwenVL):
     name: ClassVar[str] = "qwen3-vl"
     classes: ClassVar[tuple[str, ...]] = ("Qwen3VLForConditionalGeneration", "Qwen3VLMoeForConditionalGeneration")
 
-    def handed_on(self, encoded: Encoded, kept: list[Tensor], masks: list[Tensor]) -> Any:
+    def handed_on(self, encoded: Encoded, kept: list[Tensor], masks: list[Tensor], rows: Sequence[int]) -> Any:
         planes = [
-            [values[mask.to(values.device)] for values, mask in zip(plane, masks)]
+            by_row([values[mask.to(values.device)] for values, mask in zip(plane, masks)], rows)
             for plane in encoded.output.deepstack_features
         ]
-        return type(encoded.output)(pooler_output=kept, deepstack_features=planes)
+        return type(encoded.output)(pooler_output=by_row(kept, rows), deepstack_features=planes)
 
 
 class Qwen35(QwenVL):
     """Qwen3.5: Qwen3-VL's tower without deepstack, on a language model with linear attention."""
 
     name: ClassVar[str] = "qwen3.5"
-    limits: ClassVar[Mapping[str, str]] = {
-        PADDING_BEHIND_CACHE: "linear attention cannot skip the padding that evens out rows of a later turn; give them "
-        "one at a time"
+    limits: ClassVar[Mapping[str, Limit]] = {
+        **QwenVL.limits,
+        PADDING_BEHIND_CACHE: Limit(
+            "linear attention cannot skip the padding that evens out rows of a later turn; give them one at a time"
+        ),
     }
     classes: ClassVar[tuple[str, ...]] = ("Qwen3_5ForConditionalGeneration", "Qwen3_5MoeForConditionalGeneration")
 

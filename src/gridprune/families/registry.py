@@ -70,6 +70,7 @@ def describe() -> list[dict[str, Any]]:
             "saliency": family.saliency_source(),
             "relevance": family.relevance,
             "video": family.video,
+            "limits": {name: str(limit) for name, limit in family.limits.items()},
             "transformers": TRANSFORMERS,
         }
         for family in available()

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from ..token_map import TokenMap
-from .base import CHUNKED_PREFILL, LATER_PICTURES, Family
+from .base import CHUNKED_PREFILL, LATER_PICTURES, Family, Limit
 from .maps import pooled
 
 
@@ -24,9 +24,9 @@ class PaliGemma(Family):
     classes: ClassVar[tuple[str, ...]] = ("PaliGemmaForConditionalGeneration",)
     dense: ClassVar[bool] = True
     first_position: ClassVar[int] = 1
-    limits: ClassVar[Mapping[str, str]] = {
-        LATER_PICTURES: "the bidirectional prefix cannot grow behind what was generated",
-        CHUNKED_PREFILL: "a chunk would cut the prefix, which sees itself in both directions",
+    limits: ClassVar[Mapping[str, Limit]] = {
+        LATER_PICTURES: Limit("the bidirectional prefix cannot grow behind what was generated"),
+        CHUNKED_PREFILL: Limit("a chunk would cut the prefix, which sees itself in both directions"),
     }
 
     def crops(self, vision: dict[str, Any]) -> Tensor:
@@ -51,8 +51,9 @@ class Gemma3(Family):
     name: ClassVar[str] = "gemma3"
     classes: ClassVar[tuple[str, ...]] = ("Gemma3ForConditionalGeneration",)
     dense: ClassVar[bool] = True
-    limits: ClassVar[Mapping[str, str]] = {
-        CHUNKED_PREFILL: "a chunk would cut a picture, which sees itself in both directions"
+    limits: ClassVar[Mapping[str, Limit]] = {
+        LATER_PICTURES: Limit("generate masks them by the types of the wrong tokens", before="5.23"),
+        CHUNKED_PREFILL: Limit("a chunk would cut a picture, which sees itself in both directions"),
     }
 
     def crops(self, vision: dict[str, Any]) -> Tensor:

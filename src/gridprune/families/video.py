@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import abstractmethod
 from functools import cached_property
 from typing import Any, ClassVar
@@ -92,10 +93,14 @@ class VideoLlavaClips(Clips):
 
 
 class VideoLlava(Llava):
-    """`VideoLlavaForConditionalGeneration`: pictures and clips through towers of their own."""
+    """`VideoLlavaForConditionalGeneration`: pictures and clips through towers of their own.
+
+    Its pictures were called `pixel_values_images` before transformers 5.21, and its processor may still call them so.
+    """
 
     name: ClassVar[str] = "video-llava"
     classes: ClassVar[tuple[str, ...]] = ("VideoLlavaForConditionalGeneration",)
+    pixel_keys: ClassVar[tuple[str, ...]] = ("pixel_values", "pixel_values_images")
     dense: ClassVar[bool] = True
     video: ClassVar[bool] = True
 
@@ -106,3 +111,16 @@ class VideoLlava(Llava):
     @cached_property
     def tower(self) -> Tower:
         return find_clip_tower(self.base.image_tower)
+
+    def vision(self, call: dict[str, Any]) -> dict[str, Any] | None:
+        found = super().vision(call)
+        if found is None or "pixel_values_images" not in found:
+            return found
+        pixels = found.pop("pixel_values_images")
+        return {**found, "pixel_values": pixels}
+
+    def features(self, vision: dict[str, Any]) -> Any:
+        encoder = self.base.get_image_features
+        name = next(key for key in inspect.signature(encoder).parameters if key in self.pixel_keys)
+        others = {key: value for key, value in vision.items() if key != "pixel_values"}
+        return encoder(**{name: vision["pixel_values"]}, **others, return_dict=True)

@@ -51,6 +51,8 @@ class GridPrune(Method):
         minimum: tokens every zone gets before the rest is shared out; ``minimum * zones`` must not exceed k.
         scope: "image" shares one exact budget out over all views at once; "view" gives each view its equal part of k
             first, as the paper's LLaVA-NeXT setting reads.
+        frames_may_vanish: whether frames of a clip, and pictures under one budget over the prompt, may be left without
+            any token. If not, the most relevant zone of each gets one token before the shares are dealt out.
     """
 
     zone: int = 2
@@ -60,9 +62,11 @@ class GridPrune(Method):
     relevance_sign: int | Literal["tower"] = "tower"
     minimum: int = 0
     scope: Literal["image", "view"] = "image"
+    frames_may_vanish: bool = False
 
     name: ClassVar[str] = "gridprune"
     paper: ClassVar[str] = "https://arxiv.org/abs/2511.10081"
+    capabilities: ClassVar[frozenset[str]] = frozenset({"joint"})
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -73,6 +77,7 @@ class GridPrune(Method):
         self._check("saliency_norm", lambda v: v in _NORMALISE, f"one of {', '.join(_NORMALISE)}")
         self._check("minimum", lambda v: _whole(v) and v >= 0, "a whole number of at least 0")
         self._check("scope", lambda v: v in ("image", "view"), "'image' or 'view'")
+        self._check("frames_may_vanish", lambda v: isinstance(v, bool), "True or False")
 
     @classmethod
     def literal(cls, keep: Keep = "11.1%", **settings: Any) -> GridPrune:
@@ -86,12 +91,16 @@ class GridPrune(Method):
     def check_count(self, token_map: TokenMap, k: int) -> None:
         super().check_count(token_map, k)
         zones = token_map.zones(self.zone, within="plane" if self.scope == "image" else "view")
+        floored, frames = self._floored(token_map), token_map.groups("frame")
         if self.scope == "image":
             self._check_minimum(zones.count, k)
+            self._check_frames(frames.count if floored else 0, k)
             return
         assert zones.sheets is not None
-        for count, part in zip(zones.sheets.sizes, equal_parts(k, token_map.groups("view").sizes)):
+        views = token_map.groups("view")
+        for view, (count, part) in enumerate(zip(zones.sheets.sizes, equal_parts(k, views.sizes))):
             self._check_minimum(count, part)
+            self._check_frames(len(frames.index[views.index == view].unique()) if floored else 0, part)
 
     def select(self, cues: Cues, token_map: TokenMap, k: int) -> Selection:
         relevance = signed_relevance(cues, self.relevance_sign).float()
@@ -114,9 +123,18 @@ class GridPrune(Method):
 
     def _budgets(self, guide: Tensor, zones: Zones, token_map: TokenMap, k: int) -> Tensor:
         """k_j, (B, Z) int64, rows sum to k."""
+        if self._floored(token_map):
+            first = one_per_frame(guide, zones, token_map)
+            return first + self._shared(guide, zones, token_map, k, first)
+        return self._shared(guide, zones, token_map, k)
+
+    def _shared(self, guide: Tensor, zones: Zones, token_map: TokenMap, k: int, first: Tensor | None = None) -> Tensor:
+        """What is dealt out by shares, (B, Z) int64: all k tokens, or those that `first` (B, Z) leaves."""
         if self.scope == "image":
-            shares = softmax_shares(guide, self.temperature)
-            return apportion(shares, k, zones.size, guide, self.minimum, most=len(token_map), normalised=True)
+            shares, size = softmax_shares(guide, self.temperature), zones.size
+            if first is not None:
+                size, k = size - first, k - token_map.groups("frame").count
+            return apportion(shares, k, size, guide, self.minimum, most=len(token_map), normalised=True)
         # One row per view: the zones of each, side by side, as many as the view with most zones has.
         views = zones.sheets
         assert views is not None
@@ -124,6 +142,9 @@ class GridPrune(Method):
         size = views.by_zone(zones.size[None], fill=0)  # [1, V, zones]
         guide = views.by_zone(guide, fill=math.nan)  # [B, V, zones]
         totals = torch.tensor(parts, device=guide.device)[:, None]
+        if first is not None:
+            taken = views.by_zone(first, fill=0)
+            size, totals = size - taken, totals - taken.sum(-1, keepdim=True)
         shares = softmax_shares(guide, self.temperature)
         budgets = apportion(shares, totals, size, guide, self.minimum, most=len(token_map), normalised=True)
         return views.by_token(budgets)
@@ -134,6 +155,27 @@ class GridPrune(Method):
                 f"minimum = {self.minimum} token(s) in each of {zones} zones needs {self.minimum * zones} tokens, but "
                 f"only {k} may be kept. Lower `minimum`, enlarge `zone` (now {self.zone}) or raise `keep`."
             )
+
+    def _floored(self, token_map: TokenMap) -> bool:
+        """Whether each frame gets a token first; zones that all get some leave no frame without."""
+        return not self.frames_may_vanish and self.minimum == 0 and token_map.groups("frame").count > 1
+
+    def _check_frames(self, frames: int, k: int) -> None:
+        if frames > k:
+            raise BudgetError(
+                f"{k} visual tokens over {frames} frames or pictures leave some with none. Keep at least {frames}, or "
+                "allow it: frames_may_vanish=True."
+            )
+
+
+def one_per_frame(guide: Tensor, zones: Zones, token_map: TokenMap) -> Tensor:
+    """(B, Z) int64: 1 for the zone of each frame with the largest `guide` (B, Z), ties to the earlier; 0 elsewhere."""
+    frame = token_map.groups("frame").index
+    of_zone = torch.zeros(zones.count, dtype=torch.int64).scatter_(0, zones.index.cpu(), frame)
+    frames = Zones(of_zone, torch.bincount(of_zone)).on(guide.device)
+    table = frames.by_zone(guide.nan_to_num(nan=-math.inf), fill=-math.inf)  # [B, F, zones of a frame]
+    best = table.argsort(dim=-1, descending=True, stable=True)[..., :1]
+    return frames.by_token(torch.zeros_like(table, dtype=torch.int64).scatter_(-1, best, 1))
 
 
 def _whole(value: object) -> bool:
