@@ -101,15 +101,20 @@ def prepare(loaded: Loaded, image: Image, question: str, history: Sequence[tuple
     """
     if not question.strip():
         raise QuestionError("The question is empty.")
-    processor = loaded.processor
+    text = prompt_text(loaded.processor, question, history)
+    inputs = loaded.processor(images=image, text=text, return_tensors="pt")
+    return inputs.to(loaded.model.device, dtype=loaded.model.dtype)
+
+
+def prompt_text(processor: Any, question: str, history: Sequence[tuple[str, str]] = ()) -> str:
+    """The prompt for one picture by the chat template, or LLaVA-1.5's if there is none."""
     asked = [*(turn for turn, _ in history), question]
     if getattr(processor, "chat_template", None):
-        text = processor.apply_chat_template(_conversation(asked, history), add_generation_prompt=True, tokenize=False)
-    else:
-        answers = [f" {answer}</s>" for _, answer in history]
-        turns = [f"USER: {words} ASSISTANT:{answer}" for words, answer in zip(asked, [*answers, ""])]
-        text = "".join(turns).replace("USER: ", f"USER: {getattr(processor, 'image_token', '<image>')}\n", 1)
-    return processor(images=image, text=text, return_tensors="pt").to(loaded.model.device, dtype=loaded.model.dtype)
+        turns = _conversation(asked, history)
+        return str(processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False))
+    answers = [*(f" {answer}</s>" for _, answer in history), ""]
+    text = "".join(f"USER: {words} ASSISTANT:{answer}" for words, answer in zip(asked, answers))
+    return text.replace("USER: ", f"USER: {getattr(processor, 'image_token', '<image>')}\n", 1)
 
 
 def _conversation(asked: Sequence[str], history: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:

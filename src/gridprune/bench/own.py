@@ -16,10 +16,9 @@ from .. import families
 from ..errors import GridPruneError
 from ..methods.base import Cues, Method, checked_select
 from ..pruning import prune
-from ..runtime import Loaded
+from ..runtime import Loaded, prompt_text
 from .ablations import borrows_question, given, reads_evidence
 from .data import Question, Scene
-from .decode import prompt_text
 from .entries import FULL
 from .evidence import closeness, evidence, recall, seen_boxes, seen_part
 from .shared import Cell, Result, clip_of
