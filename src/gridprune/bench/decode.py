@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from ..families.base import Encoded, Family
+from ..runtime import prompt_text
 
 _TOKENS = 32_000  # positions in the cache of one batch
 _STEP = 6  # suffixes are padded to no more than the next multiple of this: few calls, little waste
@@ -159,12 +160,3 @@ def prompt_parts(processor: Any, question: str, image_token_id: int) -> tuple[tu
     ids = processor.tokenizer(prompt_text(processor, question))["input_ids"]
     place = ids.index(image_token_id)
     return tuple(ids[:place]), tuple(ids[place + 1 :])
-
-
-def prompt_text(processor: Any, question: str) -> str:
-    """The prompt for one picture and one question by the chat template, or LLaVA-1.5's if there is none."""
-    if not getattr(processor, "chat_template", None):
-        return f"USER: {getattr(processor, 'image_token', '<image>')}\n{question} ASSISTANT:"
-    content = [{"type": "image"}, {"type": "text", "text": question}]
-    conversation = [{"role": "user", "content": content}]
-    return str(processor.apply_chat_template(conversation, add_generation_prompt=True, tokenize=False))
