@@ -13,11 +13,20 @@ from torch import Tensor
 from .picture import enlarge, overlay
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from ..report import Report
 
 
 def save_figure(report: Report, path: Path, image: Image.Image) -> Path:
-    """Draw the panels that the method's cues allow, and write them to `path` (PNG, SVG, PDF by its ending)."""
+    """Write :func:`draw`'s figure to `path` (PNG, SVG, PDF by its ending)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draw(report, image).savefig(path)
+    return path
+
+
+def draw(report: Report, image: Image.Image) -> Figure:
+    """The panels that the method's cues allow, in one figure."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -37,9 +46,7 @@ def save_figure(report: Report, path: Path, image: Image.Image) -> Path:
     figure.suptitle(f"{report.method}: “{report.question}”" if report.question else report.method)
     for axis, (title, content, is_map) in zip(np.atleast_1d(figure.subplots(1, len(panels))), panels):
         _draw(axis, figure, title, content, is_map, image)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
-    return path
+    return figure
 
 
 def as_map(report: Report, values: Tensor) -> np.ndarray:

@@ -1,0 +1,1 @@
+"""The interactive page: `gridprune demo`. Needs `pip install gridprune[demo]`."""

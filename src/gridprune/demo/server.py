@@ -1,0 +1,102 @@
+"""The page as a web server: Gradio behind a guard, with routes of our own for pictures and downloads.
+
+Gradio's ways to upload and download go through files and tell the browser where they lie. Ours hold pictures in memory
+and answer with tickets.
+"""
+
+from __future__ import annotations
+
+import socket
+from pathlib import PurePath
+from typing import Any
+
+import gradio as gr
+import uvicorn
+from fastapi import FastAPI, Request, Response
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import JSONResponse
+
+from ..errors import ImageError, SettingError
+from ..runtime import EMBEDDED, Loaded
+from .engine import Engine
+from .export import save
+from .limits import MAX_BYTES, MAX_WAITING, Guard, Inbox, read_upload
+from .page import Page, head, theme
+from .samples import samples
+from .session import Session, Sessions
+from .view import static
+
+_PORTS = range(7860, 7900)
+_PATHS = ("/", "/config", "/theme.css", "/picture", "/favicon.ico", "/manifest.json", "/robots.txt")
+_PREFIXES = (
+    *("/assets/", "/static/", "/svelte/", "/save/"),
+    *("/gradio_api/queue/", "/gradio_api/heartbeat/", "/gradio_api/startup-events", "/gradio_api/run/"),
+    *("/gradio_api/cancel", "/gradio_api/reset", "/gradio_api/app_id"),
+)
+
+
+def make_app(loaded: Loaded) -> Any:
+    """The ASGI application for one model."""
+    engine, inbox, sessions = Engine(loaded), Inbox(), Sessions(lambda: Session(samples()))
+    app = FastAPI(title="gridprune", docs_url=None, redoc_url=None, openapi_url=None)
+
+    @app.post("/picture")
+    async def picture(request: Request, name: str = "picture") -> Response:
+        try:
+            image = await run_in_threadpool(read_upload, await request.body())
+        except ImageError as error:
+            return JSONResponse({"problem": str(error)}, status_code=422)
+        return JSONResponse({"ticket": inbox.put(PurePath(name.replace("\\", "/")).name[:60] or "picture", image)})
+
+    @app.get("/save/{key}/gridprune.{ending}")
+    async def download(key: str, ending: str) -> Response:
+        session = sessions.by_key(key)
+        saved = None if session is None else await run_in_threadpool(save, engine, session.picture, ending)
+        if saved is None:
+            return Response("There is nothing to save: ask a question first.", status_code=404)
+        name = f'attachment; filename="gridprune.{ending}"'
+        return Response(saved[0], media_type=saved[1], headers={"content-disposition": name, "cache-control": "no-store"})
+
+    blocks = Page(engine, sessions, inbox, remembers=loaded.name != EMBEDDED).build()
+    blocks.queue(max_size=MAX_WAITING, default_concurrency_limit=1, api_open=False)
+    gr.mount_gradio_app(
+        app,
+        blocks,
+        path="/",
+        theme=theme(),
+        css=static("page.css") + static("gradio.css"),
+        head=head(),
+        footer_links=[],
+        run_history=False,
+        show_error=False,
+        enable_monitoring=False,
+        ssr_mode=False,
+        mcp_server=False,
+        pwa=False,
+        max_file_size=1,
+    )
+    return Guard(app, _PATHS, _PREFIXES, {"/picture": MAX_BYTES})
+
+
+def bind(host: str, port: int | None) -> socket.socket:
+    """A socket on `port`, or on the first free one from 7860.
+
+    Raises:
+        SettingError: the port, or every one of the range, is taken, or the host is not of this machine.
+    """
+    for number in _PORTS if port is None else [port]:
+        found = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            found.bind((host, number))
+            return found
+        except OSError as error:
+            problem = error.strerror
+            found.close()
+    raise SettingError(f"Cannot listen on {host}, port {port or _PORTS}: {problem}. Give another --port or --host.")
+
+
+def serve(app: Any, where: socket.socket) -> None:
+    """Answer requests until the process is interrupted."""
+    config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=1)
+    uvicorn.Server(config).run(sockets=[where])

@@ -1,0 +1,193 @@
+"""One visitor: pictures, the turns about each, and the answers that are on the screen. Nothing of it is on disk."""
+
+from __future__ import annotations
+
+import secrets
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from PIL.Image import Image
+
+from ..errors import GridPruneError, QuestionError
+from ..methods.base import Method
+from ..runtime import Answer
+from .choice import Choice
+from .engine import Engine, History, Seen
+from .limits import MAX_PICTURES, MAX_QUESTION, MAX_SESSIONS, MAX_TURNS
+
+
+@dataclass(frozen=True, eq=False)
+class Column:
+    """One way to answer: its method, and the answer or the words of what went wrong.
+
+    Attributes:
+        method: None for all visual tokens.
+    """
+
+    method: Method | None
+    answer: Answer | None = None
+    problem: str = ""
+
+    @property
+    def text(self) -> str:
+        return "" if self.answer is None else self.answer.text
+
+
+@dataclass(frozen=True)
+class Past:
+    """An earlier turn: its question, and what each column answered."""
+
+    question: str
+    answers: tuple[str, ...]
+
+    def answer(self, column: int) -> str:
+        """What a column said; one that was compared with later goes on from the method's answers."""
+        return self.answers[min(column, len(self.answers) - 1)]
+
+
+@dataclass(frozen=True, eq=False)
+class Turn:
+    """One question and its answers: with all tokens, by the method, and by a second one if there is one.
+
+    Attributes:
+        earlier: the turns that stand in the prompt before this one.
+        total: N, visual tokens of the picture.
+    """
+
+    question: str
+    earlier: tuple[Past, ...]
+    choice: Choice
+    total: int
+    seen: Seen
+    columns: tuple[Column, ...]
+
+    def history(self, column: int) -> History:
+        """What this column was asked and said in the earlier turns."""
+        return [(past.question, past.answer(column)) for past in self.earlier if past.answer(column)]
+
+    def past(self) -> Past:
+        """What later turns need of this one."""
+        return Past(self.question, tuple(column.text for column in self.columns))
+
+
+@dataclass(eq=False)
+class Picture:
+    """A picture, the questions that are suggested for it, and the turns about it.
+
+    Attributes:
+        scene: number of the generated scene it is, or None for a visitor's own.
+        past: earlier turns, oldest first; `turn` is the last one.
+    """
+
+    name: str
+    image: Image
+    suggestions: Sequence[str] = ()
+    scene: int | None = None
+    past: list[Past] = field(default_factory=list)
+    turn: Turn | None = None
+
+
+@dataclass(eq=False)
+class Session:
+    """What one visitor has on the screen.
+
+    Attributes:
+        key: names the session in download links; cannot be guessed.
+    """
+
+    pictures: list[Picture]
+    current: int = 0
+    key: str = field(default_factory=lambda: secrets.token_urlsafe(18))
+
+    @property
+    def picture(self) -> Picture:
+        return self.pictures[self.current]
+
+    def add(self, picture: Picture) -> None:
+        """Put a picture behind the others and look at it; of too many uploads the oldest goes."""
+        uploads = [number for number, each in enumerate(self.pictures) if each.scene is None]
+        if len(uploads) >= MAX_PICTURES:
+            del self.pictures[uploads[0]]
+        self.pictures.append(picture)
+        self.current = len(self.pictures) - 1
+
+    def select(self, number: int) -> None:
+        """Look at another picture."""
+        self.current = max(0, min(number, len(self.pictures) - 1))
+
+    def ask(self, engine: Engine, question: str, choice: Choice, follow_up: bool) -> None:
+        """A new turn about the current picture, with the earlier ones in its prompt if it follows them up.
+
+        Raises:
+            QuestionError: empty or too long.
+        """
+        question = " ".join(question.split())
+        if not question:
+            raise QuestionError("The question is empty. Type one, or take one of the suggestions.")
+        if len(question) > MAX_QUESTION:
+            raise QuestionError(f"The question has {len(question):,} characters; at most {MAX_QUESTION:,} are read.")
+        picture = self.picture
+        past = [*picture.past, picture.turn.past()] if picture.turn is not None else []
+        picture.turn = _turn(engine, picture.image, question, tuple(past) if follow_up else (), choice, None)
+        picture.past = past[-MAX_TURNS:]
+
+    def again(self, engine: Engine, choice: Choice) -> None:
+        """The last turn with another choice; what all tokens answered stays."""
+        picture, last = self.picture, self.picture.turn
+        if last is not None and last.choice != choice:
+            picture.turn = _turn(engine, picture.image, last.question, last.earlier, choice, last)
+
+    def clear(self) -> None:
+        """Forget the turns about the current picture."""
+        self.picture.past, self.picture.turn = [], None
+
+
+def _turn(
+    engine: Engine, image: Image, question: str, earlier: tuple[Past, ...], choice: Choice, before: Turn | None
+) -> Turn:
+    """Answer; from the same question asked `before`, take what does not depend on the choice."""
+    total = engine.tokens(image) if before is None else before.total
+    seen = engine.see(image, question) if before is None else before.seen
+    draft = Turn(question, earlier, choice, total, seen, ())
+    full = (
+        Column(None, engine.everything(image, question, draft.history(0))) if before is None else before.columns[0]
+    )
+    methods = choice.methods(total)
+    columns = [_column(engine, image, question, method, draft.history(n)) for n, method in enumerate(methods, 1)]
+    return Turn(question, earlier, choice, total, seen, (full, *columns))
+
+
+def _column(engine: Engine, image: Image, question: str, method: Method, history: History) -> Column:
+    try:
+        return Column(method, engine.answer(image, question, method, history))
+    except GridPruneError as error:  # a method that cannot keep so few says so in its place
+        return Column(method, problem=str(error))
+
+
+class Sessions:
+    """The visitors of one server, at most so many; the one that did nothing for longest is forgotten."""
+
+    def __init__(self, new: Callable[[], Session]) -> None:
+        self._new = new
+        self._by_visitor: OrderedDict[str, Session] = OrderedDict()
+
+    def of(self, visitor: str) -> Session:
+        """The session of a visitor, begun if there is none."""
+        if visitor not in self._by_visitor:
+            self._by_visitor[visitor] = self._new()
+        self._by_visitor.move_to_end(visitor)
+        while len(self._by_visitor) > MAX_SESSIONS:
+            self._by_visitor.popitem(last=False)
+        return self._by_visitor[visitor]
+
+    def by_key(self, key: str) -> Session | None:
+        """The session that download links with this key belong to."""
+        return next((s for s in self._by_visitor.values() if secrets.compare_digest(s.key, key)), None)
+
+    def forget(self, visitor: str) -> None:
+        """The visitor closed the page: everything goes."""
+        self._by_visitor.pop(visitor, None)
+
+    def __len__(self) -> int:
+        return len(self._by_visitor)

@@ -1,0 +1,155 @@
+"""Turns as HTML: the answers side by side, and the maps below them. The templates escape everything they are given."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.resources import files
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, select_autoescape
+
+from ..runtime import Answer
+from .overlay import Map, as_data_uri, build, height_of, ramp
+from .session import Column, Picture, Session, Turn
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One measured number of an answer.
+
+    Attributes:
+        share: of the same number with all tokens, in [0, 1]: the length of its bar.
+        ratio: the same in words.
+    """
+
+    name: str
+    value: str
+    share: float
+    ratio: str
+
+
+@dataclass(frozen=True)
+class Card:
+    """One answer as it is shown."""
+
+    title: str
+    text: str
+    problem: str
+    same: bool | None
+    figures: Sequence[Figure]
+    note: str
+
+
+def answers_html(turn: Turn) -> str:
+    """The question and its answers, side by side."""
+    return render("answers.html", turn=turn, cards=cards(turn))
+
+
+def maps_html(turn: Turn) -> str:
+    """What each method kept, over the picture."""
+    maps = [(column.method, _map(column, turn)) for column in turn.columns[1:]]
+    image = turn.seen.image
+    return render("maps.html", maps=maps, photo=as_data_uri(image), height=height_of(image), ramp=ramp())
+
+
+def layers_html() -> str:
+    """What the maps show, to choose from; CSS does the rest."""
+    return render("layers.html")
+
+
+def past_html(picture: Picture) -> str:
+    """The earlier turns about a picture."""
+    return render("past.html", past=picture.past)
+
+
+def strip_html(session: Session) -> str:
+    """The session's pictures, to choose from."""
+    thumbs = [(picture.name, _thumb(picture)) for picture in session.pictures]
+    return render("strip.html", thumbs=thumbs, current=session.current)
+
+
+def save_html(session: Session, python: str) -> str:
+    """What can be taken along."""
+    return render("save.html", key=session.key, python=python)
+
+
+def problem_html(words: str) -> str:
+    """What went wrong and what to do, or nothing."""
+    return render("problem.html", words=words)
+
+
+def cards(turn: Turn) -> list[Card]:
+    """One card for each column."""
+    full = turn.columns[0].answer
+    assert full is not None
+    return [_card(column, full, turn.total) for column in turn.columns]
+
+
+def static(name: str) -> str:
+    """A file beside this one."""
+    return (files(__package__) / "static" / name).read_text()
+
+
+def render(template: str, **values: Any) -> str:
+    """A template of this package, filled in; those that are HTML escape what they are given."""
+    return _environment().get_template(template).render(**values)
+
+
+@lru_cache(maxsize=1)
+def _environment() -> Environment:
+    escaping = select_autoescape(["html"])
+    return Environment(loader=PackageLoader(__package__), autoescape=escaping, trim_blocks=True, lstrip_blocks=True)
+
+
+def _map(column: Column, turn: Turn) -> Map | None:
+    if column.answer is None or column.answer.report is None:
+        return None
+    return build(column.answer.report, turn.seen)
+
+
+def _card(column: Column, full: Answer, total: int) -> Card:
+    if column.method is None:
+        return Card("all tokens", full.text, "", None, _figures(full, full, total), "")
+    name, answer = column.method.name, column.answer
+    if answer is None:
+        return Card(name, "", column.problem, None, (), "")
+    same = answer.text.strip().casefold() == full.text.strip().casefold()
+    note = "" if column.method.stage == "pre-llm" else "Its time includes a look at the picture of its own."
+    return Card(name, answer.text, "", same, _figures(answer, full, total), note)
+
+
+def _figures(answer: Answer, full: Answer, total: int) -> list[Figure]:
+    inside = None if answer.report is None else answer.report.layer_average
+    tokens = answer.visual_tokens if inside is None else inside
+    is_full = answer is full
+    return [
+        Figure("visual tokens", f"{tokens:,.4g}", tokens / total, "" if is_full else f"{total / tokens:.1f}× fewer"),
+        Figure(
+            "time",
+            _seconds(answer.seconds),
+            min(1.0, answer.seconds / full.seconds),
+            "" if is_full else f"{answer.seconds / full.seconds:.2f} of it",
+        ),
+        Figure(
+            "KV memory",
+            _bytes(answer.kv_bytes),
+            min(1.0, answer.kv_bytes / full.kv_bytes),
+            "" if is_full else f"{full.kv_bytes / answer.kv_bytes:.1f}× smaller",
+        ),
+    ]
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.2f} s" if seconds >= 1 else f"{seconds * 1000:.0f} ms"
+
+
+def _bytes(count: int) -> str:
+    return f"{count / 1e6:.2f} MB" if count < 1e9 else f"{count / 1e9:.2f} GB"
+
+
+def _thumb(picture: Picture) -> str:
+    small = picture.image.copy()
+    small.thumbnail((112, 112))
+    return as_data_uri(small)
