@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections import deque
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -39,6 +38,7 @@ from ..runtime import EMBEDDED, load
 from .arguments import build_method, set_pixel_range, whole_number
 
 LONGEST = 1024  # new tokens, if a task does not say; as in lmms-eval's own LLaVA classes
+_REPORTS = 1 << 16  # more than a batch can have; they are dropped after it
 _PARAGRAPH = "\n\n"  # lmms-eval adds it to every task as a stop; its own chat models let it pass, and so do we
 
 
@@ -93,7 +93,7 @@ class GridPruneModel(lmms):  # type: ignore[misc]
         super().__init__()
         chosen = build_method(method, keep, settings)
         self.batch_size = whole_number("batch_size", batch_size)
-        self._size = None if resize is None else parse_size(resize)
+        self._size = None if resize is None else parse_size(str(resize))
         self.accelerator = Accelerator()
         self._rank, self._world_size = self.accelerator.process_index, self.accelerator.num_processes
         self.device = self.accelerator.device if self._world_size > 1 else torch.device(device or _default_device())
@@ -113,8 +113,8 @@ class GridPruneModel(lmms):  # type: ignore[misc]
                 processor=self.processor,
                 clip=self.loaded.clip,
                 positions=positions,  # type: ignore[arg-type]
+                max_reports=_REPORTS,
             )
-            self.pruning.reports = deque(maxlen=None)  # all of a batch, cleared after it
 
     def generate_until(self, requests: Sequence[Instance]) -> list[GenerationResult]:
         """Answer requests in their order; those with equal decoding settings share batches."""

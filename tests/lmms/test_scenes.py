@@ -1,0 +1,193 @@
+"""lmms-eval end to end on the embedded model: the same answers and scores as `gridprune eval`, question by question."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("lmms_eval", reason="`make test-lmms` has an environment with lmms-eval", exc_type=ImportError)
+
+from lmms_eval.evaluator import simple_evaluate
+from lmms_eval.models import get_model
+from lmms_eval.tasks import TaskManager
+
+from gridprune.bench import data, entries, metrics, shared, store
+from gridprune.errors import BudgetError, CheckpointError, SettingError, UnknownNameError, UnsupportedCallError
+from gridprune.lmms import TASKS
+from gridprune.runtime import load
+
+TASK, QUESTIONS = "gridprune_scenes", 30
+METHODS = ["gridprune", "gridprune(zone=3, temperature=0.05)", "fastervlm"]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def offline():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        torch.set_num_threads(1)
+        yield
+
+
+def lmms_eval(model_args: str, batch_size: int = 1):
+    """What `lmms-eval --model gridprune` does, less the indexing of all its own tasks."""
+    manager = TaskManager(include_path=str(TASKS), include_defaults=False, model_name="gridprune")
+    return simple_evaluate(
+        model="gridprune",
+        model_args=model_args,
+        tasks=[TASK],
+        task_manager=manager,
+        limit=QUESTIONS,
+        batch_size=batch_size,
+        device="cpu",
+        bootstrap_iters=0,
+    )
+
+
+@pytest.fixture(scope="module")
+def expected():
+    """Rows and metrics of `gridprune eval` on the same questions."""
+    asked = data.generated("dev", QUESTIONS)
+    engine = shared.Shared(load("embedded"), shared.cells([entries.parse(method) for method in METHODS], [64]))
+    rows = [store.row_of(result, asked) for result in engine.run(list(asked.scenes()))]
+    return rows, metrics.Table.of(rows, sorted(asked.unscored))
+
+
+@pytest.mark.parametrize(
+    ("model_args", "batch_size", "cell"),
+    [
+        ("pretrained=embedded,keep=64", 1, "gridprune|64"),
+        ("pretrained=embedded,method=gridprune,keep=11.1%,zone=3,temperature=0.05", 7, f"{METHODS[1]}|64"),
+        ("method=fastervlm,keep=64,dtype=float32", 4, "fastervlm|64"),
+        ("pretrained=embedded,keep=all", 4, "full"),
+    ],
+)
+def test_scores_equal_those_of_gridprune_eval(expected, model_args, batch_size, cell):
+    rows, table = expected
+    found = lmms_eval(model_args, batch_size)
+    samples = sorted(found["samples"][TASK], key=lambda sample: sample["doc_id"])
+    assert len(samples) == QUESTIONS
+    questions = [(question, answer) for row in rows for question, answer in zip(row["questions"], row["answers"][cell])]
+    for sample, ((_, family, text, right), answer) in zip(samples, questions):
+        assert (sample["doc"]["question"], sample["target"], sample["doc"]["family"]) == (text, right, family)
+        given = sample["filtered_resps"][0]
+        assert given == (right if answer == 1 else answer), text
+    scores = found["results"][TASK]
+    assert scores["accuracy,none"] == pytest.approx(table.accuracy(cell))
+    assert scores["mean_accuracy,none"] == pytest.approx(table.mean_accuracy(cell))
+    kept = 576 if cell == "full" else 64
+    assert found["throughput"]["avg_visual_tokens"] == 576
+    assert found["throughput"]["avg_visual_tokens_kept"] == kept
+
+
+def test_the_methods_differ(expected):
+    """Otherwise equal scores would say nothing."""
+    rows, _ = expected
+    answers = {cell: [a for row in rows for a in row["answers"][cell]] for cell in rows[0]["answers"]}
+    assert answers["fastervlm|64"] != answers["full"]
+    assert answers["fastervlm|64"] != answers["gridprune|64"]
+
+
+def test_the_entry_point_is_found():
+    assert get_model("gridprune").__module__ == "gridprune.lmms.model"
+
+
+@pytest.mark.parametrize(
+    ("model_args", "error", "message"),
+    [
+        ("keep=0", BudgetError, "at least one"),
+        ("keep=1.5", BudgetError, r"\(0, 1\]"),
+        ("keep=577,method=random", BudgetError, "only 576"),
+        ("method=gridprone", UnknownNameError, "gridprune"),
+        ("method=oracle", UnknownNameError, "evidence"),
+        ("zoom=3", SettingError, "zone"),
+        ("keep=all,zone=3", SettingError, "no effect"),
+        ("batch_size=auto", SettingError, "batch_size"),
+        ("pretrained=./nothing", CheckpointError, "nothing"),
+        ("min_pixels=3136", SettingError, "resize"),
+        ("resize=672", SettingError, "width x height"),
+    ],
+)
+def test_bad_arguments_are_clear_errors(model_args, error, message):
+    with pytest.raises(error, match=message):
+        ask_new_model(model_args)
+
+
+def ask_new_model(model_args):
+    """A count above N shows only when there is a picture."""
+    model = get_model("gridprune").create_from_arg_string(model_args, {"device": "cpu"})
+    return ask(model, [picture_and("Is there a bird?")])
+
+
+@pytest.fixture(scope="module")
+def model():
+    return get_model("gridprune").create_from_arg_string("keep=64,resize=192x192", {"device": "cpu", "batch_size": 3})
+
+
+def picture_and(text, pictures=1, kind="image"):
+    scene = next(data.generated("dev", 1).scenes()).image
+    media = [{"type": kind, "url": scene.resize((100, 60))} for _ in range(pictures)]
+    return [{"role": "user", "content": [*media, {"type": "text", "text": text}]}]
+
+
+def ask(model, conversations):
+    """The model's answers to conversations, in the form in which lmms-eval asks."""
+    from lmms_eval.api.instance import Instance
+
+    model.task_dict = {"t": {"test": list(range(len(conversations)))}}
+    about = {"task": "t", "doc_id": 0, "repeats": 1}
+    requests = [
+        Instance("generate_until", (f"{i}", conversations.__getitem__, {"max_new_tokens": 4}, i, "t", "test"), 0, about)
+        for i in range(len(conversations))
+    ]
+    return [answer.text for answer in model.generate_until(requests)]
+
+
+def test_batches_of_several_and_no_pictures(model):
+    asked = [("Is there a bird?", 1), ("Is there a bird?", 0), ("How many cats are there?", 2), ("Is there a cat?", 1)]
+    alone = [ask(model, [picture_and(*one)])[0] for one in asked]
+    assert ask(model, [picture_and(*one) for one in asked]) == alone
+
+
+def test_what_is_not_offered_says_so(model):
+    with pytest.raises(UnsupportedCallError, match="video"):
+        ask(model, [picture_and("What happens?", kind="video")])
+    with pytest.raises(UnsupportedCallError, match="likelihood"):
+        model.loglikelihood([])
+    with pytest.raises(UnsupportedCallError, match="rounds"):
+        model.generate_until_multi_round([])
+
+
+def test_without_a_chat_template(model, monkeypatch):
+    from lmms_eval.protocol import ChatMessages
+
+    monkeypatch.setattr(model.processor, "chat_template", None)
+    text = model._text(ChatMessages(messages=picture_and("Is there a bird?", 2)))
+    assert text == "USER: <image>\n<image>\nIs there a bird? ASSISTANT:"
+
+
+@pytest.mark.slow
+def test_two_processes_answer_what_one_does(tmp_path):
+    """The command line itself, data-parallel through accelerate."""
+    launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"]
+    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    arguments = ["--model", "gridprune", "--model_args", "pretrained=embedded,method=fastervlm,keep=64"]
+    arguments += ["--include_path", str(TASKS), "--tasks", TASK, "--limit", "9", "--device", "cpu", "--log_samples"]
+    subprocess.run(
+        [sys.executable, *launch, "-m", "lmms_eval", *arguments, "--output_path", str(tmp_path)],
+        check=True,
+        capture_output=True,
+    )
+    (results,) = Path(tmp_path).rglob("*_results.json")
+    (samples,) = Path(tmp_path).rglob("*_samples_*.jsonl")
+    lines = [json.loads(line) for line in samples.read_text().splitlines()]
+    given = {line["doc_id"]: line["filtered_resps"] for line in lines}
+    alone = lmms_eval("method=fastervlm,keep=64")["samples"][TASK]
+    assert {i: given[i] for i in range(9)} == {s["doc_id"]: s["filtered_resps"][0] for s in alone if s["doc_id"] < 9}
+    found = json.loads(results.read_text())
+    assert found["n-samples"][TASK]["effective"] == 9
+    assert found["results"][TASK]["accuracy,none"] == sum(s["accuracy"] for s in alone if s["doc_id"] < 9) / 9
