@@ -1,7 +1,7 @@
 """For the test environment only: torchvision's wheel beside a CPU build of torch.
 
-vLLM imports torchvision, whose compiled operators do not load there; its Python part fails for want of two schemas. They
-are declared when torchvision is imported first, in every process.
+vLLM imports torchvision, whose compiled operators do not load there; its Python part fails for want of two schemas.
+They are declared when torchvision is imported first, in every process.
 """
 
 import importlib.abc

@@ -1,0 +1,89 @@
+"""These tests need vLLM, which has an environment of its own: `make test-vllm`. Elsewhere the folder is skipped."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+collect_ignore_glob = [] if find_spec("vllm") else ["test_*.py"]
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))
+
+# One engine at a time, one thread, no network; engines in this process unless a test starts a server.
+os.environ.update(
+    VLLM_CPU_KVCACHE_SPACE="1",
+    VLLM_CPU_OMP_THREADS_BIND="nobind",
+    VLLM_ENABLE_V1_MULTIPROCESSING="0",
+    VLLM_LOGGING_LEVEL="WARNING",
+    HF_HUB_OFFLINE="1",
+    OMP_NUM_THREADS="1",
+)
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The folder of a tiny random checkpoint, written once."""
+    from models import CASES
+
+    root = tmp_path_factory.mktemp("checkpoints")
+
+    def folder(name: str) -> Path:
+        if not (root / name).is_dir():
+            CASES[name].build(root / name)
+        return root / name
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def in_environment() -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Start Python programs that see what this process sees; they are stopped at the end."""
+    running: list[subprocess.Popen[str]] = []
+
+    def start(*command: str, log: Path, **extra: str) -> subprocess.Popen[str]:
+        environment = {**os.environ, "PYTHONPATH": str(HERE / "startup"), **extra}
+        with log.open("w") as output:
+            process = subprocess.Popen(
+                [sys.executable, *command], env=environment, stdout=output, stderr=output, text=True
+            )
+        running.append(process)
+        return process
+
+    yield start
+    for process in running:
+        stop(process)
+
+
+def stop(process: subprocess.Popen[Any]) -> None:
+    """End a process, and wait for it."""
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def known_architectures() -> None:
+    """Ours are registered as classes: given by name, vLLM looks at each in a process of its own, which takes long."""
+    from importlib import import_module
+
+    from vllm.plugins import load_general_plugins
+
+    from gridprune.vllm import ARCHITECTURES
+    from vllm import ModelRegistry
+
+    load_general_plugins()
+    for architecture in ARCHITECTURES.values():
+        assert architecture.name in ModelRegistry.models, "the entry point of gridprune is not installed"
+        module, _, name = architecture.target.partition(":")
+        ModelRegistry.register_model(architecture.name, getattr(import_module(module), name))

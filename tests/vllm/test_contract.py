@@ -1,0 +1,182 @@
+"""Every name of vLLM that the plugin stands on. An upgrade that moves one fails here first, by name."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+from typing import Any
+
+import pytest
+from vllm.config import CompilationConfig, LoRAConfig, MultiModalConfig, SchedulerConfig
+from vllm.distributed import get_tensor_model_parallel_world_size, tensor_model_parallel_all_gather
+from vllm.model_executor.layers.attention.mm_encoder_attention import MMEncoderAttention
+from vllm.model_executor.models import clip, llava, llava_next, qwen2_5_vl, qwen2_vl, qwen3_vl
+from vllm.model_executor.models.interfaces import SupportsMultiModalPruning
+from vllm.model_executor.models.utils import WeightsMapper
+from vllm.multimodal.hasher import MultiModalHasher
+from vllm.multimodal.inputs import MultiModalFeatureSpec, MultiModalFieldConfig, PlaceholderRange
+from vllm.multimodal.parse import DictEmbeddingItems, EmbeddingItems
+from vllm.multimodal.processing import BaseMultiModalProcessor, PromptReplacement
+from vllm.multimodal.processing.inputs import ProcessorInputs
+from vllm.v1.worker import gpu_model_runner
+from vllm.v1.worker.cpu_model_runner import CPUModelRunner
+
+from gridprune.vllm import ARCHITECTURES
+from gridprune.vllm.llava import LlavaNextProcessor, LlavaProcessor
+from gridprune.vllm.qwen import PrunedQwen, Qwen2VLProcessor, Qwen3VLProcessor, Qwen25VLProcessor
+from vllm import ModelRegistry
+
+_PROCESSOR_HOOKS = {
+    "apply": ["self", "inputs", "timing_ctx"],
+    "get_dummy_inputs": ["self", "seq_len", "mm_counts", "mm_options"],
+    "_get_mm_hashes": ["self", "inputs"],
+    "_get_cache_missing_processor_kwargs": ["self", "inputs", "mm_is_cached"],
+    "_apply_hf_processor_main": ["self", "mm_items", "hf_kwargs"],
+    "_get_mm_fields_config": ["self", "hf_inputs", "hf_processor_mm_kwargs"],
+    "_get_prompt_updates": ["self", "mm_items", "hf_processor_mm_kwargs", "out_mm_kwargs"],
+}
+_MODELS: list[Any] = [
+    llava.LlavaForConditionalGeneration,
+    llava_next.LlavaNextForConditionalGeneration,
+    qwen2_vl.Qwen2VLForConditionalGeneration,
+    qwen2_5_vl.Qwen2_5_VLForConditionalGeneration,
+    qwen3_vl.Qwen3VLForConditionalGeneration,
+]
+_QWEN_MODELS = _MODELS[2:]
+
+
+def parameters(function: Any) -> list[str]:
+    return list(inspect.signature(function).parameters)
+
+
+def attributes(function: Any) -> set[str]:
+    """Names that the source of a function reads or sets on `self`."""
+    return set(re.findall(r"self\.(\w+)", inspect.getsource(function)))
+
+
+@pytest.mark.parametrize("name", _PROCESSOR_HOOKS)
+def test_processor_hook(name: str) -> None:
+    assert parameters(getattr(BaseMultiModalProcessor, name)) == _PROCESSOR_HOOKS[name]
+
+
+@pytest.mark.parametrize(
+    "ours", [LlavaProcessor, LlavaNextProcessor, Qwen2VLProcessor, Qwen25VLProcessor, Qwen3VLProcessor]
+)
+def test_our_hooks_take_what_the_stock_processors_take(ours: type) -> None:
+    stock = ours.__mro__[2]
+    for name in _PROCESSOR_HOOKS:
+        assert parameters(getattr(ours, name)) == parameters(getattr(stock, name)), name
+
+
+def test_the_hooks_are_called_where_we_expect_them() -> None:
+    """Hashes before look-ups, asks of missing pictures into processing, updates behind it: cached and uncached."""
+    for way in ("_cached_apply_hf_processor", "_apply_hf_processor"):
+        source = inspect.getsource(getattr(BaseMultiModalProcessor, way))
+        for hook in ("_get_mm_hashes", "_apply_hf_processor_main", "_get_mm_fields_config", "_get_mm_prompt_updates"):
+            assert f"self.{hook}(" in source, (way, hook)
+    assert "self._get_cache_missing_processor_kwargs(" in inspect.getsource(
+        BaseMultiModalProcessor._cached_apply_hf_processor
+    )
+
+
+def test_processor_inputs_and_hashes() -> None:
+    fields = {f.name for f in dataclasses.fields(ProcessorInputs)}
+    assert {"prompt", "mm_data_items", "hf_processor_mm_kwargs"} <= fields
+    assert parameters(MultiModalHasher.hash_kwargs)[:1] == ["algorithm"] or "algorithm" in str(
+        inspect.signature(MultiModalHasher.hash_kwargs)
+    )
+    one, other = (MultiModalHasher.hash_kwargs("blake3", picture="p", ask=ask, settings={}) for ask in ("a", "b"))
+    assert one != other
+
+
+def test_fields_updates_and_places() -> None:
+    assert parameters(MultiModalFieldConfig.batched) == ["modality", "keep_on_cpu"]
+    assert {"modality", "target", "replacement"} <= {f.name for f in dataclasses.fields(PromptReplacement)}
+    assert {"offset", "length", "is_embed"} <= {f.name for f in dataclasses.fields(PlaceholderRange)}
+    assert {"data", "modality", "mm_position"} <= {f.name for f in dataclasses.fields(MultiModalFeatureSpec)}
+    assert issubclass(EmbeddingItems, object)
+    assert issubclass(DictEmbeddingItems, object)
+
+
+@pytest.mark.parametrize("model", _MODELS, ids=lambda model: model.__name__)
+def test_model_hooks(model: Any) -> None:
+    assert parameters(model.__init__) == ["self", "vllm_config", "prefix"]
+    assert parameters(model.embed_multimodal) == ["self", "kwargs"]
+    assert isinstance(model.hf_to_vllm_mapper, WeightsMapper)
+    assert model.__name__ in ARCHITECTURES
+    assert "language_model" in inspect.getsource(model.__init__)
+
+
+def test_tower_of_llava() -> None:
+    assert "require_post_norm=False" in inspect.getsource(llava.LlavaForConditionalGeneration.__init__)
+    assert {"encoder", "post_layernorm"} <= attributes(clip.CLIPVisionTransformer.__init__)
+    assert "self_attn" in attributes(clip.CLIPEncoderLayer.__init__)
+    assert "self.attn(query_states, key_states, value_states)" in inspect.getsource(clip.CLIPAttention.forward)
+    assert {"vision_tower", "multi_modal_projector"} <= attributes(llava.LlavaForConditionalGeneration.__init__)
+    assert parameters(llava_next.LlavaNextForConditionalGeneration._merge_image_patch_embeddings) == [
+        "self", "image_size", "patch_embeddings", "strategy",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("attention", "merger", "norm"),
+    [
+        (qwen2_vl.Qwen2VisionAttention, qwen2_vl.Qwen2VisionPatchMerger, "ln_q"),
+        (qwen2_5_vl.Qwen2_5_VisionAttention, qwen2_5_vl.Qwen2_5_VisionPatchMerger, "ln_q"),
+        (qwen3_vl.Qwen2_5_VisionAttention, qwen3_vl.Qwen3_VisionPatchMerger, "norm"),
+    ],
+)
+def test_tower_of_qwen(attention: Any, merger: Any, norm: str) -> None:
+    assert {"attn", "hidden_size_per_attention_head"} <= attributes(attention.__init__)
+    call = inspect.getsource(attention.forward)
+    assert "query=q" in call
+    assert "key=k" in call
+    assert f"self.{norm}(x" in inspect.getsource(merger.forward)
+
+
+def test_attention_operator_runs_hooks() -> None:
+    assert parameters(MMEncoderAttention.forward_native)[:4] == ["self", "query", "key", "value"]
+    assert "__call__" not in vars(MMEncoderAttention)
+
+
+@pytest.mark.parametrize("model", _QWEN_MODELS, ids=lambda model: model.__name__)
+def test_positions(model: Any) -> None:
+    assert parameters(model.get_mrope_input_positions) == ["self", "input_tokens", "mm_features"]
+
+
+def test_runners_ask_models_that_prune() -> None:
+    """The path of vLLM's video sampling, and its gap on CPUs, which a property fills."""
+    expected = ["self", "input_ids", "multimodal_embeddings", "mrope_positions", "num_computed_tokens"]
+    assert parameters(SupportsMultiModalPruning.recompute_mrope_positions) == expected
+    assert parameters(PrunedQwen.recompute_mrope_positions) == expected
+    runner = gpu_model_runner.GPUModelRunner
+    assert "self.is_multimodal_pruning_enabled and self.uses_mrope" in inspect.getsource(runner._gather_mm_embeddings)
+    assert "mm_config.is_multimodal_pruning_enabled()" in inspect.getsource(runner.load_model)
+    assert "is_multimodal_pruning_enabled" not in inspect.getsource(CPUModelRunner.load_model)
+    assert callable(MultiModalConfig.is_multimodal_pruning_enabled)
+
+
+def test_options_that_are_refused_have_their_names() -> None:
+    assert "enable_tower_connector_lora" in {f.name for f in dataclasses.fields(LoRAConfig)}
+    assert {"compile_mm_encoder", "cudagraph_mm_encoder"} <= {f.name for f in dataclasses.fields(CompilationConfig)}
+    assert {"mm_encoder_tp_mode", "video_pruning_rate", "mm_processor_kwargs", "mm_hasher_algorithm"} <= {
+        f.name for f in dataclasses.fields(MultiModalConfig)
+    }
+    assert "max_num_batched_tokens" in {f.name for f in dataclasses.fields(SchedulerConfig)}
+
+
+def test_tensor_parallel_gathering() -> None:
+    assert parameters(tensor_model_parallel_all_gather) == ["input_", "dim"]
+    assert parameters(get_tensor_model_parallel_world_size) == []
+
+
+def test_registration_is_additive() -> None:
+    from gridprune.vllm import register
+
+    before = dict(ModelRegistry.models)
+    register()
+    changed = {name for name, model in ModelRegistry.models.items() if before.get(name) is not model}
+    assert changed == {architecture.name for architecture in ARCHITECTURES.values()}
+    assert changed.isdisjoint(ARCHITECTURES)
+    ModelRegistry.models.update(before)

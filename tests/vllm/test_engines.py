@@ -1,0 +1,81 @@
+"""What vLLM answers is what transformers answers with the same kept tokens: on every architecture, however scheduled.
+
+The engines batch at most 128 tokens, so prompts are computed in chunks and pictures go through the tower in batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from kit import Reference, Request, ask, engine, tokens
+from models import CASES, Case, picture, words
+
+from gridprune.vllm.settings import Ask
+
+
+class Side(NamedTuple):
+    """An engine, and what transformers says."""
+
+    case: Case
+    llm: Any
+    reference: Reference
+
+    def ask(self, requests: list[Request]) -> list[Any]:
+        return ask(self.llm, [self.reference.prompt(request) for request in requests], requests)
+
+    def expected(self, requests: list[Request]) -> list[list[int]]:
+        return [self.reference.tokens(request) for request in requests]
+
+
+@pytest.fixture(scope="module", params=list(CASES))
+def side(request: pytest.FixtureRequest, checkpoint: Callable[[str], Path]) -> Iterator[Side]:
+    case = CASES[request.param]
+    folder = checkpoint(case.name)
+    with engine(folder, {"keep": case.keeps[0]}, max_num_batched_tokens=128) as llm:
+        yield Side(case, llm, Reference(folder, keep=case.keeps[0]))
+
+
+def test_mixed_budgets_in_one_batch_cold_and_warm(side: Side) -> None:
+    requests = [
+        Request([picture(i, size)], [words(question)], keep)
+        for i, size in enumerate(side.case.sizes)
+        for question in (0, 1)
+        for keep in (None, *side.case.keeps[1:])
+    ]
+    expected = side.expected(requests)
+    assert len({tuple(each) for each in expected}) > len(expected) // 2  # the answers depend on what is asked
+    assert tokens(side.ask(requests)) == expected
+    assert tokens(side.ask(requests[::-1])) == expected[::-1]
+
+
+def test_several_pictures_and_turns_with_prefix_hits(side: Side) -> None:
+    """A later turn finds the earlier ones in the prefix cache: the question of a picture is its own turn's."""
+    pictures = [picture(7, side.case.sizes[0]), picture(8, side.case.sizes[-1])]
+    first = Request(pictures, [words(2, 140)])
+    later = Request(pictures, [*first.turns, words(3, 20), words(4)])
+    cold = side.ask([first])[0]
+    warm = side.ask([later])[0]
+    assert tokens([cold, warm]) == side.expected([first, later])
+    assert warm.num_cached_tokens >= 128
+
+
+def test_question_of_the_request_and_pictures_kept_whole(side: Side) -> None:
+    shown = [picture(9, side.case.sizes[0])]
+    requests = [Request(shown, [words(5)], question=words(6)), Request(shown, [words(5)], keep="100%")]
+    assert tokens(side.ask(requests)) == side.expected(requests)
+
+
+def test_hash_without_the_question_gives_wrong_answers(side: Side, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The control: were the question left out of the hash, the caches would serve the wrong tokens."""
+    shown = [picture(10, side.case.sizes[0])]
+    requests = [Request(shown, [words(question)]) for question in (11, 12, 13)]
+    expected = side.expected(requests)
+    with monkeypatch.context() as patch:
+        patch.setattr(Ask, "identity", lambda self: str(self.budget))
+        wrong = [tokens(side.ask([request]))[0] for request in requests]
+    assert wrong[0] == expected[0]
+    assert wrong[1:] != expected[1:]
+    assert tokens(side.ask(requests)) == expected

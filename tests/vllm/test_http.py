@@ -1,0 +1,149 @@
+"""`gridprune serve` under concurrent chat requests: good ones right, bad ones a 4xx, nothing left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+import re
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import aiohttp
+import pytest
+from kit import TOKENS, Reference, Request
+from models import picture, words
+from PIL import Image
+
+KEEP = 40
+
+
+class Server(NamedTuple):
+    """A running server."""
+
+    url: str
+    reference: Reference
+    log: Path
+
+
+@pytest.fixture(scope="module")
+def server(checkpoint: Any, in_environment: Callable[..., Any], tmp_path_factory: Any) -> Iterator[Server]:
+    folder, log = checkpoint("llava"), tmp_path_factory.mktemp("server") / "log.txt"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    process = in_environment(
+        "-c", "from gridprune.cli import app; app()",
+        "serve", str(folder), "--keep", str(KEEP), "--host", "127.0.0.1", "--port", str(port),
+        "--dtype", "float32", "--max-model-len", "1024", "--max-num-seqs", "8", "--enforce-eager",
+        "--served-model-name", "tiny", "--trust-request-mm-kwargs",
+        log=log, VLLM_ENABLE_V1_MULTIPROCESSING="1",
+    )  # fmt: skip
+    url = f"http://127.0.0.1:{port}"
+    asyncio.run(_until_ready(url, process, log))
+    yield Server(url, Reference(folder, keep=KEEP), log)
+    process.terminate()
+    process.wait(60)
+
+
+async def _until_ready(url: str, process: Any, log: Path) -> None:
+    deadline = time.monotonic() + 420
+    async with aiohttp.ClientSession() as session:
+        while time.monotonic() < deadline:
+            assert process.poll() is None, log.read_text()[-3000:]
+            try:
+                async with session.get(f"{url}/health") as answer:
+                    if answer.status == 200:
+                        return
+            except aiohttp.ClientError:
+                pass
+            await asyncio.sleep(0.5)
+    raise AssertionError(log.read_text()[-3000:])
+
+
+def as_url(image: Image.Image) -> str:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def body(request: Request, **extra: Any) -> dict[str, Any]:
+    content = [{"type": "image_url", "image_url": {"url": as_url(image)}} for image in request.pictures]
+    content += [{"type": "text", "text": request.turns[0]}]
+    options = {"mm_processor_kwargs": request.options()} if request.options() else {}
+    chat = {"model": "tiny", "messages": [{"role": "user", "content": content}], "temperature": 0}
+    return {**chat, "max_tokens": TOKENS, "ignore_eos": True, **options, **extra}
+
+
+async def post(session: aiohttp.ClientSession, server: Server, given: dict[str, Any]) -> tuple[int, Any]:
+    async with session.post(f"{server.url}/v1/chat/completions", json=given) as answer:
+        return answer.status, await answer.json()
+
+
+async def leave_early(session: aiohttp.ClientSession, server: Server, given: dict[str, Any]) -> None:
+    """Read the first words of a long answer and hang up."""
+    answer = await session.post(f"{server.url}/v1/chat/completions", json={**given, "stream": True, "max_tokens": 600})
+    assert answer.status == 200
+    await answer.content.readline()
+    answer.close()
+
+
+def good() -> list[Request]:
+    return [Request([picture(30 + i)], [words(i)], None if i % 2 else (17, "25%")[i % 4 // 2]) for i in range(26)]
+
+
+def bad() -> list[dict[str, Any]]:
+    one = Request([picture(50)], [words(50)])
+    broken = body(one)
+    broken["messages"][0]["content"][0]["image_url"]["url"] = "data:image/png;base64,AAAA"
+    return [
+        body(Request(one.pictures, one.turns, keep=0)),
+        body(Request(one.pictures, one.turns, keep=999)),
+        body(Request(one.pictures, [""])),
+        body(one, mm_processor_kwargs={"gridprune_kept": 3}),
+        broken,
+    ]
+
+
+async def _storm(server: Server, requests: list[Request]) -> tuple[list[tuple[int, Any]], list[tuple[int, Any]]]:
+    async with aiohttp.ClientSession() as session:
+        right = [post(session, server, body(request)) for request in requests]
+        wrong = [post(session, server, given) for given in bad()]
+        leaving = leave_early(session, server, body(Request([picture(60)], [words(60)])))
+        answers = await asyncio.gather(*right, *wrong, leaving)
+    return answers[: len(right)], answers[len(right) : -1]
+
+
+_HELD = ("num_requests_running", "num_requests_waiting", "kv_cache_usage_perc")
+
+
+async def _held(server: Server) -> dict[str, float]:
+    """What the server says it still holds."""
+    async with aiohttp.ClientSession() as session, session.get(f"{server.url}/metrics") as answer:
+        text = await answer.text()
+    return {name: float(re.findall(rf"^vllm:{name}{{.*}} (\S+)$", text, re.MULTILINE)[0]) for name in _HELD}
+
+
+def texts(answers: list[tuple[int, Any]]) -> list[str]:
+    return [answer["choices"][0]["message"]["content"] for _, answer in answers]
+
+
+def test_32_at_once(server: Server) -> None:
+    requests = good()
+    decode = server.reference.processor.tokenizer.decode
+    expected = [decode(server.reference.tokens(request), skip_special_tokens=True) for request in requests]
+    right, wrong = asyncio.run(_storm(server, requests))
+    assert len(right) + len(wrong) + 1 == 32
+    assert [status for status, _ in wrong] == [400] * len(wrong), wrong
+    assert "keep" in wrong[0][1]["error"]["message"]
+    assert [status for status, _ in right] == [200] * len(right), right
+    assert texts(right) == expected
+    deadline = time.monotonic() + 60
+    while any((held := asyncio.run(_held(server))).values()) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    assert not any(held.values()), held
+    again, _ = asyncio.run(_storm(server, requests))
+    assert texts(again) == expected

@@ -1,0 +1,90 @@
+"""What happens at the edges: a full KV cache, a restart, embeddings from the client, options that are refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from kit import TOKENS, Reference, Request, ask, engine, tokens
+from models import picture, words
+
+KEEP = 40
+
+
+@pytest.fixture(scope="module")
+def folder(checkpoint: Callable[[str], Path]) -> Path:
+    return checkpoint("llava")
+
+
+@pytest.fixture(scope="module")
+def reference(folder: Path) -> Reference:
+    return Reference(folder, keep=KEEP)
+
+
+@pytest.fixture(scope="module")
+def requests() -> list[Request]:
+    return [Request([picture(i)], [words(i)], (None, 17, "100%")[i % 3]) for i in range(9)]
+
+
+def test_restart_and_full_kv_cache(folder: Path, reference: Reference, requests: list[Request]) -> None:
+    """Two blocks hold one request at a time: the others wait. A second engine answers like the first."""
+    prompts = [reference.prompt(request) for request in requests]
+    expected = [reference.tokens(request) for request in requests]
+    with engine(folder, {"keep": KEEP}) as llm:
+        assert tokens(ask(llm, prompts, requests)) == expected
+    with engine(folder, {"keep": KEEP}, num_gpu_blocks_override=3, max_model_len=256) as llm:
+        assert tokens(ask(llm, prompts, requests)) == expected
+        scheduler = llm.llm_engine.engine_core.engine_core.scheduler
+        assert scheduler.kv_cache_manager.block_pool.get_num_free_blocks() == 2  # one is vLLM's null block
+        cache = scheduler.encoder_cache_manager
+        assert cache.num_freeable_slots == cache.cache_size
+
+
+def test_embeddings_are_not_pruned(folder: Path, reference: Reference) -> None:
+    from vllm import SamplingParams
+
+    request = Request([picture(20)], [words(20)], "100%")
+    pixels = reference.processor.image_processor(images=request.pictures[0], return_tensors="pt")["pixel_values"]
+    with torch.no_grad():
+        features = reference.model.model.get_image_features(pixels, return_dict=True).pooler_output[0]
+    with engine(folder, {"keep": KEEP}, enable_mm_embeds=True) as llm:
+        given = {"prompt": reference.prompt(request), "multi_modal_data": {"image": features[None]}}
+        sampling = SamplingParams(temperature=0, max_tokens=TOKENS, ignore_eos=True)
+        assert tokens(llm.generate([given], sampling, use_tqdm=False)) == [reference.tokens(request)]
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"enable_lora": True, "enable_tower_connector_lora": True}, "tower-connector-lora"),
+        ({"compilation_config": {"compile_mm_encoder": True}}, "compile_mm_encoder"),
+        ({"video_pruning_rate": 0.5}, "video-pruning-rate"),
+    ],
+)
+def test_options_that_are_refused(folder: Path, options: dict[str, Any], named: str) -> None:
+    with pytest.raises(Exception, match=named), engine(folder, {"keep": KEEP}, **options):
+        pass
+
+
+def test_the_tower_runs_in_batches(folder: Path, reference: Reference) -> None:
+    """Nine pictures at 17 tokens fit into one step of the scheduler; the tower takes at most two at once."""
+    asked = [Request([picture(i)], [words(i)], 17) for i in range(9)]
+    with engine(folder, {"keep": KEEP, "tower_tokens": 300}, max_num_seqs=16, max_num_batched_tokens=2048) as llm:
+        llm.apply_model(_watch)
+        found = tokens(ask(llm, [reference.prompt(request) for request in asked], asked))
+        batches = llm.apply_model(_seen)[0]
+    assert found == [reference.tokens(request) for request in asked]
+    assert sum(batches) == 9
+    assert max(batches) == 2
+
+
+def _watch(model: Any) -> None:
+    model.seen = []
+    model.vision_tower.register_forward_pre_hook(lambda module, args: model.seen.append(len(args[0])))
+
+
+def _seen(model: Any) -> list[int]:
+    return list(model.seen)

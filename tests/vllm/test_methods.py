@@ -1,0 +1,91 @@
+"""Every method of the registry chooses in vLLM what it chooses in transformers, or is refused by name at start."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from kit import Reference, engine
+from models import picture, words
+
+from gridprune import families
+from gridprune.cues.clip_text import ClipText
+from gridprune.cues.collect import TextSide
+from gridprune.errors import GridPruneError
+from gridprune.families.base import Place
+from gridprune.methods import available, create
+from gridprune.pictures import pick
+from gridprune.vllm.architectures import of_config
+from gridprune.vllm.settings import FIELD, Settled
+
+EVERYWHERE = {  # inside the language model, before the tower, on clips, or with a count that depends on the picture
+    "fastv", "pyramiddrop", "sparsevlm", "dart-inside", "downsample", "evs", "prumerge", "prumerge-plus", "trim-iqr",
+}  # fmt: skip
+FUSED = {"prumerge-fixed", "prumerge-plus-fixed", "trim", "s2prune"}  # merge before the projector, or read crops
+REFUSED = {"llava": EVERYWHERE, "qwen2.5-vl": EVERYWHERE | FUSED}
+KEEP = 20
+
+
+class Both(NamedTuple):
+    """One checkpoint in vLLM and in transformers."""
+
+    name: str
+    llm: Any
+    reference: Reference
+
+
+@pytest.fixture(scope="module", params=list(REFUSED))
+def both(request: pytest.FixtureRequest, checkpoint: Callable[[str], Path]) -> Iterator[Both]:
+    folder = checkpoint(request.param)
+    with engine(folder, {"keep": KEEP}) as llm:
+        yield Both(request.param, llm, Reference(folder))
+
+
+def test_refused_methods_are_named(both: Both) -> None:
+    architecture = of_config(both.reference.model.config)
+    for name in available():
+        if name in REFUSED[both.name]:
+            with pytest.raises(GridPruneError, match=name):
+                architecture.check(create(name))
+        else:
+            architecture.check(create(name))
+
+
+def test_the_others_choose_the_same(both: Both) -> None:
+    model, family = both.reference.model, families.find(both.reference.model)
+    sizes = [(96, 96), (96, 96)] if both.name == "llava" else [(160, 128), (96, 160)]
+    questions = [words(1), words(2)]
+    shown = [picture(seed, size) for seed, size in enumerate(sizes)]
+    vision = family.vision(dict(both.reference.processor.image_processor(images=shown, return_tensors="pt")))
+    assert vision is not None
+    clip = both.reference.folder / "clip"
+    text = TextSide(ClipText.load(clip) if clip.is_dir() else None, both.reference.processor.tokenizer)
+    places = [Place(0, torch.arange(len(token_map)), token_map) for token_map in family.token_maps(vision)]
+    width = model.config.text_config.hidden_size
+    for name in sorted(set(available()) - REFUSED[both.name]):
+        method = create(name, keep=KEEP)
+        with torch.no_grad():
+            expected = pick(family, method, vision, places, lambda: questions, text, None).output.pooler_output
+        asked = [Settled(len(own), question) for own, question in zip(expected, questions)]
+        found = both.llm.apply_model(_Embed(method, vision, asked))[0]
+        for one, other in zip(found, expected, strict=True):
+            difference = float((one[:, :width] - other).abs().max())
+            assert difference < 1e-3, (name, difference)
+
+
+class _Embed:
+    """What the model makes of pictures under another method."""
+
+    def __init__(self, method: Any, vision: dict[str, Any], asked: list[Settled]) -> None:
+        self.method, self.vision, self.asked = method, vision, asked
+
+    def __call__(self, model: Any) -> Any:
+        usual = model.method
+        model.method = self.method
+        try:
+            return model.embed_multimodal(**self.vision, **{FIELD: [ask.pack() for ask in self.asked]})
+        finally:
+            model.method = usual
