@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .seats import places
 from .token_map import Zones
 
 _LOWEST = float("-inf")
@@ -20,7 +21,7 @@ _TINY32 = torch.finfo(torch.float32).tiny
 
 def zone_mean(values: Tensor, zones: Zones) -> Tensor:
     """Mean of `values` (B, N) in every zone, fp32 (B, Z). The mean of an empty zone is NaN."""
-    return (zones.by_zone(values, fill=0.0).sum(-1, dtype=torch.float64) / zones.size).float()
+    return (zones.seats.lay(values, 0.0).sum(1, dtype=torch.float64) / zones.seats.size).float().flip(-1)
 
 
 def softmax_shares(relevance: Tensor, temperature: float) -> Tensor:
@@ -129,29 +130,19 @@ def equal_parts(total: int, capacity: Sequence[int]) -> list[int]:
 
 def rank_in_zone(scores: Tensor, zones: Zones) -> Tensor:
     """Place of every token in its zone by descending score, ties to the earlier token; int64 (B, N). NaN comes last."""
-    return zones.by_token(_places(scores, zones))
-
-
-def _places(scores: Tensor, zones: Zones) -> Tensor:
-    """:func:`rank_in_zone`, laid out as (B, Z, M)."""
-    table = zones.by_zone(scores.float().nan_to_num(nan=_LOWEST), fill=_LOWEST)
-    order = table.argsort(dim=-1, descending=True, stable=True)
-    place = torch.arange(zones.most, device=scores.device)
-    return torch.zeros_like(order).scatter_(-1, order, place.expand_as(order))
+    return zones.seats.tokens(places(scores, zones.seats)).long()
 
 
 def topk_per_zone(scores: Tensor, zones: Zones, budget: Tensor, k: int) -> Tensor:
     """The `budget` (B, Z) best tokens of each zone as (B, k) ascending indices; rows of `budget` sum to k."""
-    kept = _places(scores, zones) < budget[..., None]
-    return ascending_indices(zones.by_token(kept), k)
+    kept = places(scores, zones.seats) < budget.flip(-1)[:, None]
+    return ascending_indices(zones.seats.tokens(kept), k)
 
 
 def topk(scores: Tensor, k: int) -> Tensor:
     """The `k` best tokens of (B, N) as ascending unique int64 indices; ties to the earlier token, NaN last."""
     scores = scores.float().nan_to_num(nan=_LOWEST)
-    worst = scores.topk(k, dim=-1).values[
-        ..., -1:
-    ]  # the k-th best score; the tokens that tie with it are taken in order
+    worst = scores.topk(k, dim=-1).values[..., -1:]  # the k-th best; the tokens that tie with it are taken in order
     better, tied = scores > worst, scores == worst
     return ascending_indices(better | (tied & (tied.cumsum(-1) <= k - better.sum(-1, keepdim=True))), k)
 
@@ -168,7 +159,7 @@ def minmax(values: Tensor, groups: Zones | None = None) -> Tensor:
     values = values.float()
     if groups is None or groups.count == 1:
         low, high = torch.aminmax(values, dim=-1, keepdim=True)
-        return (values - low) / (high - low).clamp(min=_TINY32)
+        return (values - low).div_((high - low).clamp_(min=_TINY32))
     low, high = torch.aminmax(groups.by_zone(values), dim=-1)
     span = (high - low).clamp(min=_TINY32)
     return (values - low.index_select(1, groups.index)) / span.index_select(1, groups.index)

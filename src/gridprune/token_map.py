@@ -6,8 +6,9 @@ it without its separators (newline tokens and the like), through :attr:`TokenMap
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -80,6 +81,7 @@ class Zones:
             absent = None if self.absent is None else self.absent.to(device)
             copy.__dict__.update(sizes=self.sizes, most=self.most, absent=absent)
             copy.__dict__.update(members=self.members.to(device), slot=self.slot.to(device))
+            copy.__dict__.update(seats=self.seats.on(device))
             self._copies[device] = copy
         return self._copies[device]
 
@@ -91,6 +93,73 @@ class Zones:
     def by_token(self, table: Tensor) -> Tensor:
         """The way back: (B, Z, M) -> (B, N)."""
         return table.flatten(1).index_select(1, self.slot)
+
+    @cached_property
+    def seats(self) -> Seats:
+        """The same layout turned, for what is computed zone by zone in few and long steps."""
+        return Seats.of(self)
+
+
+@dataclass(frozen=True, eq=False)
+class Seats:
+    """Zones as a table (M, Z): row m holds the m-th token of every zone, zones from the last to the first.
+
+    Reductions over the few tokens of a zone then run along the zones, many at a time; and an ascending stable sort puts
+    the earlier of two equal zones behind, where the better ones are.
+
+    Attributes:
+        token: (M * Z,) int64, the token at every seat; absent seats repeat the zone's first token.
+        seat: (N,) int64, where each token sits.
+        absent: (M, Z) bool, seats without a token; None if there is none.
+        size: (Z,) int64, tokens per zone.
+        zone: (Z,) int64, 0 to Z - 1: the number of a zone in this order.
+        earlier: (M, M, 1) uint8, 1 where row i comes before row j.
+        behind: (M, 1) uint8, how many rows come after row m.
+    """
+
+    token: Tensor
+    seat: Tensor
+    absent: Tensor | None
+    size: Tensor
+    zone: Tensor
+    earlier: Tensor
+    behind: Tensor
+
+    @classmethod
+    def of(cls, zones: Zones) -> Seats:
+        """The seats of `zones`, on their device."""
+        count, most = zones.count, zones.most
+        device = zones.index.device
+        rows = torch.arange(most, device=device)
+        return cls(
+            token=zones.members.view(count, most).flip(0).T.reshape(-1),
+            seat=zones.slot % most * count + (count - 1 - zones.slot // most) if most else zones.slot,
+            absent=None if zones.absent is None else zones.absent.flip(0).T.contiguous(),
+            size=zones.size.flip(0),
+            zone=torch.arange(count, device=device),
+            earlier=(rows[:, None] < rows)[..., None].to(torch.uint8),
+            behind=(most - 1 - rows)[:, None].to(torch.uint8),
+        )
+
+    def on(self, device: torch.device) -> Seats:
+        """The same seats on another device."""
+        parts: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        parts |= {name: value.to(device) for name, value in parts.items() if value is not None}
+        return Seats(**parts)
+
+    @property
+    def rows(self) -> int:
+        """M, the number of tokens in the largest zone."""
+        return self.behind.shape[0]
+
+    def lay(self, values: Tensor, fill: float) -> Tensor:
+        """(B, N) laid out as (B, M, Z); absent seats hold `fill`."""
+        table = values.index_select(1, self.token).view(-1, self.rows, self.size.shape[0])
+        return table if self.absent is None else table.masked_fill(self.absent, fill)
+
+    def tokens(self, table: Tensor) -> Tensor:
+        """The way back: (B, M, Z) -> (B, N)."""
+        return table.flatten(1).index_select(1, self.seat)
 
 
 @dataclass(frozen=True, eq=False)
