@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 SAMPLE := examples/scene.png
 QUESTION := $(shell cat examples/scene.txt 2>/dev/null)
 
-.PHONY: help install demo test test-oldest lint types format results clean
+.PHONY: help install demo test test-oldest test-lmms lint types format results clean
 
 help:  ## show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -36,6 +36,14 @@ test-oldest: $(STAMP)  ## run the tests that touch transformers with its oldest 
 	$(VENV)-oldest/bin/python -m pip install -q $(PIP_ARGS) -c constraints-oldest.txt -e '.[dev]'
 	$(VENV)-oldest/bin/python -m pytest tests/pruning tests/test_cli.py
 
+test-lmms:  ## run lmms-eval on the embedded model, in an environment of its own
+	@test -x $(VENV)-lmms/bin/python || $(PYTHON) -m venv $(VENV)-lmms
+	$(VENV)-lmms/bin/python -m pip install -q $(PIP_ARGS) -c constraints.txt torch
+	$(VENV)-lmms/bin/python -m pip install -q $(PIP_ARGS) -c constraints.txt -e '.[dev,lmms]'
+	@# torchvision of another build than torch cannot be imported, and nothing here needs it
+	$(VENV)-lmms/bin/python -c 'import torchvision' 2>/dev/null || $(VENV)-lmms/bin/python -m pip uninstall -q -y torchvision
+	$(VENV)-lmms/bin/python -m pytest tests/lmms
+
 lint: $(STAMP)  ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -50,4 +58,4 @@ results: $(STAMP)  ## write tables, plots and pictures into README.md and docs/
 	$(BIN)/gridprune explain $(SAMPLE) "$(QUESTION)" --keep 64 -o docs/images/explain.png
 
 clean:  ## remove the environments and caches
-	rm -rf $(VENV) $(VENV)-oldest .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-oldest $(VENV)-lmms .pytest_cache .ruff_cache .mypy_cache .hypothesis
