@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from .bench.cli import eval_command, results_command, sign_command
+from .demo.cli import demo_command
 from .errors import GridPruneError
 from .plan import plan_command
 from .run_report.cli import report_command
@@ -21,8 +23,13 @@ from .tiny.cli import app as tiny_app
 from .vllm.serve import serve_command
 
 if TYPE_CHECKING:
+    from PIL.Image import Image as Picture
+
     from .methods.base import Method
-    from .runtime import Answer
+    from .runtime import Answer, Loaded
+    from .video import Video
+
+    Opened = tuple[Picture | Video, Loaded]
 
 app = typer.Typer(
     name="gridprune",
@@ -33,15 +40,19 @@ app = typer.Typer(
 )
 stderr = Console(stderr=True)
 
-Image = Annotated[Path, typer.Argument(help="A picture: PNG, JPEG, WebP, GIF, BMP or TIFF.", show_default=False)]
+Image = Annotated[
+    Path,
+    typer.Argument(help="A picture (PNG, JPEG, WebP, GIF, BMP, TIFF), or a clip (MP4, MOV, WebM).", show_default=False),
+]
 Question = Annotated[str, typer.Argument(help="What to ask about it.", show_default=False)]
 Model = Annotated[str, typer.Option("--model", help="'embedded', a checkpoint folder, or a hub id.")]
 MethodName = Annotated[str, typer.Option("--method", help="See `gridprune methods`.")]
 Keep = Annotated[str, typer.Option("--keep", help="Visual tokens to keep: a count (64) or a share (11.1%).")]
 Clip = Annotated[
     str | None,
-    typer.Option("--clip", help="CLIP text half: a folder or a hub id. Found by itself beside a checkpoint."),
+    typer.Option("--clip", help="CLIP or SigLIP text half: a folder or a hub id. Found by itself beside a checkpoint."),
 ]
+Frames = Annotated[int, typer.Option("--frames", min=1, help="Frames taken of a clip, spread evenly over it.")]
 Device = Annotated[str, typer.Option("--device", help="A torch device, such as cpu or cuda.")]
 Dtype = Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat16 or float16.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout and nothing else.")]
@@ -55,7 +66,7 @@ def _reported(command: Callable[..., None]) -> Callable[..., None]:
         try:
             command(*args, **kwargs)
         except GridPruneError as error:
-            stderr.print(f"[red]error:[/red] {error}", highlight=False, soft_wrap=True)
+            stderr.print(f"[red]error:[/red] {escape(str(error))}", highlight=False, soft_wrap=True)
             raise typer.Exit(2) from None
 
     return run
@@ -75,6 +86,18 @@ def _quiet() -> None:
     logging.disable_progress_bar()
 
 
+def _opened(image: Path, frames: int, model: str, clip: str | None, device: str, dtype: str) -> Opened:
+    """What `ask` and `explain` look at, and the model they ask. The file is read first: that is where people err."""
+    from .images import read_image
+    from .runtime import load
+    from .video import is_video, read_video
+
+    seen = read_video(image, frames) if is_video(image) else read_image(image)
+    _quiet()
+    with stderr.status("loading the model"):
+        return seen, load(model, clip=clip, device=device, dtype=dtype)
+
+
 @app.command()
 @_reported
 def ask(
@@ -83,6 +106,7 @@ def ask(
     model: Model = "embedded",
     method: MethodName = "gridprune",
     keep: Keep = "11.1%",
+    frames: Frames = 8,
     compare: Annotated[bool, typer.Option("--compare", help="Also answer with all visual tokens.")] = False,
     overlay: Annotated[Path | None, typer.Option("--overlay", "-o", help="Write a picture of the kept tokens.")] = None,
     clip: Clip = None,
@@ -91,15 +115,11 @@ def ask(
     dtype: Dtype = "auto",
     as_json: Json = False,
 ) -> None:
-    """Answer a question about a picture with a part of its visual tokens."""
+    """Answer a question about a picture or a clip with a part of its visual tokens."""
     chosen = _method(method, keep)
-    from .images import read_image
-    from .runtime import answer, load
+    picture, loaded = _opened(image, frames, model, clip, device, dtype)
+    from .runtime import answer
 
-    picture = read_image(image)
-    _quiet()
-    with stderr.status("loading the model"):
-        loaded = load(model, clip=clip, device=device, dtype=dtype)
     with stderr.status("answering"):
         if (
             compare
@@ -171,6 +191,7 @@ def explain(
     model: Model = "embedded",
     method: MethodName = "gridprune",
     keep: Keep = "11.1%",
+    frames: Frames = 8,
     clip: Clip = None,
     device: Device = "cpu",
     dtype: Dtype = "auto",
@@ -178,13 +199,9 @@ def explain(
 ) -> None:
     """Draw which visual tokens are kept and why: zones, budgets, relevance and saliency maps."""
     chosen = _method(method, keep)
-    from .images import read_image
-    from .runtime import answer, load
+    picture, loaded = _opened(image, frames, model, clip, device, dtype)
+    from .runtime import answer
 
-    picture = read_image(image)
-    _quiet()
-    with stderr.status("loading the model"):
-        loaded = load(model, clip=clip, device=device, dtype=dtype)
     with stderr.status("looking"):
         report = answer(loaded, picture, question, chosen, max_new_tokens=1).report
         assert report is not None
@@ -275,11 +292,11 @@ def families(as_json: Json = False) -> None:
         _print_json(rows)
         return
     table = Table()
-    for name in ("family", "classes", "saliency", "relevance", "video"):
+    for name in ("family", "classes", "saliency", "relevance", "video", "refused"):
         table.add_column(name, overflow="fold")
     for row in rows:
-        video = "yes" if row["video"] else "no"
-        table.add_row(row["name"], "\n".join(row["classes"]), row["saliency"], row["relevance"], video)
+        video, limits = "yes" if row["video"] else "no", "\n".join(f"{k}: {v}" for k, v in row["limits"].items())
+        table.add_row(row["name"], "\n".join(row["classes"]), row["saliency"], row["relevance"], video, limits or "-")
     Console().print(table)
 
 
@@ -287,6 +304,7 @@ app.command("eval")(_reported(eval_command))
 app.command("results")(_reported(results_command))
 app.command("report")(_reported(report_command))
 app.command("sign")(_reported(sign_command))
+app.command("demo")(_reported(demo_command))
 app.command("serve", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(
     _reported(serve_command)
 )

@@ -1,4 +1,4 @@
-"""One question about one picture, from loading a checkpoint to an answer with its costs: what `gridprune ask` runs."""
+"""One question about one picture or clip, from a checkpoint to an answer with its costs: what `gridprune ask` runs."""
 
 from __future__ import annotations
 
@@ -7,17 +7,19 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from PIL.Image import Image
 
+from . import families
 from .calls import Positions
 from .cues.clip_text import ClipText, stored_sign
-from .errors import CheckpointError, GridPruneError, QuestionError
+from .errors import CheckpointError, GridPruneError, QuestionError, UnsupportedModelError
 from .methods.base import Method
 from .pruning import Pruning, prune
 from .report import Report
+from .video import Video
 
 EMBEDDED = "embedded"
 
@@ -93,36 +95,56 @@ def _load_embedded(clip: str | Path | None, device: str) -> Loaded:
     return Loaded(EMBEDDED, model.to(device), tiny.processor, clip or own.to(device))
 
 
-def prepare(loaded: Loaded, image: Image, question: str, history: Sequence[tuple[str, str]] = ()) -> Any:
-    """Model inputs for one picture and one question, by the checkpoint's own chat template.
+def prepare(loaded: Loaded, image: Image | Video, question: str, history: Sequence[tuple[str, str]] = ()) -> Any:
+    """Model inputs for one picture or clip and one question, by the checkpoint's own chat template.
 
     Args:
-        history: earlier turns about the picture, each a question and its answer.
+        history: earlier turns about it, each a question and its answer.
+
+    Raises:
+        QuestionError: the question is empty.
+        UnsupportedModelError: a clip, and the model takes none.
     """
     if not question.strip():
         raise QuestionError("The question is empty.")
-    text = prompt_text(loaded.processor, question, history)
-    inputs = loaded.processor(images=image, text=text, return_tensors="pt")
+    if isinstance(image, Video):
+        _check_takes_clips(loaded.model)
+        text = prompt_text(loaded.processor, question, history, medium="video")
+        media = {"videos": [list(image.frames)], "video_metadata": [image.metadata], "do_sample_frames": False}
+    else:
+        text, media = prompt_text(loaded.processor, question, history), {"images": image}
+    inputs = loaded.processor(text=text, return_tensors="pt", **media)
     return inputs.to(loaded.model.device, dtype=loaded.model.dtype)
 
 
-def prompt_text(processor: Any, question: str, history: Sequence[tuple[str, str]] = ()) -> str:
-    """The prompt for one picture by the chat template, or LLaVA-1.5's if there is none."""
+def _check_takes_clips(model: Any) -> None:
+    if not families.find(model).video:
+        others = ", ".join(sorted(name for family in families.available() if family.video for name in family.classes))
+        raise UnsupportedModelError(f"{type(model).__name__} takes pictures, not clips. Models that do: {others}.")
+
+
+def prompt_text(
+    processor: Any,
+    question: str,
+    history: Sequence[tuple[str, str]] = (),
+    medium: Literal["image", "video"] = "image",
+) -> str:
+    """The prompt for one picture or clip by the chat template, or LLaVA-1.5's if there is none."""
     asked = [*(turn for turn, _ in history), question]
     if getattr(processor, "chat_template", None):
-        turns = _conversation(asked, history)
+        turns = _conversation(asked, history, medium)
         return str(processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False))
     answers = [*(f" {answer}</s>" for _, answer in history), ""]
     text = "".join(f"USER: {words} ASSISTANT:{answer}" for words, answer in zip(asked, answers))
-    return text.replace("USER: ", f"USER: {getattr(processor, 'image_token', '<image>')}\n", 1)
+    return text.replace("USER: ", f"USER: {getattr(processor, f'{medium}_token', f'<{medium}>')}\n", 1)
 
 
-def _conversation(asked: Sequence[str], history: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
-    """User turns with the assistant's answers between them, the picture in the first."""
+def _conversation(asked: Sequence[str], history: Sequence[tuple[str, str]], medium: str) -> list[dict[str, Any]]:
+    """User turns with the assistant's answers between them, the picture or clip in the first."""
     turns: list[dict[str, Any]] = []
     for number, words in enumerate(asked):
         text = {"type": "text", "text": words}
-        turns.append({"role": "user", "content": [text] if number else [{"type": "image"}, text]})
+        turns.append({"role": "user", "content": [text] if number else [{"type": medium}, text]})
         if number < len(history):
             turns.append({"role": "assistant", "content": [{"type": "text", "text": history[number][1]}]})
     return turns
@@ -130,7 +152,7 @@ def _conversation(asked: Sequence[str], history: Sequence[tuple[str, str]]) -> l
 
 def answer(
     loaded: Loaded,
-    image: Image,
+    image: Image | Video,
     question: str,
     method: Method | None = None,
     *,
@@ -141,7 +163,8 @@ def answer(
     """Ask one question, with all visual tokens or with those that `method` keeps. Greedy decoding.
 
     Args:
-        history: earlier turns about the picture, each a question and its answer. `question` alone guides the method.
+        image: a picture, or the frames of a clip (:func:`gridprune.video.read_video`).
+        history: earlier turns about it, each a question and its answer. `question` alone guides the method.
     """
     inputs = prepare(loaded, image, question, history)
     if method is None:
@@ -169,7 +192,8 @@ def respond(loaded: Loaded, inputs: Any, pruning: Pruning | None, max_new_tokens
     report = None if pruning is None else pruning.reports[-1]
     prompt = inputs["input_ids"]
     text = loaded.processor.batch_decode(output.sequences[:, prompt.shape[1] :], skip_special_tokens=True)[0].strip()
-    placeholders = int((prompt == loaded.model.config.image_token_id).sum())
+    streams = families.find(loaded.model).streams
+    placeholders = sum(int((prompt == stream.placeholder).sum()) for stream in streams)
     return Answer(
         text=text,
         seconds=seconds,

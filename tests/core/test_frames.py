@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gridprune import GridPrune
+from gridprune.budget import Budget
 from gridprune.errors import BudgetError
 from gridprune.methods.base import Cues
+from gridprune.together import apart, cues_side_by_side, side_by_side, split, split_over_rows
 from gridprune.token_map import TokenMap
-from gridprune.together import apart, cues_side_by_side, side_by_side
 
 FRAMES, ROWS, COLUMNS = 5, 4, 6
 
@@ -94,3 +98,28 @@ def test_pictures_side_by_side_compete():
         assert torch.equal(
             torch.bincount(part.zones.index[part.indices[0]], minlength=part.zones.count), part.budgets[0]
         )
+
+
+def test_split_by_hand():
+    assert split(10, [30, 60, 10]) == [3, 6, 1]
+    assert split(7, [1, 1, 1]) == [3, 2, 2]
+    assert split(3, [1000, 1, 1]) == [1, 1, 1]
+    assert split(5, [1000, 1, 1]) == [3, 1, 1]
+    assert split(9, [4, 4, 1]) == [4, 4, 1]
+    with pytest.raises(BudgetError, match="3 pictures"):
+        split(2, [5, 5, 5])
+
+
+@given(st.lists(st.integers(1, 10**9), min_size=1, max_size=9), st.data())
+def test_split_is_exact(sizes, data):
+    total = data.draw(st.integers(len(sizes), sum(sizes)))
+    parts = split(total, sizes)
+    assert sum(parts) == total
+    assert all(1 <= part <= size for part, size in zip(parts, sizes))
+    if min(parts) > 1:
+        assert all(abs(part - Fraction(total * size, sum(sizes))) < 1 for part, size in zip(parts, sizes))
+
+
+def test_each_row_has_its_own_budget():
+    assert split_over_rows(Budget.parse("50%"), [0, 1, 0], [10, 7, 30]) == [5, 4, 15]
+    assert split_over_rows(Budget.parse(4), [0, 1, 0], [10, 7, 30]) == [1, 4, 3]

@@ -20,7 +20,7 @@ from .models import CASES, LLAVA, LLAVA_NEXT, QWEN2_5_VL
 def test_every_family_is_described():
     described = families.describe()
     assert json.loads(json.dumps(described)) == described
-    assert {"name", "classes", "saliency", "relevance", "video", "transformers"} == set(described[0])
+    assert {"name", "classes", "saliency", "relevance", "video", "limits", "transformers"} == set(described[0])
     names = [entry["name"] for entry in described]
     assert len(names) == len(set(names))
 
