@@ -19,9 +19,9 @@ run() { # run NAME MODEL_ARGS
     return
   fi
   # shellcheck disable=SC2086  # $launch holds several words
-  python -m accelerate.commands.launch --num_processes "$gpus" --num_machines 1 --mixed_precision no --dynamo_backend no ${launch:-} \
-    -m lmms_eval --model gridprune --model_args "$common,$2" --tasks "$tasks" --batch_size "$batch" \
-    --output_path "$folder" --log_samples "${extra[@]}"
+  python -m accelerate.commands.launch --num_processes "$gpus" --num_machines 1 --mixed_precision no \
+    --dynamo_backend no ${launch:-} -m lmms_eval --model gridprune --model_args "$common,$2" --tasks "$tasks" \
+    --batch_size "$batch" --output_path "$folder" --log_samples "${extra[@]}"
   # lmms-eval reports errors and ends with 0 all the same
   find "$folder" -name '*_results.json' 2>/dev/null | grep -q . || { echo "$1: no results were written" >&2; exit 1; }
 }

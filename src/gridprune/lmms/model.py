@@ -87,8 +87,8 @@ class GridPruneModel(lmms):  # type: ignore[misc]
         """Args are described at the head of this file; `device` and `batch_size` come from lmms-eval's own flags.
 
         Raises:
-            GridPruneError: a bad budget, method, setting or checkpoint, or a pair of model and method that cannot run;
-                all but the last are found before the weights are read.
+            GridPruneError: a bad budget, method or setting (found before the weights are read), a bad checkpoint, or a
+                pair of model and method that cannot run.
         """
         super().__init__()
         chosen = build_method(method, keep, settings)
@@ -167,7 +167,8 @@ class GridPruneModel(lmms):  # type: ignore[misc]
             output = model.generate(**inputs, **decoding(settings), pad_token_id=pad)
         tally.seconds += time.perf_counter() - started
         new = output[:, inputs["input_ids"].shape[1] :].tolist()
-        rows = [list(itertools.takewhile(lambda token: token not in self._ends, row)) for row in new]
+        ends = self._ends()
+        rows = [list(itertools.takewhile(lambda token: token not in ends, row)) for row in new]
         tally.new_tokens += sum(map(len, rows))
         self._count(dict(inputs), tally)
         return rows
@@ -186,7 +187,6 @@ class GridPruneModel(lmms):  # type: ignore[misc]
         tally.total += sum(len(place.token_map.candidates) for place in places)
         tally.kept = tally.total
 
-    @property
     def _ends(self) -> set[int]:
         """Ids that end an answer, or fill up a row behind its end."""
         ends = getattr(self.loaded.model.generation_config, "eos_token_id", None)
