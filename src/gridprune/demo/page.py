@@ -17,6 +17,7 @@ from .session import Picture, Session, Sessions
 from .view import answers_html, layers_html, maps_html, past_html, problem_html, save_html, static, strip_html
 
 _NO_COMPARISON = "nothing"
+_BLIND = "random"  # what the visitor sees compared at first
 _RECOMMENDED, _PRINTED = "recommended", "as printed"
 _SUGGESTIONS = 4
 _FONT = ("system-ui", "sans-serif")
@@ -48,7 +49,7 @@ class Page:
         with gr.Blocks(title="gridprune", analytics_enabled=False, fill_width=False) as blocks:
             name = self.engine.name
             gr.HTML(
-                f'<header class="gp-head"><h1>gridprune</h1><p>What stays of a picture, and what it would have said.</p>'
+                f'<header class="gp-head"><h1>gridprune</h1><p>What a model keeps of a picture, and what it would have said.</p>'
                 f"<p>model: {name}</p></header>"
             )
             with gr.Row(elem_classes="gp-page"):
@@ -63,19 +64,22 @@ class Page:
 
     def _controls(self) -> None:
         self.strip = gr.HTML(js_on_load=static("strip.js"), max_bytes=MAX_BYTES, apply_default_css=False)
+        self.problem = gr.HTML(apply_default_css=False, elem_classes="gp-maybe")
         self.question = gr.Textbox(
             label="Question", lines=2, max_lines=4, max_length=MAX_QUESTION, submit_btn=False, elem_id="gp-ask"
         )
         with gr.Row(elem_classes="gp-suggestions"):
             self.suggestions = [gr.Button(size="sm", visible=False, min_width=80) for _ in range(_SUGGESTIONS)]
-        self.follow_up = gr.Checkbox(label="Follow-up: earlier turns stay in the prompt", value=self.remembers)
+        self.follow_up = gr.Checkbox(
+            label="Follow-up: keep earlier turns in the prompt", value=self.remembers, elem_classes="gp-bare"
+        )
         with gr.Row():
             self.ask = gr.Button("Ask", variant="primary", min_width=80)
             self.clear = gr.Button("Start over", min_width=80)
         others = [name for name in self.engine.methods if name != "gridprune-literal"]
         self.method = gr.Dropdown(others, value=others[0], label="Method", elem_id="gp-method")
         self.compare = gr.Dropdown(
-            [_NO_COMPARISON, *self.engine.methods], value=_NO_COMPARISON, label="Compare with", elem_id="gp-compare"
+            [_NO_COMPARISON, *self.engine.methods], value=_BLIND if _BLIND in self.engine.methods else _NO_COMPARISON, label="Compare with", elem_id="gp-compare"
         )
         with gr.Accordion("Settings", open=False, visible=GRIDPRUNE in others) as self.settings:
             usual = preset(False)
@@ -85,12 +89,11 @@ class Page:
             self.alpha = gr.Slider(0, 1, usual["alpha"], step=0.05, label="Weight of saliency against relevance")
 
     def _results(self) -> None:
-        self.problem = gr.HTML(apply_default_css=False)
         self.answers = gr.HTML(apply_default_css=False)
         self.keep = gr.Slider(1, 576, 64, step=1, label="Visual tokens kept", elem_id="gp-keep")
         gr.HTML(layers_html(), apply_default_css=False)
         self.maps = gr.HTML(apply_default_css=False)
-        self.past = gr.HTML(apply_default_css=False)
+        self.past = gr.HTML(apply_default_css=False, elem_classes="gp-maybe")
         self.save = gr.HTML(apply_default_css=False)
 
     @property

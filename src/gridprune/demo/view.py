@@ -130,7 +130,7 @@ def _figures(answer: Answer, full: Answer, total: int) -> list[Figure]:
             "time",
             _seconds(answer.seconds),
             min(1.0, answer.seconds / full.seconds),
-            "" if is_full else f"{answer.seconds / full.seconds:.2f} of it",
+            "" if is_full else _faster(full.seconds / answer.seconds),
         ),
         Figure(
             "KV memory",
@@ -139,6 +139,10 @@ def _figures(answer: Answer, full: Answer, total: int) -> list[Figure]:
             "" if is_full else f"{full.kv_bytes / answer.kv_bytes:.1f}× smaller",
         ),
     ]
+
+
+def _faster(ratio: float) -> str:
+    return f"{ratio:.1f}× faster" if ratio >= 1 else f"{1 / ratio:.1f}× slower"
 
 
 def _seconds(seconds: float) -> str:
