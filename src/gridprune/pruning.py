@@ -12,10 +12,11 @@ from typing import Any, cast, get_args
 
 from . import families
 from .calls import BudgetScope, Positions, Question, Shortener
-from .cues.clip_text import ClipText, find_beside
+from .cues.clip_text import find_beside
 from .cues.collect import TextSide, check_available
-from .errors import SettingError
-from .families.base import CLIP_TEXT, Family
+from .cues.text_tower import TextTower, load_text_tower
+from .errors import CheckpointError, SettingError
+from .families.base import Family
 from .inside.base import InsideMethod
 from .inside.engine import InsideEngine
 from .intercept import Acting, Interceptor
@@ -130,12 +131,19 @@ def _check_setting(name: str, given: str, known: tuple[str, ...]) -> None:
         raise SettingError(f"{name} must be {' or '.join(map(repr, known))}, got {given!r}.")
 
 
-def _find_clip(family: Family, method: Method, clip: ClipText | str | Path | None) -> ClipText | None:
-    if not method.needs & {"relevance", "word_relevance"} or family.relevance != CLIP_TEXT:
+def _find_clip(family: Family, method: Method, clip: TextTower | str | Path | None) -> TextTower | None:
+    if not method.needs & {"relevance", "word_relevance"} or not (family.text_tower or clip):
         return None
-    if isinstance(clip, ClipText):
-        return clip
     if clip is None:
         folder = getattr(family.model.config, "_name_or_path", "") or ""
         clip = find_beside(folder) if folder and Path(folder).is_dir() else None
-    return None if clip is None else ClipText.load(clip).to(family.model.device)
+    if clip is None:
+        return None
+    tower = clip if isinstance(clip, TextTower) else load_text_tower(clip).to(family.model.device)
+    if tower.source != family.text_tower:
+        has = f"a vision tower whose text half is a {family.text_tower}" if family.text_tower else "none that fits"
+        raise CheckpointError(
+            f"`clip` is a {tower.source}, but {type(family.model).__name__} has {has}. Leave `clip` out, or give the "
+            "checkpoint that the model's vision tower was taken from."
+        )
+    return tower

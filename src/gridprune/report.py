@@ -105,7 +105,7 @@ class Report:
             saliency=own(cues.saliency),
             scores=own(selection.scores),
             relevance_sign=cues.relevance_sign,
-            relevance_source=family.relevance if cues.relevance is not None else "",
+            relevance_source=cues.relevance_source if cues.relevance is not None else "",
             saliency_source=family.saliency_source() if cues.saliency is not None else "",
             merged=selection.merge is not None,
             encode_seconds=encode_seconds,

@@ -14,7 +14,8 @@ from PIL.Image import Image
 
 from . import families
 from .calls import Positions
-from .cues.clip_text import ClipText, stored_sign
+from .cues.clip_text import DEFAULT_SIGN, ClipText
+from .cues.text_tower import TextTower, stored_sign
 from .errors import CheckpointError, GridPruneError, QuestionError, UnsupportedModelError
 from .methods.base import Method
 from .pruning import Pruning, prune
@@ -30,13 +31,13 @@ class Loaded:
 
     Attributes:
         name: what a person called it.
-        clip: the CLIP text half, or None to look for one beside the checkpoint.
+        clip: the text half of the vision tower, or None to look for one beside the checkpoint.
     """
 
     name: str
     model: Any
     processor: Any
-    clip: ClipText | str | Path | None = None
+    clip: TextTower | str | Path | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +92,7 @@ def _load_embedded(clip: str | Path | None, device: str) -> Loaded:
 
     tiny = load_tiny()
     model: Any = tiny.model
-    own = ClipText.from_model(tiny.clip, tiny.clip_tokenizer, stored_sign(weights_folder() / "clip"))
+    own = ClipText.from_model(tiny.clip, tiny.clip_tokenizer, stored_sign(weights_folder() / "clip", DEFAULT_SIGN))
     return Loaded(EMBEDDED, model.to(device), tiny.processor, clip or own.to(device))
 
 

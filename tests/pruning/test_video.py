@@ -86,7 +86,8 @@ FAMILIES = [
 
 
 def loaded(case, build):
-    return runtime.Loaded(case.name, model(case), processor(case, build), clip_text())
+    clip = clip_text() if case is VIDEO_LLAVA_CLIPS else None
+    return runtime.Loaded(case.name, model(case), processor(case, build), clip)
 
 
 # -- reading -----------------------------------------------------------------------------------------------------------

@@ -21,8 +21,9 @@ from torch import Tensor
 from .. import families
 from ..budget import Keep
 from ..cues import collect
-from ..cues.clip_text import ClipText, find_beside
+from ..cues.clip_text import find_beside
 from ..cues.question import clean
+from ..cues.text_tower import TextTower, load_text_tower
 from ..errors import BudgetError, UnsupportedCallError
 from ..families.base import Encoded, Family
 from ..methods.base import Cues, Method, Selection, checked_select
@@ -118,15 +119,15 @@ def cells(entries: Sequence[Entry], keeps: Sequence[Keep]) -> list[Cell]:
     return found
 
 
-def clip_of(loaded: Loaded) -> ClipText | None:
-    """The CLIP text half of a loaded model: given, or found beside a local checkpoint."""
-    if isinstance(loaded.clip, ClipText):
+def clip_of(loaded: Loaded) -> TextTower | None:
+    """The text half of a loaded model's vision tower: given, or found beside a local checkpoint."""
+    if isinstance(loaded.clip, TextTower):
         return loaded.clip
     source: Any = loaded.clip
     if source is None:
         folder = getattr(loaded.model.config, "_name_or_path", "") or ""
         source = find_beside(folder) if folder and Path(folder).is_dir() else None
-    return None if source is None else ClipText.load(source).to(loaded.model.device)
+    return None if source is None else load_text_tower(source).to(loaded.model.device)
 
 
 class Shared:

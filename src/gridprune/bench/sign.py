@@ -40,12 +40,12 @@ def measure(
 
     Raises:
         QuestionError: no question has boxes on a token map.
-        MissingCueError: the model's relevance does not come from CLIP, or no CLIP text half is at hand.
+        MissingCueError: the model's relevance does not come from a text tower, or none is at hand.
     """
     engine = Shared(loaded, cells([Entry("relevance")], [keep]), decodes=False)
     if engine.text.clip is None:
         raise MissingCueError(
-            "Only relevance from a CLIP text tower has a sign to measure. Give --clip FOLDER_OR_HUB_ID."
+            "Only relevance from a CLIP or SigLIP text tower has a sign to measure. Give --clip FOLDER_OR_HUB_ID."
         )
     per_scene: list[tuple[float, float, float, int]] = []
     done = 0

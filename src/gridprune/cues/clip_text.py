@@ -13,31 +13,31 @@ from __future__ import annotations
 
 import copy
 import json
-from collections import OrderedDict
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ..errors import CheckpointError, SettingError
-from .question import split_words
+from ..errors import CheckpointError
+from .text_tower import CLIP_TEXT, SIGN_FILE, TextTower, stored_sign
 
 PROJECTION_FILE = "visual_projection.safetensors"
-SIGN_FILE = "gridprune.json"
 DEFAULT_SIGN = -1
-_CACHE_SIZE = 256
 
 
-class ClipText:
+class ClipText(TextTower):
     """CLIP's text side: embeds questions, and projects patches into the same space.
 
     Attributes:
+        visual_projection: (E, C) fp32, the weight of CLIP's visual projection.
         relevance_sign: +1 or -1, which end of the cosine means "relevant" on this CLIP. OpenAI's CLIP gives background
             patches the higher cosine; TRIM, CDPruner, EADP and LiteLVLM negate it, and so does the default here. A
             `gridprune.json` beside the checkpoint overrides it; ``gridprune sign`` measures it.
     """
+
+    source: ClassVar[str] = CLIP_TEXT
 
     def __init__(
         self, text_model: Any, tokenizer: Any, visual_projection: Tensor, relevance_sign: int = DEFAULT_SIGN
@@ -48,85 +48,36 @@ class ClipText:
         visual_projection: (E, C), the weight of CLIP's visual projection.
         relevance_sign: +1 or -1.
         """
-        if relevance_sign not in (1, -1):
-            raise SettingError(f"relevance_sign must be +1 or -1, got {relevance_sign!r}.")
-        self.text_model = text_model.eval()
-        self.tokenizer = tokenizer
+        super().__init__(text_model, tokenizer, relevance_sign)
         self.visual_projection = visual_projection.detach().float()
-        self.relevance_sign = relevance_sign
-        self._cache: OrderedDict[str, Tensor] = OrderedDict()
 
     @property
     def patch_width(self) -> int:
-        """Width C of the vision tower this text side belongs to."""
         return self.visual_projection.shape[1]
 
-    @property
-    def context(self) -> int:
-        """Tokens the text tower takes at once, BOS and EOS included (77 for OpenAI's)."""
-        return int(self.text_model.config.max_position_embeddings)
-
-    @torch.no_grad()
-    def embed(self, question: str) -> Tensor:
-        """(E,) fp32: the mean of the unit embeddings of the question's segments.
-
-        A question that fits the context is one segment. A longer one is cut into as few runs of words as fit, each with
-        its own BOS and EOS; since r_i is linear in the unit text embedding, the dot product with this mean is the mean
-        of the segments' cosines. Embeddings are cached, so a question asked of many images costs one pass.
-        """
-        if question not in self._cache:
-            segments = self._segments(question)
-            tokens = self.tokenizer(
-                segments, padding=True, truncation=True, max_length=self.context, return_tensors="pt"
-            )
-            device = next(self.text_model.parameters()).device
-            output = self.text_model(
-                input_ids=tokens["input_ids"].to(device), attention_mask=tokens["attention_mask"].to(device)
-            )
-            self._cache[question] = nn.functional.normalize(output.text_embeds.float(), dim=-1).mean(0)
-            while len(self._cache) > _CACHE_SIZE:
-                self._cache.popitem(last=False)
-        return self._cache[question]
+    def embed_segments(self, segments: list[str]) -> Tensor:
+        tokens = self.tokenizer(segments, padding=True, truncation=True, max_length=self.context, return_tensors="pt")
+        output = self.text_model(
+            input_ids=tokens["input_ids"].to(self.device), attention_mask=tokens["attention_mask"].to(self.device)
+        )
+        return output.text_embeds  # type: ignore[no-any-return]
 
     @torch.no_grad()
     def embed_words(self, question: str) -> Tensor:
-        """(T, E) fp32 unit embeddings of its own tokens (no BOS, EOS or padding), truncated to the context."""
         tokens = self.tokenizer([question], truncation=True, max_length=self.context, return_tensors="pt")
-        device = next(self.text_model.parameters()).device
-        ids = tokens["input_ids"].to(device)
-        states = self.text_model.text_model(input_ids=ids, attention_mask=tokens["attention_mask"].to(device))
-        words = self.text_model.text_projection(states.last_hidden_state[0]).float()
-        special = torch.tensor(
-            self.tokenizer.get_special_tokens_mask(ids[0].tolist(), already_has_special_tokens=True), dtype=torch.bool
+        states = self.text_model.text_model(
+            input_ids=tokens["input_ids"].to(self.device), attention_mask=tokens["attention_mask"].to(self.device)
         )
-        inner = ~special.to(device)
-        return nn.functional.normalize(words[inner] if bool(inner.any()) else words, dim=-1)
+        words = self.text_model.text_projection(states.last_hidden_state[0])
+        return self.own_words(tokens["input_ids"][0].tolist(), words)
 
-    def _segments(self, question: str) -> list[str]:
-        parts = 1
-        while True:
-            segments = list(split_words(question, parts)) or [question]
-            lengths = [len(ids) for ids in self.tokenizer(segments)["input_ids"]]
-            if max(lengths) <= self.context or parts >= len(question.split()):
-                return segments
-            parts += 1
-
-    @torch.no_grad()
-    def project_patches(self, states: Tensor, post_norm: nn.Module | None) -> Tensor:
-        """(..., E) fp32 unit embeddings of patch states (..., C), by CLIP's own path: post-norm, then projection."""
-        if states.shape[-1] != self.patch_width:
-            raise CheckpointError(
-                f"This CLIP text side belongs to a vision tower of width {self.patch_width}, but the model's tower has "
-                f"width {states.shape[-1]}. Give the CLIP checkpoint that the model's vision tower was taken from."
-            )
+    def embed_patches(self, states: Tensor, post_norm: nn.Module | None) -> Tensor:
+        """By CLIP's own path: post-norm, then projection."""
         normed = states if post_norm is None else post_norm(states)
-        weight = self.visual_projection.to(normed.device)
-        return nn.functional.normalize(normed.float() @ weight.T, dim=-1)
+        return normed.float() @ self.visual_projection.to(normed.device).T
 
     def to(self, device: torch.device | str) -> ClipText:
-        """Move the text tower; embeddings cached so far are dropped."""
-        self.text_model.to(device)
-        self._cache.clear()
+        super().to(device)
         return self
 
     @classmethod
@@ -158,7 +109,7 @@ class ClipText:
             if side.is_file():
                 text = CLIPTextModelWithProjection.from_pretrained(str(source), dtype=torch.float32)
                 projection = load_file(side)["weight"]
-                return cls(text, tokenizer, projection, stored_sign(folder))
+                return cls(text, tokenizer, projection, stored_sign(folder, DEFAULT_SIGN))
             clip = CLIPModel.from_pretrained(str(source), dtype=torch.float32)
         except Exception as error:  # hub, network, file and format errors come in many classes
             raise CheckpointError(
@@ -166,7 +117,7 @@ class ClipText:
                 f"checkpoint, a folder written by `gridprune export-clip`, or a hub id such as "
                 f"'openai/clip-vit-large-patch14-336' (needs network access once)."
             ) from error
-        return cls.from_model(clip, tokenizer, stored_sign(folder))
+        return cls.from_model(clip, tokenizer, stored_sign(folder, DEFAULT_SIGN))
 
     def export(self, folder: str | Path, dtype: torch.dtype = torch.bfloat16) -> Path:
         """Write the text side as a small folder that :meth:`load` reads: text tower, projection, tokenizer and sign."""
@@ -188,11 +139,3 @@ def find_beside(model_folder: str | Path) -> Path | None:
         if (candidate / "config.json").is_file():
             return candidate
     return None
-
-
-def stored_sign(folder: Path) -> int:
-    """The relevance sign noted beside a CLIP, or the default of -1."""
-    file = folder / SIGN_FILE
-    if not file.is_file():
-        return DEFAULT_SIGN
-    return int(json.loads(file.read_text())["relevance_sign"])

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from ..errors import MissingCueError, QuestionError
-from ..families.base import CLIP_TEXT, Blocks, Encoded, Family, embedding_table
+from ..families.base import CLIP_TEXT, EMBEDDINGS, Blocks, Encoded, Family, embedding_table
 from ..methods.base import Cues, Method
 from . import embeddings
-from .clip_text import ClipText
 from .structure import laplacian_moments
+from .text_tower import TextTower
 
 if TYPE_CHECKING:
     from ..token_map import TokenMap
@@ -25,16 +25,20 @@ _FROM_ATTENTION = frozenset({"saliency", "keys", "queries_cls"})
 
 @dataclass(frozen=True)
 class TextSide:
-    """What questions are compared with pictures by: CLIP's text half, or the language model's tokenizer."""
+    """What questions are compared with pictures by: the vision tower's text half, or the language model's tokenizer."""
 
-    clip: ClipText | None = None
+    clip: TextTower | None = None
     tokenizer: Any = None
+
+    def by_tower(self, family: Family) -> bool:
+        """Whether relevance comes from a text tower, and not from the language model's embeddings."""
+        return self.clip is not None and self.clip.source == family.text_tower
 
 
 def wanted_blocks(family: Family, method: Method) -> Blocks:
     """Tower blocks that must be read for `method`."""
     states, attention = set(), set()
-    if "tower_features" in method.needs or (method.needs & _TEXT and family.relevance == CLIP_TEXT):
+    if "tower_features" in method.needs or (method.needs & _TEXT and family.text_tower):
         states.add(family.feature_block)
     if method.needs & _FROM_ATTENTION:
         attention.add(family.tower.block(family.tower.saliency_block))
@@ -56,14 +60,14 @@ def check_available(family: Family, method: Method, text: TextSide) -> None:
             f"The method {method.name!r} reads the query of [CLS], and the vision tower of {model} has no [CLS]. Use a "
             "method that needs saliency only, such as 'fastervlm': attention received takes the place of [CLS] there."
         )
-    if method.needs & _TEXT and family.relevance == CLIP_TEXT and text.clip is None:
+    if method.needs & _TEXT and family.relevance == CLIP_TEXT and not text.by_tower(family):
         raise MissingCueError(
             f"The method {method.name!r} compares the question with the picture, and {model} holds "
             "only the vision half of CLIP. Give the text half: prune(..., clip='openai/clip-vit-large-patch14-336'), a "
             "folder with the CLIP your tower was taken from, or a side folder written once by `gridprune export-clip`. "
             "Methods that need no text, such as 'fastervlm', run without it."
         )
-    from_ids = method.needs & _TEXT and family.relevance != CLIP_TEXT
+    from_ids = method.needs & _TEXT and not text.by_tower(family)
     if (from_ids or "question_embeds" in method.needs) and text.tokenizer is None:
         raise MissingCueError(
             f"The method {method.name!r} compares visual tokens with the question's tokens as {model} embeds "
@@ -85,13 +89,13 @@ def collect(
             "The question is empty, and this method is guided by it. Give question='...', or use a method without text."
         )
     gather = _Gather(family, encoded, images)
-    by_embedding = bool(needs & _TEXT) and family.relevance != CLIP_TEXT
+    by_embedding = bool(needs & _TEXT) and not text.by_tower(family)
     if "features" in needs or by_embedding:
         found["features"] = gather.features()
     if by_embedding or "question_embeds" in needs:
         found |= _by_embedding(needs, found, questions, family, text)
     if needs & _TEXT and not by_embedding:
-        found |= _by_clip(needs, gather, questions, text)
+        found |= _by_tower(needs, gather, questions, text)
     if "tower_features" in needs:
         found["tower_features"] = pick(gather.states(), gather.source)
     if needs & _FROM_ATTENTION:
@@ -99,8 +103,17 @@ def collect(
     if "laplacian" in needs:
         found["laplacian"] = gather.laplacian()
     saliency_at = {depth: gather.saliency(family.tower.block_at(depth)) for depth in method.saliency_depths}
-    sign = text.clip.relevance_sign if text.clip is not None and not by_embedding else embeddings.SIGN
-    return Cues(**found, saliency_at=saliency_at, relevance_sign=sign, heads=gather.heads, images=len(images))
+    sign, source = embeddings.SIGN, EMBEDDINGS
+    if text.clip is not None and not by_embedding:
+        sign, source = text.clip.relevance_sign, text.clip.source
+    return Cues(
+        **found,
+        saliency_at=saliency_at,
+        relevance_sign=sign,
+        relevance_source=source if needs & _TEXT else "",
+        heads=gather.heads,
+        images=len(images),
+    )
 
 
 class _Gather:
@@ -153,13 +166,13 @@ def _by_embedding(
 ) -> dict[str, Tensor]:
     words, mask = embeddings.question_embeds(questions, text.tokenizer, embedding_table(family.model))
     cues = {"question_embeds": words, "question_mask": mask} if "question_embeds" in needs else {}
-    if needs & _TEXT and family.relevance != CLIP_TEXT:
+    if needs & _TEXT and not text.by_tower(family):
         by_word = embeddings.word_relevance(found["features"], words)
         cues |= {"relevance": embeddings.relevance(by_word, mask), "word_relevance": by_word, "word_mask": mask}
     return cues
 
 
-def _by_clip(needs: frozenset[str], gather: _Gather, questions: Sequence[str], text: TextSide) -> dict[str, Tensor]:
+def _by_tower(needs: frozenset[str], gather: _Gather, questions: Sequence[str], text: TextSide) -> dict[str, Tensor]:
     assert text.clip is not None  # check_available ran before
     projected = text.clip.project_patches(gather.states(), gather.family.tower.post_norm)  # [B, P, E]
     cues = {}

@@ -18,13 +18,13 @@ import torch
 from packaging.version import Version
 from torch import Tensor, nn
 
+from ..cues.text_tower import CLIP_TEXT
 from ..cues.tower import Captured, Tower, find_clip_tower
 from ..errors import MissingCueError, UnsupportedCallError, UnsupportedModelError
 from ..prompt import placeholder_runs
 from ..token_map import TokenMap
 from .parts import Crops, Parts
 
-CLIP_TEXT = "CLIP text tower"
 EMBEDDINGS = "the language model's input embeddings"
 
 # What a family may declare in `limits`: ways of calling that its stock model cannot answer rightly. They are refused.
@@ -96,6 +96,7 @@ class Family(ABC):
         layout_keys: further arguments with one entry per picture on the first axis.
         option_keys: further arguments that go to the encoder as they are.
         relevance: where text relevance comes from, `CLIP_TEXT` or `EMBEDDINGS`.
+        text_tower: the kind of text tower that the vision tower was trained with and that may be given; "" for none.
         modality: the key in `mm_encoder_outputs`.
         dense: whether the model wants the features as one tensor and not as a list.
         vision_models: `model_type`s of vision configs that this family serves, if it shares classes with another.
@@ -110,6 +111,7 @@ class Family(ABC):
     layout_keys: ClassVar[tuple[str, ...]] = ()
     option_keys: ClassVar[tuple[str, ...]] = ()
     relevance: ClassVar[str] = EMBEDDINGS
+    text_tower: ClassVar[str] = ""
     modality: ClassVar[str] = "image"
     vision_models: ClassVar[tuple[str, ...]] = ()
     dense: ClassVar[bool] = False

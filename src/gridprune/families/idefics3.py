@@ -16,7 +16,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..cues.tower import Tower, find_tower
+from ..cues.text_tower import SIGLIP_TEXT
+from ..cues.tower import Tower, find_clip_tower
 from ..token_map import TokenMap
 from .base import Family, Place
 from .internvl import runs
@@ -32,10 +33,11 @@ class Idefics3(Family):
     name: ClassVar[str] = "idefics3"
     classes: ClassVar[tuple[str, ...]] = ("Idefics3ForConditionalGeneration", "SmolVLMForConditionalGeneration")
     layout_keys: ClassVar[tuple[str, ...]] = ("pixel_attention_mask",)
+    text_tower: ClassVar[str] = SIGLIP_TEXT
 
     @cached_property
     def tower(self) -> Tower:
-        return find_tower(self.base.vision_model)
+        return find_clip_tower(self.base.vision_model)
 
     @cached_property
     def _tile(self) -> TokenMap:

@@ -20,6 +20,7 @@ class Llava(Family):
     classes: ClassVar[tuple[str, ...]] = ("LlavaForConditionalGeneration",)
     option_keys: ClassVar[tuple[str, ...]] = ("vision_feature_layer", "vision_feature_select_strategy")
     relevance: ClassVar[str] = CLIP_TEXT
+    text_tower: ClassVar[str] = CLIP_TEXT
 
     @property
     def feature_block(self) -> int:

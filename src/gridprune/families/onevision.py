@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from ..cues.text_tower import SIGLIP_TEXT
 from ..errors import UnsupportedCallError
 from ..token_map import TokenMap
 from .base import EMBEDDINGS, Family
@@ -30,6 +31,7 @@ class OneVision(LlavaNext):
         "batch_num_images",
     )
     relevance: ClassVar[str] = EMBEDDINGS
+    text_tower: ClassVar[str] = SIGLIP_TEXT
     video: ClassVar[bool] = True
 
     @cached_property
@@ -75,6 +77,7 @@ class OneVisionClips(Family):
     classes: ClassVar[tuple[str, ...]] = ()
     pixel_keys: ClassVar[tuple[str, ...]] = ("pixel_values_videos",)
     option_keys: ClassVar[tuple[str, ...]] = ("vision_feature_layer", "vision_feature_select_strategy")
+    text_tower: ClassVar[str] = SIGLIP_TEXT
     modality: ClassVar[str] = "video"
     dense: ClassVar[bool] = True
 

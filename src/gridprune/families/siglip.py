@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from ..cues.text_tower import SIGLIP_TEXT
 from ..token_map import TokenMap
 from .base import CHUNKED_PREFILL, LATER_PICTURES, Family, Limit
 from .maps import pooled
@@ -22,6 +23,7 @@ class PaliGemma(Family):
 
     name: ClassVar[str] = "paligemma"
     classes: ClassVar[tuple[str, ...]] = ("PaliGemmaForConditionalGeneration",)
+    text_tower: ClassVar[str] = SIGLIP_TEXT
     dense: ClassVar[bool] = True
     first_position: ClassVar[int] = 1
     limits: ClassVar[Mapping[str, Limit]] = {
@@ -50,6 +52,7 @@ class Gemma3(Family):
 
     name: ClassVar[str] = "gemma3"
     classes: ClassVar[tuple[str, ...]] = ("Gemma3ForConditionalGeneration",)
+    text_tower: ClassVar[str] = SIGLIP_TEXT
     dense: ClassVar[bool] = True
     limits: ClassVar[Mapping[str, Limit]] = {
         LATER_PICTURES: Limit("generate masks them by the types of the wrong tokens", before="5.23"),

@@ -27,6 +27,7 @@ class Clips(Family):
     pixel_keys: ClassVar[tuple[str, ...]] = ("pixel_values_videos",)
     option_keys: ClassVar[tuple[str, ...]] = ("vision_feature_layer", "vision_feature_select_strategy")
     relevance: ClassVar[str] = CLIP_TEXT
+    text_tower: ClassVar[str] = CLIP_TEXT
     modality: ClassVar[str] = "video"
     dense: ClassVar[bool] = True
 

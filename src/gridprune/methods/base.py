@@ -31,6 +31,7 @@ class Cues:
     Attributes:
         relevance: (B, N) fp32, how well each token matches the question; the raw cosine, sign as the tower gives it.
         relevance_sign: +1 if larger means more relevant on this tower, -1 if the tower is known to point the other way.
+        relevance_source: where `relevance` comes from, in words.
         saliency: (B, N) fp32, attention each token receives ([CLS] row, or column mean) in the tower's saliency layer.
         saliency_at: tower depth in (0, 1] -> (B, N) fp32, the same at other layers, for methods with `saliency_depths`.
         features: (B, N, D) projected visual embeddings, as the language model receives them.
@@ -51,6 +52,7 @@ class Cues:
 
     relevance: Tensor | None = None
     relevance_sign: int = 1
+    relevance_source: str = ""
     saliency: Tensor | None = None
     saliency_at: dict[float, Tensor] = field(default_factory=dict)
     features: Tensor | None = None

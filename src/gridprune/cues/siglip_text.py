@@ -1,0 +1,107 @@
+"""Text relevance from SigLIP: its text tower, and its pooling head applied to one patch at a time.
+
+SigLIP has no projection of patches into the space of its texts: a learned probe attends to all patches, and what it
+gathers goes through a residual MLP. The relevance of a patch is read off the same head with the probe attending to that
+patch alone, so that its attention weight is 1 whatever probe, queries and keys are:
+
+    v_i = W_out (W_value x_i + b_value) + b_out,    z_i = v_i + MLP(LayerNorm(v_i)),    r_i = cosine(z_i, text)
+
+where x_i is the patch state behind the tower's last norm. This is what SigLIP would embed a picture as that had only
+this patch; it is a choice, and nothing in SigLIP's training asks for it. The model's own tower gives x_i, read at the
+layer its projector reads: a tower that was trained further, or lost its last blocks, has drifted from this head.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import CheckpointError
+from .text_tower import SIGLIP_TEXT, TextTower, stored_sign
+
+DEFAULT_SIGN = 1  # the cosine as it is; nobody measured it, `gridprune sign` does
+
+
+class SiglipText(TextTower):
+    """SigLIP's text side (SigLIP and SigLIP 2): embeds questions, and patches through its pooling head.
+
+    Attributes:
+        head: the pooling head of its vision tower.
+        relevance_sign: +1 unless a `gridprune.json` beside the checkpoint says otherwise; ``gridprune sign`` measures
+            it.
+    """
+
+    source: ClassVar[str] = SIGLIP_TEXT
+
+    def __init__(self, text_model: Any, tokenizer: Any, head: Any, relevance_sign: int = DEFAULT_SIGN) -> None:
+        """Args:
+        text_model: a `SiglipTextModel` or `Siglip2TextModel`.
+        tokenizer: its tokenizer.
+        head: the `SiglipMultiheadAttentionPoolingHead` of the vision tower.
+        relevance_sign: +1 or -1.
+        """
+        super().__init__(text_model, tokenizer, relevance_sign)
+        self.head = head.eval()
+
+    @property
+    def patch_width(self) -> int:
+        return int(self.head.probe.shape[-1])
+
+    def _read(self, texts: list[str]) -> tuple[Tensor, Any]:
+        """Ids (S, context), padded and not masked as in SigLIP's training, and what the tower makes of them."""
+        tokens = self.tokenizer(
+            texts, padding="max_length", truncation=True, max_length=self.context, return_tensors="pt"
+        )
+        return tokens["input_ids"], self.text_model(input_ids=tokens["input_ids"].to(self.device))
+
+    def embed_segments(self, segments: list[str]) -> Tensor:
+        return self._read(segments)[1].pooler_output  # type: ignore[no-any-return]
+
+    @torch.no_grad()
+    def embed_words(self, question: str) -> Tensor:
+        ids, output = self._read([question])
+        return self.own_words(ids[0].tolist(), self.text_model.head(output.last_hidden_state[0]))
+
+    def embed_patches(self, states: Tensor, post_norm: nn.Module | None) -> Tensor:
+        normed = states if post_norm is None else post_norm(states)
+        alone = normed.reshape(-1, 1, normed.shape[-1]).to(self.head.probe.device, self.head.probe.dtype)
+        return self.head(alone).view(*states.shape).to(states.device)  # type: ignore[no-any-return]
+
+    def to(self, device: torch.device | str) -> SiglipText:
+        super().to(device)
+        self.head.to(device)
+        return self
+
+    @classmethod
+    def from_model(cls, siglip: Any, tokenizer: Any, relevance_sign: int = DEFAULT_SIGN) -> SiglipText:
+        """From a loaded `SiglipModel` or `Siglip2Model` and its tokenizer.
+
+        Raises:
+            CheckpointError: its vision tower has no pooling head.
+        """
+        head = next((part for part in siglip.vision_model.modules() if hasattr(part, "probe")), None)
+        if head is None:
+            raise CheckpointError("This SigLIP's vision tower has no pooling head, so patches cannot be compared.")
+        return cls(siglip.text_model, tokenizer, head, relevance_sign)
+
+    @classmethod
+    def load(cls, source: str | Path) -> SiglipText:
+        """From a SigLIP checkpoint with both towers, folder or hub id.
+
+        Raises:
+            CheckpointError: nothing loadable there.
+        """
+        from transformers import AutoModel, AutoTokenizer
+
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(str(source))
+            siglip = AutoModel.from_pretrained(str(source), dtype=torch.float32)
+        except Exception as error:  # hub, network, file and format errors come in many classes
+            raise CheckpointError(
+                f"Could not load a SigLIP from {str(source)!r}: {error}\nGive a folder or a hub id of a checkpoint with "
+                "both towers, such as 'google/siglip-so400m-patch14-384' (needs network access once)."
+            ) from error
+        return cls.from_model(siglip, tokenizer, stored_sign(Path(source), DEFAULT_SIGN))

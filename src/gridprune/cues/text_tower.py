@@ -1,0 +1,144 @@
+"""The text half of a vision tower: what CLIP's and SigLIP's have in common, and loading what a checkpoint holds."""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import CheckpointError, SettingError
+from .question import split_words
+
+CLIP_TEXT = "CLIP text tower"
+SIGLIP_TEXT = "SigLIP text tower"
+SIGN_FILE = "gridprune.json"
+_CACHE_SIZE = 256
+
+
+class TextTower(ABC):
+    """Embeds questions, and patches of the vision tower it was trained with, in one space.
+
+    Attributes:
+        source: what kind of text tower it is, in words; a family says which kind its vision tower has.
+        text_model: the tower.
+        tokenizer: its tokenizer.
+        relevance_sign: +1 or -1, which end of the cosine means "relevant" with this tower.
+    """
+
+    source: ClassVar[str]
+
+    def __init__(self, text_model: Any, tokenizer: Any, relevance_sign: int) -> None:
+        if relevance_sign not in (1, -1):
+            raise SettingError(f"relevance_sign must be +1 or -1, got {relevance_sign!r}.")
+        self.text_model = text_model.eval()
+        self.tokenizer = tokenizer
+        self.relevance_sign = relevance_sign
+        self._cache: OrderedDict[str, Tensor] = OrderedDict()
+
+    @property
+    @abstractmethod
+    def patch_width(self) -> int:
+        """Width C of the vision tower this text side belongs to."""
+
+    @abstractmethod
+    def embed_segments(self, segments: list[str]) -> Tensor:
+        """(S, E) embeddings of texts that fit the context."""
+
+    @abstractmethod
+    def embed_words(self, question: str) -> Tensor:
+        """(T, E) fp32 unit embeddings of the question's own tokens (none special, no padding), cut to the context."""
+
+    @abstractmethod
+    def embed_patches(self, states: Tensor, post_norm: nn.Module | None) -> Tensor:
+        """(..., E) embeddings of patch states (..., C)."""
+
+    @property
+    def context(self) -> int:
+        """Tokens the text tower takes at once, special ones included."""
+        return int(self.text_model.config.max_position_embeddings)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.text_model.parameters()).device
+
+    @torch.no_grad()
+    def embed(self, question: str) -> Tensor:
+        """(E,) fp32: the mean of the unit embeddings of the question's segments.
+
+        A question that fits the context is one segment. A longer one is cut into as few runs of words as fit, each with
+        its own special tokens; since the cosine is linear in the unit text embedding, the dot product with this mean is
+        the mean of the segments' cosines. Embeddings are cached, so a question asked of many images costs one pass.
+        """
+        if question not in self._cache:
+            embeddings = self.embed_segments(self._segments(question))
+            self._cache[question] = nn.functional.normalize(embeddings.float(), dim=-1).mean(0)
+            while len(self._cache) > _CACHE_SIZE:
+                self._cache.popitem(last=False)
+        return self._cache[question]
+
+    def _segments(self, question: str) -> list[str]:
+        parts = 1
+        while True:
+            segments = list(split_words(question, parts)) or [question]
+            lengths = [len(ids) for ids in self.tokenizer(segments)["input_ids"]]
+            if max(lengths) <= self.context or parts >= len(question.split()):
+                return segments
+            parts += 1
+
+    @torch.no_grad()
+    def project_patches(self, states: Tensor, post_norm: nn.Module | None) -> Tensor:
+        """(..., E) fp32 unit embeddings of patch states (..., C).
+
+        Args:
+            post_norm: the norm behind the last block of the model's tower.
+
+        Raises:
+            CheckpointError: the states have another width than this side's vision tower.
+        """
+        if states.shape[-1] != self.patch_width:
+            raise CheckpointError(
+                f"This text side belongs to a vision tower of width {self.patch_width}, but the model's tower has "
+                f"width {states.shape[-1]}. Give the checkpoint that the model's vision tower was taken from."
+            )
+        return nn.functional.normalize(self.embed_patches(states, post_norm).float(), dim=-1)
+
+    def own_words(self, ids: list[int], states: Tensor) -> Tensor:
+        """Unit rows of `states` (T, E) without special tokens and padding; all if there are only such."""
+        mask = self.tokenizer.get_special_tokens_mask(ids, already_has_special_tokens=True)
+        own = ~torch.tensor(mask, dtype=torch.bool, device=states.device)
+        return nn.functional.normalize((states[own] if bool(own.any()) else states).float(), dim=-1)
+
+    def to(self, device: torch.device | str) -> TextTower:
+        """Move the text tower; embeddings cached so far are dropped."""
+        self.text_model.to(device)
+        self._cache.clear()
+        return self
+
+
+def load_text_tower(source: str | Path) -> TextTower:
+    """The text side that a folder or hub id holds: CLIP, SigLIP, or a side folder of `gridprune export-clip`.
+
+    Raises:
+        CheckpointError: nothing loadable there, or something else.
+    """
+    from transformers import AutoConfig
+
+    from .clip_text import ClipText
+    from .siglip_text import SiglipText
+
+    try:
+        kind = AutoConfig.from_pretrained(str(source)).model_type
+    except Exception:  # whatever it is, ClipText says what can be given
+        kind = "clip"
+    return (SiglipText if kind.startswith("siglip") else ClipText).load(source)
+
+
+def stored_sign(folder: Path, default: int) -> int:
+    """The relevance sign noted beside a checkpoint."""
+    file = folder / SIGN_FILE
+    return int(json.loads(file.read_text())["relevance_sign"]) if file.is_file() else default
