@@ -20,6 +20,7 @@ from .methods.base import Method
 from .pictures import pick
 from .prompt import Layout, along, contiguous_positions, shorten
 from .report import Report
+from .reuse import EncoderCache
 from .sequences import PromptStreamer, infer_mask, pad_token, restore_prompt, shorten_limits
 from .together import split_over_rows
 from .turns import Past, Record, recall, remember
@@ -84,6 +85,7 @@ class Shortener:
     question: Question = None
     positions: Positions = "contiguous"
     budget: BudgetScope = "image"
+    cache: EncoderCache | None = None
     reports: deque[Report] = field(default_factory=deque)
 
     @property
@@ -325,6 +327,7 @@ class Shortener:
             self.text,
             self.processor,
             pictures.counts,
+            self.cache,
         )
         for place, stays in zip(places, picked.masks):
             keep[place.row, place.columns + offset] = stays

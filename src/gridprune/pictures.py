@@ -14,6 +14,7 @@ from .cues.collect import TextSide, collect, wanted_blocks
 from .families.base import Encoded, Family, Place
 from .methods.base import Cues, Method, Selection, checked_select
 from .report import Report
+from .reuse import EncoderCache
 from .together import apart, cues_side_by_side, side_by_side
 from .token_map import TokenMap
 
@@ -52,6 +53,7 @@ def pick(
     text: TextSide,
     processor: Any,
     counts: Sequence[int] | None = None,
+    cache: EncoderCache | None = None,
 ) -> Picked:
     """Encode the pictures, let the method select, and gather what it keeps.
 
@@ -59,10 +61,11 @@ def pick(
         questions: gives one question per picture; called once, after the encoder ran.
         counts: tokens to keep of each picture where one budget was split over the prompt; None: the method decides for
             each picture by itself.
+        cache: where to look for the encoder's output first.
     """
     maps = [place.token_map for place in places]
     started = time.perf_counter()
-    encoded = _encode(family, method, vision, maps)
+    encoded = _encode(family, method, vision, maps, cache)
     between = time.perf_counter()
     asked = questions()
     if counts is None:
@@ -100,9 +103,14 @@ def pick(
     return Picked(masks, output, reports)
 
 
-def _encode(family: Family, method: Method, vision: dict[str, Any], maps: list[TokenMap]) -> Encoded:
+def _encode(
+    family: Family, method: Method, vision: dict[str, Any], maps: list[TokenMap], cache: EncoderCache | None
+) -> Encoded:
     if method.stage != "pixels":
-        return family.encode(vision, maps, wanted_blocks(family, method))
+        read = wanted_blocks(family, method)
+        if cache is None:
+            return family.encode(vision, maps, read)
+        return cache.encoded(family, vision, read, lambda: family.encode(vision, maps, read))
     rows, columns = maps[0].grid
     k = method.budget.resolve(rows * columns)
     return family.encode_resized(vision, maps, method.target_grid(rows, columns, k))  # type: ignore[attr-defined]

@@ -22,6 +22,7 @@ from .inside.engine import InsideEngine
 from .intercept import Acting, Interceptor
 from .methods.base import Method
 from .report import Report
+from .reuse import EncoderCache
 
 
 class Pruning:
@@ -51,11 +52,14 @@ class Pruning:
             compete, as views of an anyres image do; for other methods the budget is split over the pictures in
             proportion to their tokens first (largest remainder, exact, at least one each). Methods inside the language
             model always count over the prompt.
+        cache: remember the encoder's output for pictures that come back: a number of calls to hold, or an
+            :class:`~gridprune.reuse.EncoderCache` to share between prunings of one model. None: encode every time.
         max_reports: how many :class:`~gridprune.report.Report` to hold, newest last. Each keeps its picture's pixels.
 
     Attributes:
         family: what is known about the model's kind.
         reports: the decisions, one per picture, newest last.
+        cache: the encoder cache in use, or None.
 
     Raises:
         UnsupportedModelError: no family knows the model's class, or the model is wrapped or compiled in a way that
@@ -71,9 +75,10 @@ class Pruning:
         *,
         processor: Any = None,
         question: Question = None,
-        clip: ClipText | str | Path | None = None,
+        clip: TextTower | str | Path | None = None,
         positions: Positions = "contiguous",
         budget: BudgetScope = "image",
+        cache: EncoderCache | int | None = None,
         max_reports: int = 64,
     ) -> None:
         _check_setting("positions", positions, get_args(Positions))
@@ -83,6 +88,8 @@ class Pruning:
                 f"{method.name} has no budget over a prompt: the picture decides how many tokens it keeps. Use "
                 "budget='image', or a method with a fixed count."
             )
+        if cache is not None and method.stage != "pre-llm":
+            raise SettingError(f"{method.name} does not go through gridprune's encoder call: leave `cache` out.")
         self.model = model
         self.method = method
         self.family: Family = families.find(model)
@@ -91,12 +98,13 @@ class Pruning:
         for stream in self.family.streams:
             check_available(stream, method, text)
         self.reports: deque[Report] = deque(maxlen=max_reports)
+        self.cache = EncoderCache(cache) if isinstance(cache, int) else cache
         self._acting: Acting
         if method.stage == "in-llm":
             self._acting = InsideEngine(self.family, cast(InsideMethod, method), self.reports, processor)
         else:
             self._acting = Shortener(
-                self.family, method, text, processor, question, positions, budget, reports=self.reports
+                self.family, method, text, processor, question, positions, budget, self.cache, self.reports
             )
 
     # -- switching on and off ------------------------------------------------------------------------------------

@@ -100,7 +100,8 @@ def test_blocks_behind_the_feature_layer_do_not_run(case):
     attention = family.tower.blocks[-1].self_attn
     calls, handle = counted(attention)
     with handle:
-        encoded = family.encode(vision, family.token_maps(vision), Blocks())
+        read = Blocks(states=frozenset({family.feature_block}))
+        encoded = family.encode(vision, family.token_maps(vision), read)
         assert calls == []
         assert all(torch.equal(a, b) for a, b in zip(encoded.output.pooler_output, full.pooler_output))
         last = family.tower.depth - 1  # a method that reads the last block gets it

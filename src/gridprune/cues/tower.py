@@ -89,10 +89,19 @@ class Tower:
         return min(self.full_blocks, key=lambda full: abs(full - block)) if self.full_blocks else block
 
     @contextmanager
-    def reading(self, *, states: Collection[int] = (), attention: Collection[int] = ()) -> Iterator[Captured]:
-        """Collect what the given blocks do in this thread; everything is restored at the end, also after an error."""
+    def reading(
+        self, *, states: Collection[int] = (), attention: Collection[int] = (), last: int | None = None
+    ) -> Iterator[Captured]:
+        """Collect what the given blocks do in this thread; everything is restored at the end, also after an error.
+
+        Args:
+            states: blocks whose output is wanted.
+            attention: blocks whose queries and keys are wanted.
+            last: the last block anybody reads; in this thread those behind it hand on what they are given. None: all.
+        """
         captured = Captured()
-        if not states and not attention:
+        unread = () if last is None else range(max([last, *states, *attention]) + 1, self.depth)
+        if not states and not attention and not unread:
             yield captured
             return
         with _LOCKS_GUARD:
@@ -103,6 +112,8 @@ class Tower:
                 undo.callback(self.blocks[index].register_forward_hook(keep).remove)
             for index in attention:
                 undo.enter_context(_watched(getattr(self.blocks[index], self.attention), index, captured))
+            for index in unread:
+                undo.enter_context(_idle(self.blocks[index]))
             yield captured
 
 
@@ -112,6 +123,26 @@ def _keep_output(kept: list[Tensor], thread: int) -> Callable[..., None]:
             kept.append((output[0] if isinstance(output, tuple) else output).detach())
 
     return hook
+
+
+@contextmanager
+def _idle(block: nn.Module) -> Iterator[None]:
+    """Let a block do nothing in this thread."""
+    own, thread, before = block.forward, threading.get_ident(), block.__dict__.get("forward")
+
+    def forward(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
+        if threading.get_ident() == thread:
+            return hidden_states
+        return own(hidden_states, *args, **kwargs)
+
+    block.__dict__["forward"] = forward
+    try:
+        yield
+    finally:
+        if before is None:
+            del block.__dict__["forward"]
+        else:
+            block.__dict__["forward"] = before
 
 
 @contextmanager

@@ -196,15 +196,19 @@ class Family(ABC):
 
     def encode(self, vision: dict[str, Any], maps: list[TokenMap], read: Blocks) -> Encoded:
         """Run the model's own encoder once, reading the tower's blocks that `read` names."""
-        with self.reading(read) as captured:
+        with self.reading(read, self.last_block(vision)) as captured:
             output = self.features(vision)
         return Encoded(output, self.embeddings(output, maps), maps, self.parts(vision, maps), captured, vision)
 
-    def reading(self, read: Blocks) -> Any:
-        """The tower's `reading` context; a tower that need not be read is not looked for."""
+    def last_block(self, vision: dict[str, Any]) -> int | None:
+        """The last tower block whose output anybody reads, where that is known; those behind it need not run."""
+        return None
+
+    def reading(self, read: Blocks, last: int | None = None) -> Any:
+        """The tower's `reading` context; a tower that need not be read is not looked for, nor touched."""
         if not read.states and not read.attention:
             return nullcontext(Captured())
-        return self.tower.reading(states=read.states, attention=read.attention)
+        return self.tower.reading(states=read.states, attention=read.attention, last=last)
 
     def features(self, vision: dict[str, Any]) -> Any:
         """What the model's own encoder returns."""

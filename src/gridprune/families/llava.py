@@ -26,6 +26,11 @@ class Llava(Family):
     def feature_block(self) -> int:
         return block_of_layer(self.tower, single_layer(self.model))
 
+    def last_block(self, vision: dict[str, Any]) -> int | None:
+        layer = getattr(self.model.config, "vision_feature_layer", None)
+        given = vision.get("vision_feature_layer") is not None
+        return self.feature_block if isinstance(layer, int) and not given else None
+
     @property
     def grid(self) -> tuple[int, int]:
         """Patches of one view, rows and columns."""

@@ -1,0 +1,80 @@
+"""Work that need not be done again: the encoder's output for pictures that come back."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from .errors import SettingError
+from .families.base import Blocks, Encoded, Family
+
+
+class EncoderCache:
+    """The encoder's outputs for the last `calls` sets of pictures, by the content of their pixels.
+
+    Give it to `prune(..., cache=...)`, or to several of them: the same picture asked again, in a later turn or by
+    another method that reads the same tower blocks, then costs no vision pass, and the features are the very same.
+    An entry is one call's pictures together, so a batch is found again as a whole only. It holds the projected features
+    and what was read of the tower, about 17 MB in fp32 for a picture of LLaVA-1.5-7B. Safe to use from threads.
+
+    Entries belong to a model and assume that its weights stay as they are: call :meth:`clear` when you change them.
+
+    Attributes:
+        hits, misses: how often a vision pass was saved, and made.
+    """
+
+    def __init__(self, calls: int = 8) -> None:
+        """Args:
+        calls: how many entries to hold; the one unused for longest goes first.
+
+        Raises:
+            SettingError: `calls` is not a positive whole number.
+        """
+        if isinstance(calls, bool) or not isinstance(calls, int) or calls < 1:
+            raise SettingError(f"An encoder cache holds a whole number of calls, at least 1, got {calls!r}.")
+        self.calls = calls
+        self.hits = self.misses = 0
+        self._entries: OrderedDict[object, Encoded] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def clear(self) -> None:
+        """Forget all entries."""
+        with self._lock:
+            self._entries.clear()
+
+    def encoded(self, family: Family, vision: dict[str, Any], read: Blocks, encode: Callable[[], Encoded]) -> Encoded:
+        """What `encode` gives for these vision arguments, from memory if it is there."""
+        key = (weakref.ref(family.model), family.modality, read, _digest(vision))
+        with self._lock:
+            if key in self._entries:
+                self.hits += 1
+                self._entries.move_to_end(key)
+                return self._entries[key]
+        found = encode()
+        with self._lock:
+            self.misses += 1
+            self._entries[key] = found
+            while len(self._entries) > self.calls:
+                self._entries.popitem(last=False)
+        return found
+
+
+def _digest(vision: dict[str, Any]) -> bytes:
+    """Equal for equal arguments: names, types, shapes, devices and every byte."""
+    digest = hashlib.blake2b()
+    for name, value in sorted(vision.items()):
+        if isinstance(value, torch.Tensor):
+            digest.update(f"{name} {value.dtype} {tuple(value.shape)} {value.device}".encode())
+            digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+        else:
+            digest.update(f"{name} {value!r}".encode())
+    return digest.digest()
