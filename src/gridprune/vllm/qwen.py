@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 from vllm.config import VllmConfig
-from vllm.model_executor.models.interfaces import SupportsMultiModalPruning
 from vllm.model_executor.models.qwen2_5_vl import (
     Qwen2_5_VLDummyInputsBuilder,
     Qwen2_5_VLForConditionalGeneration,
@@ -50,7 +49,7 @@ class Qwen3VLProcessor(PruningProcessor, Qwen3VLMultiModalProcessor):
     family_class = VllmQwen
 
 
-class PrunedQwen(Pruned, SupportsMultiModalPruning):
+class PrunedQwen(Pruned):
     """What the Qwen-VL models share: where a kept token lies travels behind its embedding.
 
     vLLM's runner asks :meth:`recompute_mrope_positions` for models that prune, a path made for its video sampling.
@@ -58,6 +57,8 @@ class PrunedQwen(Pruned, SupportsMultiModalPruning):
 
     family_class: ClassVar[type[OnVllm]] = VllmQwen
     supports_tower_connector_lora = False
+    supports_multimodal_pruning = True
+    supported_video_pruning_methods: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
         tell_runner(vllm_config)

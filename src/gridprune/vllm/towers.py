@@ -49,7 +49,10 @@ class VllmTower(Tower):
         return self.block(super().block_at(depth))
 
     @contextmanager
-    def reading(self, *, states: Collection[int] = (), attention: Collection[int] = ()) -> Iterator[Captured]:
+    def reading(
+        self, *, states: Collection[int] = (), attention: Collection[int] = (), last: int | None = None
+    ) -> Iterator[Captured]:
+        """As for transformers; vLLM does not build the blocks behind the last one that is read."""
         captured = Captured()
         with ExitStack() as undo:
             for index in states:

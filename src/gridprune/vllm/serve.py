@@ -1,0 +1,101 @@
+"""`gridprune serve`: vLLM's own OpenAI server, told to prune."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from importlib.util import find_spec
+from typing import Annotated, Any
+
+import typer
+
+from ..errors import SettingError, UnsupportedCallError
+from ..runtime import EMBEDDED
+from .architectures import overrides
+
+_SERVER = "vllm.entrypoints.openai.api_server"
+_OVERRIDES = "--hf-overrides"
+
+
+def command_line(model: str, settings: dict[str, Any], rest: Sequence[str] = ()) -> list[str]:
+    """The command that starts the server.
+
+    Args:
+        model: "embedded", a folder or a hub id.
+        settings: the fields of :class:`~gridprune.vllm.settings.Settings`; None leaves one out.
+        rest: further options, for vLLM; `--hf-overrides` among them are merged with ours.
+    """
+    names: list[str] = []
+    if model == EMBEDDED:
+        from ..tiny.loading import weights_folder
+
+        model, names = str(weights_folder() / "llava"), ["--served-model-name", EMBEDDED]
+    given, rest = _take_overrides(rest)
+    merged = json.dumps({**given, **overrides(model, **settings)})
+    return [sys.executable, "-m", _SERVER, "--model", model, *names, _OVERRIDES, merged, *rest]
+
+
+def _take_overrides(rest: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """The user's own `--hf-overrides`, and all other options."""
+    others, given, following = [], {}, iter(rest)
+    for option in following:
+        name, equals, value = option.partition("=")
+        if name.replace("_", "-") != _OVERRIDES:
+            others.append(option)
+            continue
+        try:
+            given.update(json.loads(value if equals else next(following, "")))
+        except ValueError as error:
+            raise SettingError(f"{_OVERRIDES} must be followed by a JSON object: {error}") from error
+    return given, others
+
+
+def parse_options(pairs: Sequence[str]) -> dict[str, Any]:
+    """`["alpha=0.3"]` -> `{"alpha": 0.3}`; values are JSON, or text if they are not."""
+    options = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise SettingError(f"A method's option is written name=value, got {pair!r}.")
+        try:
+            options[name] = json.loads(value)
+        except ValueError:
+            options[name] = value
+    return options
+
+
+def serve_command(
+    context: typer.Context,
+    model: Annotated[str, typer.Argument(help="'embedded', a checkpoint folder, or a hub id.")],
+    keep: Annotated[str, typer.Option("--keep", help="Visual tokens to keep per picture: 64 or 11.1%.")] = "11.1%",
+    method: Annotated[str, typer.Option("--method", help="See `gridprune methods`.")] = "gridprune",
+    option: Annotated[
+        list[str] | None, typer.Option("--option", help="A field of the method, as name=value; may be repeated.")
+    ] = None,
+    clip: Annotated[str | None, typer.Option("--clip", help="CLIP's text half: a folder or a hub id.")] = None,
+    tower_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Most visual tokens in the vision tower at once, counted unpruned.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the command instead of running it.")] = False,
+) -> None:
+    """Start vLLM's OpenAI server with pruned pictures. Options not listed here go to vLLM, such as --port 8000.
+
+    Requests may bring a budget and a question of their own if the server has --trust-request-mm-kwargs.
+    """
+    settings = {
+        "method": method,
+        "keep": keep,
+        "options": parse_options(option or ()) or None,
+        "clip": clip,
+        "tower_tokens": tower_tokens,
+    }
+    command = command_line(model, settings, context.args)
+    if dry_run:
+        json.dump(command, sys.stdout)
+        sys.stdout.write("\n")
+        return
+    if find_spec("vllm") is None:
+        raise UnsupportedCallError('`gridprune serve` needs vLLM: pip install "gridprune[vllm]"')
+    os.execv(command[0], command)
