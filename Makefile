@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 SAMPLE := examples/scene.png
 QUESTION := $(shell cat examples/scene.txt 2>/dev/null)
 
-.PHONY: help install demo test test-oldest test-lmms lint types format results clean
+.PHONY: help install demo test test-oldest test-lmms lint types format results docs clean
 
 help:  ## show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -56,6 +56,12 @@ format: $(STAMP)  ## let ruff put things in order
 results: $(STAMP)  ## write tables, plots and pictures into README.md and docs/
 	$(BIN)/gridprune results --write
 	$(BIN)/gridprune explain $(SAMPLE) "$(QUESTION)" --keep 64 -o docs/images/explain.png
+	$(BIN)/python scripts/docs_pictures.py
+	$(BIN)/python scripts/methods_page.py
+
+docs: $(STAMP)  ## build the documentation site into site/
+	$(BIN)/python -m pip install -q $(PIP_ARGS) -c constraints.txt -e '.[docs]'
+	$(BIN)/python scripts/docs.py
 
 clean:  ## remove the environments and caches
-	rm -rf $(VENV) $(VENV)-oldest $(VENV)-lmms .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-oldest $(VENV)-lmms .pytest_cache .ruff_cache .mypy_cache .hypothesis .cache build site

@@ -28,14 +28,14 @@ def stage() -> None:
     shutil.copytree(ROOT / "docs", STAGE, ignore=shutil.ignore_patterns("*.ipynb"))
     shutil.copyfile(ROOT / "LAB.md", STAGE / "lab.md")
     shutil.copyfile(ROOT / "CONTRIBUTING.md", STAGE / "contributing.md")
-    for notebook in sorted((ROOT / "docs").rglob("*.ipynb")):
-        run_notebook(notebook, (STAGE / notebook.relative_to(ROOT / "docs")).with_suffix(".md"))
     (STAGE / "reference" / "command-line.md").write_text(command_line(), encoding="utf-8")
     (STAGE / "reference" / "all-methods.md").write_text(all_methods(), encoding="utf-8")
     for file in sorted((ROOT / "src").rglob("*.py")):
         target = SOURCES / file.relative_to(ROOT / "src")
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(_ROLE.sub(lambda role: f"`{role[1]}`", file.read_text(encoding="utf-8")), encoding="utf-8")
+    for notebook in sorted((ROOT / "docs").rglob("*.ipynb")):
+        run_notebook(notebook, (STAGE / notebook.relative_to(ROOT / "docs")).with_suffix(".md"))
 
 
 def run_notebook(source: Path, target: Path) -> None:

@@ -36,6 +36,7 @@ class Zones:
 
     @property
     def count(self) -> int:
+        """Z, the number of zones."""
         return self.size.shape[0]
 
     @cached_property

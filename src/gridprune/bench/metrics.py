@@ -76,6 +76,7 @@ class Table:
         return mean
 
     def accuracy(self, cell: str) -> float:
+        """Share of all questions answered right."""
         return float(self.right[cell].sum() / self.asked.sum())
 
     def by_family(self, cell: str) -> dict[str, float]:
