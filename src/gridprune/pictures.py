@@ -69,17 +69,17 @@ def pick(
     between = time.perf_counter()
     asked = questions()
     if counts is None:
-        choices = _choose(family, method, encoded, asked, text)
+        choices = choose(family, method, encoded, asked, text)
     elif "joint" in method.capabilities:
         choices = _choose_together(family, method, encoded, asked, text, [place.row for place in places], counts)
     else:
-        choices = _choose(family, method, encoded, asked, text, counts)
+        choices = choose(family, method, encoded, asked, text, counts)
     masks = [token_map.keep_mask(choice.kept) for token_map, choice in zip(maps, choices)]
     untouched = all(bool(mask.all()) for mask in masks) and not method.merges and method.stage != "pixels"
     kept = (
         []
         if untouched
-        else [_embeddings(family, method, encoded, *each) for each in zip(range(len(maps)), choices, masks)]
+        else [kept_embeddings(family, method, encoded, *each) for each in zip(range(len(maps)), choices, masks)]
     )
     output = encoded.output if untouched else family.handed_on(encoded, kept, masks, [place.row for place in places])
     finished = time.perf_counter()
@@ -116,7 +116,7 @@ def _encode(
     return family.encode_resized(vision, maps, method.target_grid(rows, columns, k))  # type: ignore[attr-defined]
 
 
-def _choose(
+def choose(
     family: Family,
     method: Method,
     encoded: Encoded,
@@ -177,7 +177,7 @@ def _gathered(
         yield members, collect(family, method, encoded, members, [questions[i] for i in members], text)
 
 
-def _embeddings(family: Family, method: Method, encoded: Encoded, i: int, choice: Choice, mask: Tensor) -> Tensor:
+def kept_embeddings(family: Family, method: Method, encoded: Encoded, i: int, choice: Choice, mask: Tensor) -> Tensor:
     """The kept embeddings (n_kept, D) of one picture in prompt order, merged or re-encoded if the method says so."""
     embeddings, token_map, merge = encoded.embeddings[i], encoded.maps[i], choice.selection.merge
     if method.stage == "pixels":

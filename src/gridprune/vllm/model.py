@@ -18,9 +18,7 @@ from ..errors import BudgetError, MissingCueError, UnsupportedCallError
 from ..families.base import CLIP_TEXT, Encoded
 from ..methods.base import Method
 from ..methods.uniform import Uniform
-from ..pictures import Choice
-from ..pictures import _choose as choose
-from ..pictures import _embeddings as kept_embeddings
+from ..pictures import Choice, choose, kept_embeddings
 from ..token_map import TokenMap
 from .architectures import of_config
 from .families import OnVllm, pictures_in
