@@ -375,7 +375,7 @@ def _show(found: dict[str, Any]) -> None:
             str(row["visual_tokens"]),
             str(row["prompt_tokens"]),
             f"{row['kv_bytes_per_image'] / 2**20:.1f} MiB",
-            f"{_short(row['prefill_flops'])} ({row['prefill_flops_ratio']:.1%})",
+            f"{row['prefill_flops'] / 1e12:.3g} T ({row['prefill_flops_ratio']:.1%})",
             *("-" if way is None else str(way["images"]) for way in ways),
         )
     console.print(table)
@@ -384,10 +384,9 @@ def _show(found: dict[str, Any]) -> None:
     console.print("Pictures at once are those whose keys and values fit; activations are not counted.", style="dim")
 
 
-def _short(number: float) -> str:
-    """Three digits and T, B or M."""
-    unit, letter = next((pair for pair in ((1e12, "T"), (1e9, "B")) if number >= pair[0]), (1e6, "M"))
-    return f"{number / unit:.3g} {letter}"
+def _short(number: int) -> str:
+    """Three digits, in billions or millions."""
+    return f"{number / 1e9:.3g} B" if number >= 1e9 else f"{number / 1e6:.3g} M"
 
 
 def _gib(amount: float) -> str:
