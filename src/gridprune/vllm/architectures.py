@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..cues.text_tower import CLIP_TEXT
 from ..errors import CheckpointError, MissingCueError, UnsupportedCallError, UnsupportedModelError
-from ..families.base import CLIP_TEXT, EMBEDDINGS
+from ..families.base import EMBEDDINGS
 from ..methods.base import Method
 from .settings import Settings
 

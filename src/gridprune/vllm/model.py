@@ -14,8 +14,9 @@ from vllm.tokenizers import cached_tokenizer_from_config
 
 from ..cues.clip_text import ClipText, find_beside
 from ..cues.collect import TextSide, check_available, wanted_blocks
+from ..cues.text_tower import CLIP_TEXT
 from ..errors import BudgetError, MissingCueError, UnsupportedCallError
-from ..families.base import CLIP_TEXT, Encoded
+from ..families.base import Encoded
 from ..methods.base import Method
 from ..methods.uniform import Uniform
 from ..pictures import Choice, choose, kept_embeddings

@@ -86,7 +86,7 @@ class PrunedQwen(Pruned):
             for f, span in zip(mm_features, spans)
         ]
         tokens = mrope.lengthened(input_tokens, spans)
-        positions, delta = super().get_mrope_input_positions(tokens, features)  # type: ignore[safe-super]
+        positions, delta = super().get_mrope_input_positions(tokens, features)  # type: ignore[misc]
         return mrope.shortened(positions, spans), delta + len(tokens) - len(input_tokens)
 
     def recompute_mrope_positions(
