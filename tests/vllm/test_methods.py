@@ -63,7 +63,8 @@ def test_the_others_choose_the_same(both: Both) -> None:
     assert vision is not None
     clip = both.reference.folder / "clip"
     text = TextSide(ClipText.load(clip) if clip.is_dir() else None, both.reference.processor.tokenizer)
-    places = [Place(0, torch.arange(len(token_map)), token_map) for token_map in family.token_maps(vision)]
+    maps = family.token_maps(vision)
+    places = [Place(row, torch.arange(len(token_map)), token_map) for row, token_map in enumerate(maps)]
     width = model.config.text_config.hidden_size
     for name in sorted(set(available()) - REFUSED[both.name]):
         method = create(name, keep=KEEP)

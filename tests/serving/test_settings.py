@@ -1,0 +1,136 @@
+"""What servers and requests may say, and the command that starts a server. None of it needs vLLM."""
+
+from __future__ import annotations
+
+import json
+from fractions import Fraction
+from typing import Any
+
+import pytest
+
+from gridprune.budget import Budget
+from gridprune.errors import (
+    BudgetError,
+    CheckpointError,
+    GridPruneError,
+    QuestionError,
+    SettingError,
+    UnknownNameError,
+    UnsupportedModelError,
+)
+from gridprune.methods import create
+from gridprune.tiny.loading import weights_folder
+from gridprune.token_map import TokenMap
+from gridprune.vllm.architectures import of_config, overrides
+from gridprune.vllm.serve import command_line, parse_options
+from gridprune.vllm.settings import KEEP, QUESTION, Ask, Settings, Settled, asks_of, split_request
+
+
+def never() -> list[str]:
+    raise AssertionError("the prompt was read")
+
+
+def test_settings_build_a_method() -> None:
+    settings = Settings.read({"method": "relevance-weighted", "keep": 5, "options": {"base": {"name": "divprune"}}})
+    method = settings.build()
+    assert (method.label, method.budget.count) == ("relevance-weighted(divprune)", 5)
+    assert Settings.read({}).build() == create("gridprune")
+
+
+@pytest.mark.parametrize(
+    ("given", "error"),
+    [
+        ({"budget": 3}, SettingError),
+        ("64", SettingError),
+        ({"method": "gridprone"}, UnknownNameError),
+        ({"keep": 0}, BudgetError),
+        ({"options": {"alpha": 2}}, SettingError),
+        ({"options": {"beta": 2}}, SettingError),
+        ({"tower_tokens": 0}, SettingError),
+    ],
+)
+def test_wrong_settings(given: Any, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        Settings.read(given)
+
+
+def test_asks_take_what_is_given_and_read_the_rest() -> None:
+    method = create("gridprune", keep=64)
+    read = asks_of({}, method, 2, lambda: ["what is it?", "where?"])
+    assert [(ask.budget.count, ask.question, ask.explicit) for ask in read] == [
+        (64, "what is it?", False),
+        (64, "where?", False),
+    ]
+    given = asks_of({KEEP: [5, "50%"], QUESTION: "why?"}, method, 2, never)
+    assert [ask.budget for ask in given] == [Budget(count=5), Budget(share=Fraction(1, 2))]
+    assert all(ask.explicit and ask.question == "why?" for ask in given)
+    assert asks_of({}, create("fastervlm"), 1, never)[0].question == ""
+
+
+@pytest.mark.parametrize("given", [{QUESTION: ""}, {QUESTION: 3}, {QUESTION: ["a", "b"]}])
+def test_bad_questions(given: dict[str, Any]) -> None:
+    with pytest.raises(QuestionError):
+        asks_of(given, create("gridprune"), 1, never)
+
+
+def test_counts_settle_on_a_picture() -> None:
+    where, method = TokenMap.from_grid(4, 5), create("gridprune")
+    assert Ask(Budget(count=64)).settle(method, where).keep == 20  # the server's count is an upper limit
+    with pytest.raises(BudgetError, match="only 20"):
+        Ask(Budget(count=64), explicit=True).settle(method, where)
+    with pytest.raises(BudgetError, match="minimum"):
+        Ask(Budget(count=5)).settle(create("gridprune", minimum=1), where)
+    assert Ask(Budget(count=3)).settle(create("keep-all"), where).keep == 20
+
+
+def test_what_the_model_gets_survives_the_way() -> None:
+    settled = Settled(7, "wie groß? 大")
+    assert Settled.unpack(settled.pack()) == settled
+
+
+def test_identities_differ_where_the_choice_may() -> None:
+    asks = [
+        Ask(Budget(count=5), "a"),
+        Ask(Budget(count=6), "a"),
+        Ask(Budget(count=5), "b"),
+        Ask(Budget.parse("5%"), "a"),
+    ]
+    assert len({ask.identity() for ask in asks}) == 4
+    assert Settings.read({"keep": 5}).identity() == Settings.read({"keep": 6}).identity()  # budgets are in the ask
+    assert Settings.read({"options": {"alpha": 0.3}}).identity() != Settings.read({}).identity()
+
+
+def test_names_like_ours_are_refused() -> None:
+    assert split_request({KEEP: 3, "max_pixels": 5}) == ({KEEP: 3}, {"max_pixels": 5})
+    with pytest.raises(SettingError, match="gridprune_kept"):
+        split_request({"gridprune_kept": 3})
+
+
+def test_the_command_of_a_server() -> None:
+    rest = ["--port", "8001", '--hf-overrides={"rope_theta": 2}']
+    command = command_line("embedded", {"keep": "64", "clip": None}, rest)
+    given = json.loads(command[command.index("--hf-overrides") + 1])
+    assert given == {
+        "rope_theta": 2,
+        "architectures": ["GridPruneLlavaForConditionalGeneration"],
+        "gridprune": {"keep": "64"},
+    }
+    assert command[-2:] == ["--port", "8001"]
+    assert command[command.index("--model") + 1] == str(weights_folder() / "llava")
+
+
+def test_options_of_a_method_are_json_or_text() -> None:
+    assert parse_options(["alpha=0.3", "scope=view"]) == {"alpha": 0.3, "scope": "view"}
+    with pytest.raises(SettingError):
+        parse_options(["alpha"])
+
+
+def test_what_cannot_be_served_is_refused_before_anything_starts() -> None:
+    folder = str(weights_folder() / "llava")
+    for method in ("fastv", "prumerge", "evs", "downsample"):
+        with pytest.raises(GridPruneError, match=method):
+            overrides(folder, method=method)
+    with pytest.raises(CheckpointError):
+        overrides("no/such/folder-at-all")
+    with pytest.raises(UnsupportedModelError, match="Supported"):
+        of_config(create)
