@@ -238,10 +238,10 @@ CASES = {
 }
 
 
-def picture(seed: int, size: tuple[int, int] = (96, 96)) -> Image.Image:
-    """Coloured blocks."""
-    blocks = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), dtype=np.uint8)
-    return Image.fromarray(blocks).resize(size, Image.Resampling.NEAREST)
+def picture(seed: int, size: tuple[int, int] = (96, 96), blocks: int = 6) -> Image.Image:
+    """`blocks` x `blocks` coloured rectangles; with few of them, many patches look alike."""
+    colours = np.random.default_rng(seed).integers(0, 256, (blocks, blocks, 3), dtype=np.uint8)
+    return Image.fromarray(colours).resize(size, Image.Resampling.NEAREST)
 
 
 def words(seed: int, count: int = 5) -> str:
