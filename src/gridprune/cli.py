@@ -19,6 +19,8 @@ from .demo.cli import demo_command
 from .errors import GridPruneError
 from .plan import plan_command
 from .run_report.cli import report_command
+from .batch import batch_command
+from .speed.cli import bench_command
 from .tiny.cli import app as tiny_app
 from .vllm.serve import serve_command
 
@@ -248,34 +250,6 @@ def export_clip(
     stderr.print(f"{target}: {size / 1e6:.1f} MB, relevance sign {side.relevance_sign:+d}", highlight=False)
 
 
-@app.command()
-@_reported
-def bench(
-    shape: Annotated[str, typer.Option(help="'llava-1.5-7b' (random weights) or 'tiny'.")] = "llava-1.5-7b",
-    keep: Annotated[str, typer.Option(help="Counts of kept tokens, comma separated.")] = "192,128,64",
-    rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds.")] = 5,
-    out: Annotated[Path | None, typer.Option("--out", help="Also write the JSON there.")] = None,
-    as_json: Json = False,
-) -> None:
-    """Measure what looking, choosing and the remaining tokens cost: ratios from one interleaved run."""
-    from .budget import Budget
-    from .speed.run import bench as measure
-
-    keeps = [Budget.parse(part).resolve(1 << 30) for part in keep.split(",")]
-    _quiet()
-    with stderr.status("building") as status:
-        result = measure(shape, keeps=keeps, rounds=rounds, progress=lambda stage: status.update(f"measuring: {stage}"))
-    if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(result, indent=1) + "\n")
-    if as_json:
-        _print_json(result)
-        return
-    from .speed.show import show
-
-    show(result, Console())
-
-
 def _print_json(value: Any) -> None:
     json.dump(value, sys.stdout)
     sys.stdout.write("\n")
@@ -300,6 +274,8 @@ def families(as_json: Json = False) -> None:
     Console().print(table)
 
 
+app.command("batch")(_reported(batch_command))
+app.command("bench")(_reported(bench_command))
 app.command("eval")(_reported(eval_command))
 app.command("results")(_reported(results_command))
 app.command("report")(_reported(report_command))

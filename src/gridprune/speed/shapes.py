@@ -1,7 +1,12 @@
-"""Models of real shape with random weights: speed does not depend on what the weights say."""
+"""Models of real shape with random weights: speed does not depend on what the weights say.
+
+A 7B language model does not fit into a small machine in fp32, so a few of its layers are built; the time of one layer
+is the difference between two numbers of layers, and figures for all of them are extrapolations and labelled so.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,35 +15,65 @@ import torch
 from ..cues.clip_text import ClipText
 from ..errors import UnknownNameError
 
+IMAGE_TOKEN, _VISION_START, _VISION_END = 5, 6, 7
+_CLIP_L = {
+    "image_size": 336,
+    "patch_size": 14,
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "projection_dim": 768,
+}
+_VICUNA = {
+    "hidden_size": 4096,
+    "intermediate_size": 11008,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 32,
+}
+_TEXT = {
+    "vocab_size": 1000,
+    "max_position_embeddings": 32768,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 3,
+}
+
 
 @dataclass(frozen=True)
 class Shape:
-    """A LLaVA-1.5-like shape; `layers` of the language model are built, `all_layers` are what the real model has."""
+    """What to build and how long its prompt is.
+
+    Attributes:
+        tokens: visual tokens of the picture, as the real model has them.
+        layers, tower_layers: of the real model.
+        build_tower: tower blocks to build; fewer than `tower_layers` where all of them would take minutes a pass.
+        keeps: budgets to measure.
+        make: (layers, tower blocks) -> model.
+        vision: the vision arguments of one random picture.
+        prompt: text tokens around the picture.
+        counts: the two numbers of layers that are timed.
+        clip: whether relevance comes from a CLIP text tower.
+    """
 
     name: str
-    image: int
-    patch: int
-    tower_width: int
-    tower_mlp: int
-    tower_layers: int
-    tower_heads: int
-    projection: int
-    width: int
-    mlp: int
-    heads: int
-    all_layers: int
+    tokens: int
     layers: int
-    prompt: int = 60  # text tokens around the picture
+    tower_layers: int
+    build_tower: int
+    keeps: tuple[int, ...]
+    make: Callable[[int, int], Any]
+    vision: Callable[[], dict[str, Any]]
+    prompt: int = 60
+    counts: tuple[int, int] = (1, 3)
+    clip: bool = True
 
-    @property
-    def tokens(self) -> int:
-        return (self.image // self.patch) ** 2
 
-
-SHAPES = {
-    "tiny": Shape("tiny", 192, 8, 192, 768, 6, 3, 192, 192, 512, 3, 4, 4, prompt=16),
-    "llava-1.5-7b": Shape("llava-1.5-7b", 336, 14, 1024, 4096, 24, 16, 768, 4096, 11008, 32, 32, 1),
-}
+def build(shape: Shape) -> Any:
+    """The model with the larger number of layers: fp32 on a CPU, bf16 on a GPU."""
+    torch.manual_seed(0)
+    model = shape.make(shape.counts[1], shape.build_tower).eval()
+    return model.to("cuda", torch.bfloat16) if torch.cuda.is_available() else model
 
 
 def get_shape(name: str) -> Shape:
@@ -48,34 +83,105 @@ def get_shape(name: str) -> Shape:
     return SHAPES[name]
 
 
-def build(shape: Shape) -> Any:
-    """A random `LlavaForConditionalGeneration` of that shape, fp32, in evaluation mode."""
+def _llava(layers: int, blocks: int, vision: dict[str, Any] = _CLIP_L, text: dict[str, Any] = _VICUNA) -> Any:
     from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
-    vision = CLIPVisionConfig(
-        image_size=shape.image,
-        patch_size=shape.patch,
-        hidden_size=shape.tower_width,
-        intermediate_size=shape.tower_mlp,
-        num_hidden_layers=shape.tower_layers,
-        num_attention_heads=shape.tower_heads,
-        projection_dim=shape.projection,
+    config = LlavaConfig(
+        vision_config=CLIPVisionConfig(**{**vision, "num_hidden_layers": blocks}),
+        text_config=LlamaConfig(**{**_TEXT, **text, "num_hidden_layers": layers}),
+        image_token_id=IMAGE_TOKEN,
     )
-    text = LlamaConfig(
-        hidden_size=shape.width,
-        intermediate_size=shape.mlp,
-        num_hidden_layers=shape.layers,
-        num_attention_heads=shape.heads,
-        num_key_value_heads=shape.heads,
-        vocab_size=1000,
-        max_position_embeddings=4096,
-        pad_token_id=0,
-        bos_token_id=1,
-        eos_token_id=3,
+    return LlavaForConditionalGeneration(config)
+
+
+def _llava_next(layers: int, blocks: int) -> Any:
+    from transformers import CLIPVisionConfig, LlamaConfig, LlavaNextConfig, LlavaNextForConditionalGeneration
+
+    config = LlavaNextConfig(
+        vision_config=CLIPVisionConfig(**{**_CLIP_L, "num_hidden_layers": blocks}),
+        text_config=LlamaConfig(**{**_TEXT, **_VICUNA, "num_hidden_layers": layers}),
+        image_token_id=IMAGE_TOKEN,
+        image_grid_pinpoints=[[672, 672]],
     )
-    torch.manual_seed(0)
-    settings: dict[str, Any] = {"image_token_id": 5, "image_seq_length": shape.tokens}
-    return LlavaForConditionalGeneration(LlavaConfig(vision_config=vision, text_config=text, **settings)).eval()
+    return LlavaNextForConditionalGeneration(config)
+
+
+def _qwen(layers: int, blocks: int) -> Any:
+    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+    vision = {
+        "depth": blocks,
+        "hidden_size": 1280,
+        "intermediate_size": 3420,
+        "num_heads": 16,
+        "out_hidden_size": 3584,
+        "fullatt_block_indexes": [blocks - 1],
+        "window_size": 112,
+    }
+    text = {
+        **_TEXT,
+        "hidden_size": 3584,
+        "intermediate_size": 18944,
+        "num_attention_heads": 28,
+        "num_key_value_heads": 4,
+        "num_hidden_layers": layers,
+        "rope_parameters": {"rope_type": "default", "mrope_section": [16, 24, 24], "rope_theta": 1e6},
+    }
+    config = Qwen2_5_VLConfig(
+        vision_config=vision,
+        text_config=text,
+        image_token_id=IMAGE_TOKEN,
+        vision_start_token_id=_VISION_START,
+        vision_end_token_id=_VISION_END,
+    )
+    return Qwen2_5_VLForConditionalGeneration(config)
+
+
+def _qwen_picture(rows: int, columns: int) -> dict[str, Any]:
+    """A picture of rows x columns patches of 14 x 14 pixels, two frames deep."""
+    pixels = torch.randn(rows * columns, 3 * 2 * 14 * 14)
+    return {"pixel_values": pixels, "image_grid_thw": torch.tensor([[1, rows, columns]])}
+
+
+def _tiny(layers: int, blocks: int) -> Any:
+    vision = {
+        **{"image_size": 192, "patch_size": 8, "hidden_size": 192, "intermediate_size": 768},
+        **{"num_attention_heads": 3, "projection_dim": 192},
+    }
+    text = {
+        **{"hidden_size": 192, "intermediate_size": 512, "num_attention_heads": 3, "num_key_value_heads": 3},
+        "max_position_embeddings": 4096,
+    }
+    return _llava(layers, blocks, vision, text)
+
+
+SHAPES = {
+    shape.name: shape
+    for shape in (
+        Shape(
+            *("tiny", 576, 4, 6, 6, (192, 128, 64), _tiny, lambda: {"pixel_values": torch.randn(1, 3, 192, 192)}),
+            prompt=16,
+            counts=(2, 4),
+        ),
+        Shape(
+            *("llava-1.5-7b", 576, 32, 24, 24, (320, 192, 128, 64), _llava),
+            lambda: {"pixel_values": torch.randn(1, 3, 336, 336)},
+        ),
+        Shape(
+            *("llava-next-7b", 2880, 32, 24, 24, (320, 64), _llava_next),
+            lambda: {"pixel_values": torch.randn(1, 5, 3, 336, 336), "image_sizes": torch.tensor([[672, 672]])},
+            counts=(1, 2),
+        ),
+        Shape(
+            *("qwen2.5-vl-7b", 1296, 28, 32, 4, (144,), _qwen, lambda: _qwen_picture(72, 72)), counts=(1, 2), clip=False
+        ),
+        Shape(
+            *("qwen2.5-vl-7b-5k", 5040, 28, 32, 4, (560,), _qwen, lambda: _qwen_picture(144, 140)),
+            counts=(1, 2),
+            clip=False,
+        ),
+    )
+}
 
 
 class FixedText(ClipText):
@@ -91,17 +197,25 @@ class FixedText(ClipText):
         return self._text
 
 
-def build_text(shape: Shape) -> Any:
-    """A random CLIP text tower of the shape's kind (CLIP-L's 12 layers, or the embedded model's 3), and 16 tokens."""
+class FixedWords:
+    """A tokenizer that knows one question of eight words."""
+
+    def __call__(self, question: str, **settings: Any) -> dict[str, list[int]]:
+        return {"input_ids": list(range(10, 18))}
+
+
+def build_text(vision: Any) -> Any:
+    """A random CLIP text tower that fits a vision config (CLIP-L's 12 layers, or the embedded model's 3)."""
     from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
-    width = 768 if shape.tower_layers >= 12 else shape.tower_width
+    large = vision.num_hidden_layers >= 12
+    width = 768 if large else vision.hidden_size
     config = CLIPTextConfig(
         hidden_size=width,
         intermediate_size=4 * width,
-        num_hidden_layers=12 if shape.tower_layers >= 12 else 3,
+        num_hidden_layers=12 if large else 3,
         num_attention_heads=width // 64,
-        projection_dim=shape.projection,
+        projection_dim=vision.projection_dim,
         vocab_size=1000,
         bos_token_id=1,
         eos_token_id=3,

@@ -1,0 +1,54 @@
+"""`gridprune bench` on the command line."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+
+def bench_command(
+    parts: Annotated[
+        str,
+        typer.Option("--parts", help="Comma separated: decisions, published, capture, tiny, llava-1.5-7b, ... or all."),
+    ] = "all",
+    quick: Annotated[bool, typer.Option("--quick", help="Small sizes and the embedded model's shape only.")] = False,
+    rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds.")] = 3,
+    cap: Annotated[
+        float, typer.Option(min=0.0, help="Seconds one decision may take; larger sizes are skipped.")
+    ] = 20.0,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="JSON file, written after every part; a run continues where it stopped."),
+    ] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Measure again what the file holds.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout and nothing else.")] = False,
+) -> None:
+    """Measure what looking, choosing and the remaining tokens cost: ratios from interleaved runs."""
+    from transformers.utils import logging
+
+    from .run import PARTS, QUICK, bench
+    from .show import show
+
+    logging.set_verbosity_error()
+    chosen = (QUICK if quick else PARTS) if parts == "all" else [part.strip() for part in parts.split(",")]
+    stderr = Console(stderr=True)
+    with stderr.status("measuring") as status:
+        result = bench(
+            chosen,
+            rounds=rounds,
+            cap=cap,
+            quick=quick,
+            out=out,
+            fresh=fresh,
+            progress=lambda stage: status.update(f"measuring: {stage}"),
+        )
+    if as_json:
+        json.dump(result, sys.stdout)
+        sys.stdout.write("\n")
+        return
+    show(result, Console())

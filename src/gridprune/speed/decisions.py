@@ -1,0 +1,154 @@
+"""Every method's decision by itself, over the number of tokens: time, memory, and how fast both grow."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from ..methods.base import Cues, Method
+from ..methods.gridprune import GridPrune
+from ..methods.registry import available, create
+from ..token_map import TokenMap
+from .clock import Ratio, interleave, peak_bytes, seconds
+from .published import cdpruner, divprune
+
+SIZES = (576, 2880, 16384, 65536)
+SHARE = 1 / 9
+WIDTH = 1024  # of features, keys and tower states
+_WORDS = 8
+_MEMORY_UP_TO = 16384
+
+
+def every_method(
+    sizes: Sequence[int], rounds: int, cap: float, progress: Callable[[str], None], names: Sequence[str] | None = None
+) -> dict[str, Any]:
+    """Milliseconds and peak bytes of `select` at 11 % by method and number of tokens, with fitted exponents.
+
+    Args:
+        cap: seconds; a method whose next size would take longer, by its growth so far, stops there and says so.
+    """
+    found: dict[str, Any] = {}
+    for name in names or available():
+        method = create(name)
+        reason = _no_decision(method)
+        if reason:
+            found[name] = {"skipped": reason}
+            continue
+        progress(f"decision: {name}")
+        found[name] = _over_sizes(method, sizes, rounds, cap)
+    return found
+
+
+def _no_decision(method: Method) -> str:
+    if method.stage != "pre-llm":
+        return f"acts at the stage {method.stage!r}: nothing is decided between encoder and language model"
+    return "compares the frames of clips" if method.min_frames > 1 else ""
+
+
+def _over_sizes(method: Method, sizes: Sequence[int], rounds: int, cap: float) -> dict[str, Any]:
+    milliseconds: dict[str, list[float]] = {}
+    memory: dict[str, int] = {}
+    row: dict[str, Any] = {"ms": milliseconds, "bytes": memory}
+    before: list[tuple[int, float]] = []
+    for n in sizes:
+        expected = before[-1][1] * (n / before[-1][0]) ** max(_slope(before), 1.0) if before else 0.0
+        if expected > cap:
+            row["stopped"] = f"at N = {n}: about {expected:.0f} s by its growth, more than {cap:g} s"
+            break
+        cues, token_map = random_cues(n)
+
+        def select(cues: Cues = cues, token_map: TokenMap = token_map) -> Any:
+            return method.select(cues, token_map, method.count(cues, token_map))
+
+        select()  # lays the zones out
+        once = seconds(select)
+        repeats = max(1, min(20, int(0.02 / max(once, 1e-6))))
+        timing = interleave({"select": select}, rounds if once < 1 else 1, repeats={"select": repeats})["select"]
+        milliseconds[str(n)] = [1e3 * v for v in timing.to_list()]
+        if n <= _MEMORY_UP_TO and once < cap / 10:
+            memory[str(n)] = peak_bytes(select)
+        before.append((n, timing.median))
+    row["time_exponent"] = _rounded(_slope(before))
+    row["memory_exponent"] = _rounded(_slope([(int(n), float(b)) for n, b in memory.items() if b]))
+    return row
+
+
+def _slope(points: Sequence[tuple[int, float]]) -> float:
+    """Least-squares slope of log y over log x over the last three points: below, fixed costs hide the growth."""
+    points = [(x, y) for x, y in points if y > 0][-3:]
+    if len(points) < 2:
+        return math.nan
+    logs = [(math.log(x), math.log(y)) for x, y in points]
+    mx, my = (sum(values) / len(logs) for values in zip(*logs))
+    return sum((x - mx) * (y - my) for x, y in logs) / sum((x - mx) ** 2 for x, _ in logs)
+
+
+def _rounded(value: float) -> float | None:
+    return None if math.isnan(value) else round(value, 2)
+
+
+def against_published(sizes: Sequence[int], rounds: int) -> dict[str, Any]:
+    """Ours and GridPrune against DivPrune's and CDPruner's published procedures, interleaved; choices must be equal."""
+    found: dict[str, Any] = {}
+    for n in sizes:
+        cues, token_map = random_cues(n)
+        features, relevance = cues.require("features"), cues.require("relevance")
+        k = max(1, round(n * SHARE))
+        published: dict[str, Callable[[], torch.Tensor]] = {
+            "divprune": lambda: divprune(features[0], k),
+            "cdpruner": lambda: cdpruner(features[0], relevance[0], k),
+        }
+        grid = GridPrune()
+        for name, procedure in published.items():
+            ours = create(name)
+            same = torch.equal(ours.select(cues, token_map, k).indices[0], procedure())
+            timing = interleave(
+                {
+                    "published": procedure,
+                    "ours": lambda: ours.select(cues, token_map, k),
+                    "gridprune": lambda: grid.select(cues, token_map, k),
+                },
+                rounds,
+                repeats={"gridprune": 10},
+            )
+            found[f"{name}/{n}"] = {
+                "equal": same,
+                "published_ms": round(1e3 * timing["published"].median, 2),
+                "ours": Ratio.of(timing["published"], timing["ours"]).to_list(),
+                "gridprune": Ratio.of(timing["published"], timing["gridprune"]).to_list(),
+            }
+    return found
+
+
+def random_cues(tokens: int, width: int = WIDTH) -> tuple[Cues, TokenMap]:
+    """Random cues of every kind for a near-square picture of `tokens` tokens."""
+    rows = int(tokens**0.5)
+    while tokens % rows:
+        rows -= 1
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    saliency = torch.rand(1, tokens, generator=generator)
+    depths = {depth for name in available() for depth in create(name).saliency_depths}
+    features, edges = normal(1, tokens, width), saliency * 0.01
+    cues = Cues(
+        relevance=normal(1, tokens) * 0.05,
+        saliency=saliency,
+        saliency_at=dict.fromkeys(sorted(depths), saliency),
+        features=features,
+        tower_features=features,
+        keys=features,
+        queries_cls=features[:, 0],
+        heads=16,
+        word_relevance=normal(1, _WORDS, tokens) * 0.05,
+        word_mask=torch.ones(1, _WORDS, dtype=torch.bool),
+        question_embeds=normal(1, _WORDS, width),
+        question_mask=torch.ones(1, _WORDS, dtype=torch.bool),
+        laplacian=torch.stack([edges, edges.square() + saliency], -1),
+    )
+    return cues, TokenMap.from_grid(rows, tokens // rows)
