@@ -12,7 +12,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .seats import places
+from .seats import Guide, places
+from .seats import zone_logits as _zone_logits
 from .token_map import Zones
 
 _LOWEST = float("-inf")
@@ -21,7 +22,12 @@ _TINY32 = torch.finfo(torch.float32).tiny
 
 def zone_mean(values: Tensor, zones: Zones) -> Tensor:
     """Mean of `values` (B, N) in every zone, fp32 (B, Z). The mean of an empty zone is NaN."""
-    return (zones.seats.lay(values, 0.0).sum(1, dtype=torch.float64) / zones.seats.size).float().flip(-1)
+    return zone_logits(values, zones, 1.0, "mean").float()
+
+
+def zone_logits(values: Tensor, zones: Zones, temperature: float | Tensor, guide: Guide) -> Tensor:
+    """Logits of the zones' shares, fp64 (B, Z): see :func:`gridprune.seats.zone_logits`."""
+    return _zone_logits(values, zones.seats, temperature, guide)[:, 0].flip(-1)
 
 
 def softmax_shares(relevance: Tensor, temperature: float) -> Tensor:
@@ -182,3 +188,10 @@ def zscore(values: Tensor) -> Tensor:
     deviation = centred.pow(2).mean(-1, keepdim=True).sqrt()
     floor = 1e-6 * values.abs().amax(-1, keepdim=True) + _TINY32
     return torch.where(deviation > floor, centred / deviation.clamp(min=_TINY32), 0.0)
+
+
+def deviation(values: Tensor) -> Tensor:
+    """Standard deviation (population) of each row of (B, N), (B, 1) fp32, above 0 also where a row is constant."""
+    values = values.float()
+    floor = values.abs().amax(-1, keepdim=True).mul_(1e-6).add_(_TINY32)
+    return torch.maximum(values.std(-1, correction=0, keepdim=True), floor)

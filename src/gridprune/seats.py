@@ -9,36 +9,50 @@ ties, so that nothing depends on how a device sorts equal values.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
 from .token_map import Seats, Zones
 
+Guide = Literal["mean", "mass"]
+
 _LOWEST = float("-inf")
+_FAR = -1e30  # stands for tokens that do not exist; unlike -inf, it can be subtracted from itself
 _FEW = 16  # tokens of a zone up to which all pairs are compared; larger zones are sorted
 
 
 def best_seats(
-    scores: Tensor, guide: Tensor, zones: Zones, k: int, temperature: float, minimum: int = 0
+    scores: Tensor,
+    relevance: Tensor,
+    zones: Zones,
+    k: int,
+    temperature: float | Tensor,
+    minimum: int = 0,
+    guide: Guide = "mean",
 ) -> tuple[Tensor, Tensor]:
     """The best tokens of each zone, as many as its softmax share of `k` gives it.
 
     Equal to :func:`~gridprune.allocate.topk_per_zone` with the budgets of :func:`~gridprune.allocate.apportion` for
-    :func:`~gridprune.allocate.softmax_shares` of `guide`, which also breaks ties between zones.
+    :func:`~gridprune.allocate.softmax_shares` of the zones' guide, which also breaks ties between zones.
 
     Args:
         scores: (B, N); the larger ones of a zone win, ties go to the earlier token, NaN comes last.
-        guide: (B, N) fp32; the mean over a zone is what the zone's share follows. NaN is worth nothing.
+        relevance: (B, N) fp32, what the shares follow. NaN is worth nothing.
         k: ``zones.size.clamp(max=minimum).sum() <= k <= N``; the caller checks.
-        temperature: tau > 0 of the softmax over zones.
+        temperature: tau > 0 of the softmax; a number, or (B, 1, 1) fp64.
         minimum: tokens that every non-empty zone gets first.
+        guide: what stands for a zone, the mean of its relevance or its part of a softmax over all
+            tokens; see :func:`zone_logits`.
 
     Returns:
         (B, k) int64 ascending token indices, and (B, Z) int64 budgets, rows sum to `k`.
     """
     seats = zones.seats
     place = places(scores, seats)
-    key = _keys(place, _zone_means(guide, seats), zones, k, temperature, minimum)
+    logits = zone_logits(relevance, seats, temperature, guide)
+    key = _keys(place, logits, zones, k, minimum)
     chosen = key.flatten(1).topk(k, dim=-1, sorted=False).indices
     indices = seats.token.take(chosen).sort(dim=-1).values
     zone = zones.index.take(indices)
@@ -46,10 +60,25 @@ def best_seats(
     return indices, budgets
 
 
-def _zone_means(values: Tensor, seats: Seats) -> Tensor:
-    """(B, 1, Z) fp64, rounded to fp32 so that no order of summing shows; NaN for empty zones."""
-    sums = seats.lay(values, 0.0).sum(1, keepdim=True, dtype=torch.float64)
-    return sums.div_(seats.size).float().double()
+def zone_logits(values: Tensor, seats: Seats, temperature: float | Tensor, guide: Guide) -> Tensor:
+    """Logits of the zones' shares of the budget, (B, 1, Z) fp64; what an empty zone has is not finite.
+
+    "mean": the mean of a zone over the temperature. "mass": the logarithm of its sum of exp(v / temperature), so that
+    a softmax over zones is the part of a softmax over all *tokens* that falls into each zone: one token that answers
+    the question counts in full, however little is around it.
+
+    Sums are rounded to fp32, so that the order of summing does not show.
+
+    Args:
+        values: (B, N) fp32; NaN is worth nothing.
+        temperature: above 0; a number, or (B, 1, 1) fp64.
+    """
+    if guide == "mean":
+        sums = seats.lay(values, 0.0).sum(1, keepdim=True, dtype=torch.float64)
+        return sums.div_(seats.size).float().double().div_(temperature)
+    logits = seats.lay(values.nan_to_num(nan=_FAR), _FAR).double().div_(temperature)
+    highest = logits.amax(1, keepdim=True)
+    return logits.sub_(highest).exp_().sum(1, keepdim=True).log_().add_(highest).float().double()
 
 
 def places(scores: Tensor, seats: Seats) -> Tensor:
@@ -64,14 +93,14 @@ def places(scores: Tensor, seats: Seats) -> Tensor:
     return passes.sum(1, dtype=torch.uint8).sub_(passes.sum(2, dtype=torch.uint8)).add_(seats.behind)
 
 
-def _keys(place: Tensor, mean: Tensor, zones: Zones, k: int, temperature: float, minimum: int) -> Tensor:
+def _keys(place: Tensor, logits: Tensor, zones: Zones, k: int, minimum: int) -> Tensor:
     """(B, M, Z) int64: Z (q - p) over the common denominator, plus a number below Z that is larger for better zones.
 
     From `weight` on everything is exact: no product exceeds 2^62.
     """
     seats, count, most = zones.seats, zones.count, zones.most
     lowest = torch.finfo(torch.float64).min
-    logit, order = mean.div_(temperature).nan_to_num_(nan=lowest).sort(dim=-1, stable=True)  # zones, worst first
+    logit, order = logits.nan_to_num_(nan=lowest).sort(dim=-1, stable=True)  # zones, worst first
     unit = float(1 << min(50, 62 - (count * most).bit_length()))
     weight = torch.softmax(logit, dim=-1).mul_(unit).long().add_(1)
     first = min(minimum, most)

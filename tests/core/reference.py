@@ -147,12 +147,22 @@ def equal_parts(total, capacity):
     return parts
 
 
-def gridprune(tokens, relevance, saliency, k, *, sign, zone, temperature, alpha, norm, minimum, scope):
+def log_sum(values, index, j, temperature):
+    """log sum exp(v / t) over the tokens of zone j."""
+    inside = [float(v) / temperature for v, zone in zip(values, index) if zone == j]
+    return max(inside) + math.log(math.fsum(math.exp(v - max(inside)) for v in inside))
+
+
+def gridprune(tokens, relevance, saliency, k, *, sign, zone, guide, temperature, alpha, norm, minimum, scope):
     """The whole method for one image: kept indices, zone budgets and exact scores."""
     relevance = [Fraction(r) * sign for r in relevance]
     index, zone_sheet = zones(tokens, zone, zone, 1, 0 if scope == "image" else 1)
     size = [index.count(j) for j in range(len(zone_sheet))]
-    guide = [None if mean is None else float32(mean) for mean in zone_mean(relevance, index, len(zone_sheet))]
+    if guide == "mean":
+        means = zone_mean(relevance, index, len(zone_sheet))
+        logits = [None if mean is None else float32(mean) / temperature for mean in means]
+    else:
+        logits = [float32(log_sum(relevance, index, j, temperature)) for j in range(len(zone_sheet))]
 
     sheets = sorted(set(zone_sheet))
     if scope == "image":
@@ -165,9 +175,9 @@ def gridprune(tokens, relevance, saliency, k, *, sign, zone, temperature, alpha,
         ]
     budget = [0] * len(zone_sheet)
     for members, part in jobs:
-        shares = softmax([None if guide[j] is None else guide[j] / temperature for j in members])
+        shares = softmax([logits[j] for j in members])
         capacity = [size[j] for j in members]
-        priority = [math.nan if guide[j] is None else guide[j] for j in members]
+        priority = [math.nan if logits[j] is None else logits[j] for j in members]
         weight = weights(shares, len(tokens))
         for j, b in zip(members, apportion(weight, part, capacity, priority, minimum)):
             budget[j] = b

@@ -62,7 +62,9 @@ def test_budgets_equal_a_loop():
     token_map, k = TokenMap.from_grid(ROWS, COLUMNS, frames=FRAMES), 23
     cues = clip_cues(3, batch=1)
     cues.relevance[:] = torch.rand(cues.relevance.shape, generator=torch.Generator().manual_seed(4)) * 0.1
-    selection = GridPrune(keep=k, relevance_sign=1, temperature=0.1).select(cues, token_map, k)
+    selection = GridPrune(keep=k, relevance_sign=1, guide="mean", calibrate=False, temperature=0.1).select(
+        cues, token_map, k
+    )
     zones = selection.zones
     means, members = [], []
     for zone in range(zones.count):

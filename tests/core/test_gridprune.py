@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from gridprune.allocate import deviation
 from gridprune.errors import BudgetError, SettingError
 from gridprune.methods import Cues
 from gridprune.methods.base import checked_select
@@ -54,14 +55,17 @@ def fitting_minimum(method, token_map, k):
 
 def compare(method, cues, relevance, saliency, token_map, k):
     selection = checked_select(method, cues, token_map, k)
+    sign = cues.relevance_sign if method.relevance_sign == "tower" else method.relevance_sign
+    scale = deviation(cues.relevance).item() if method.calibrate else 1
     kept, budget, scores = reference.gridprune(
         listed(token_map),
         relevance,
         saliency,
         k,
-        sign=cues.relevance_sign if method.relevance_sign == "tower" else method.relevance_sign,
+        sign=sign,
         zone=method.zone,
-        temperature=method.temperature,
+        guide=method.guide,
+        temperature=method.temperature * scale,
         alpha=method.alpha,
         norm=method.saliency_norm,
         minimum=method.minimum,
@@ -89,6 +93,8 @@ def test_every_field_equals_the_reference():
         cues, relevance, saliency = random_cues(rng, token_map, sign)
         method = GridPrune(
             zone=rng.choice([1, 2, 2, 3, 5, 20]),
+            guide=rng.choice(["mean", "mass"]),
+            calibrate=rng.choice([True, False]),
             temperature=rng.choice([0.01, 0.05, 0.5, 1.0, 100.0]),
             alpha=rng.choice([0.0, 0.25, 0.5, 0.75, 1.0]),
             saliency_norm=rng.choice(["none", "minmax", "rank"]),
@@ -108,6 +114,7 @@ def test_the_printed_method_equals_the_reference():
     method = GridPrune.literal()
     assert isinstance(method, LiteralGridPrune)
     assert (method.temperature, method.alpha, method.relevance_sign, method.scope) == (1.0, 0.5, 1, "view")
+    assert (method.guide, method.calibrate) == ("mean", False)
     for _ in range(200):
         token_map = rng.choice(MAPS)
         cues, relevance, saliency = random_cues(rng, token_map, rng.choice([1, -1]))
@@ -175,6 +182,8 @@ def test_minimum_that_does_not_fit():
     ("field", "values"),
     {
         "zone": [0, 2.0, True, "2"],
+        "guide": ["median", 1, []],
+        "calibrate": [1, "yes", None],
         "temperature": [0, -1.0, float("nan"), float("inf"), "hot", None],
         "alpha": [-0.1, 1.1, float("nan"), "half"],
         "saliency_norm": ["softmax", []],

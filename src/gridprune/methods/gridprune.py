@@ -10,9 +10,10 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from ..allocate import apportion, equal_parts, minmax, rank01, softmax_shares, topk_per_zone, zone_mean
+from ..allocate import apportion, deviation, equal_parts, minmax, rank01, softmax_shares, topk_per_zone, zone_logits
 from ..budget import Keep
 from ..errors import BudgetError
+from ..seats import Guide, best_seats
 from ..token_map import TokenMap, Zones
 from .base import Cues, Method, Selection
 from .relevance import check_sign, signed_relevance
@@ -28,23 +29,30 @@ _NORMALISE: dict[str, Callable[[Tensor, Zones], Tensor]] = {
 class GridPrune(Method):
     """Two stages: *where to look*, a text-guided token budget for each zone; *what to select*, a top-k inside it.
 
-    1. The token map is cut into zones of `zone` x `zone` tokens. Zone j gets the share
-       P_j = softmax_j(mean relevance of the zone / `temperature`) of the k tokens, rounded to integers that sum to k
-       (:func:`gridprune.allocate.apportion`).
+    1. The token map is cut into zones of `zone` x `zone` tokens. Zone j gets the share P_j of the k tokens, rounded to
+       integers that sum to k (:func:`gridprune.allocate.apportion`; both stages in one selection:
+       :mod:`gridprune.seats`). As printed, P_j = softmax_j(mean relevance of the zone / `temperature`). The default
+       reads the question's attention instead: p_i = softmax_i(r_i / (`temperature` sd)) over all tokens, with sd the
+       standard deviation of the relevance in this picture, and P_j is the sum of p_i in zone j.
     2. Inside each zone the tokens with the largest s_i = (1 - `alpha`) (r_i + 1) / 2 + `alpha` a_i stay, where r_i is
        the cosine between token and question and a_i the normalised [CLS] attention.
 
-    Complexity O(N log N): three sorts over the zones, one inside each zone.
+    Complexity O(N log N): one sort over the zones, one top-k over the tokens; O(N) memory.
 
     Paper and this class: the formulas of zone relevance, shares and fused score are the paper's. It prints no code, and
     what follows is our choice where the paper (or what is public of it) is silent: zone size, normalisation of the
     saliency, tie-breaking, spreading what a full zone cannot take, one budget over all views of an anyres image, and
     the sign of r_i (TRIM, CDPruner and EADP negate the same cosine on OpenAI's CLIP; the paper prints a plus).
+    `guide` and `calibrate` depart from it: means of cosines hardly differ between zones, so that at the printed
+    temperature rounding decides; a sum of softmax weights on a scale of the picture's own needs no tuned temperature.
     :meth:`literal` is the method as printed.
 
     Attributes:
         zone: side of a zone in tokens, 1 or more; maps it does not divide get zones that differ by at most one token.
-        temperature: tau > 0. At 1 the shares are almost flat and the rounding decides; 0.01 is CLIP's logit scale.
+        guide: what stands for a zone: "mass", its part of a softmax over all tokens, or "mean", as printed.
+        calibrate: whether the guide reads relevance in standard deviations of the picture instead of cosines, whose
+            spread differs from tower to tower.
+        temperature: tau > 0, in standard deviations if `calibrate`, else in units of the cosine.
         alpha: weight of saliency against relevance in the local score, in [0, 1].
         saliency_norm: "minmax" (to [0, 1] per view), "rank" or "none".
         relevance_sign: +1, -1, or "tower": the sign that was measured to localise on the tower in use.
@@ -56,7 +64,9 @@ class GridPrune(Method):
     """
 
     zone: int = 2
-    temperature: float = 0.05
+    guide: Guide = "mass"
+    calibrate: bool = True
+    temperature: float = 1.0
     alpha: float = 0.5
     saliency_norm: Literal["none", "minmax", "rank"] = "minmax"
     relevance_sign: int | Literal["tower"] = "tower"
@@ -72,6 +82,8 @@ class GridPrune(Method):
         super().__post_init__()
         check_sign(self.relevance_sign)
         self._check("zone", lambda v: _whole(v) and v >= 1, "a whole number of at least 1")
+        self._check("guide", lambda v: v in ("mass", "mean"), "'mass' or 'mean'")
+        self._check("calibrate", lambda v: isinstance(v, bool), "True or False")
         self._check("temperature", lambda v: math.isfinite(v) and v > 0, "a positive number")
         self._check("alpha", lambda v: 0 <= v <= 1, "between 0 and 1")
         self._check("saliency_norm", lambda v: v in _NORMALISE, f"one of {', '.join(_NORMALISE)}")
@@ -81,7 +93,7 @@ class GridPrune(Method):
 
     @classmethod
     def literal(cls, keep: Keep = "11.1%", **settings: Any) -> GridPrune:
-        """The method as printed: tau = 1, alpha = 0.5, plus sign, equal parts of the budget for every view."""
+        """The method as printed: zone means, tau = 1, alpha = 0.5, plus sign, an equal part of k for every view."""
         return LiteralGridPrune(keep=keep, **settings)
 
     @property
@@ -107,46 +119,54 @@ class GridPrune(Method):
         self.check_count(token_map, k)
         zones = token_map.zones(self.zone, within="plane" if self.scope == "image" else "view")
         here = zones.on(relevance.device)
-        budgets = self._budgets(zone_mean(relevance, here), here, token_map, k)
         scores = self._scores(relevance, cues, token_map)
-        return Selection(topk_per_zone(scores, here, budgets, k), zones=zones, budgets=budgets, scores=scores)
+        temperature: float | Tensor = self.temperature
+        if self.calibrate:
+            temperature = deviation(relevance).double().mul_(self.temperature)[..., None]
+        if self.scope == "image" and not self._floored(token_map):
+            indices, budgets = best_seats(scores, relevance, here, k, temperature, self.minimum, self.guide)
+        else:
+            logits = zone_logits(relevance, here, temperature, self.guide)
+            budgets = self._budgets(logits, here, token_map, k)
+            indices = topk_per_zone(scores, here, budgets, k)
+        return Selection(indices, zones=zones, budgets=budgets, scores=scores)
 
     def _scores(self, relevance: Tensor, cues: Cues, token_map: TokenMap) -> Tensor:
         """s_i, (B, N) fp32."""
         half = (1 - self.alpha) / 2
-        scores = relevance * half + half  # (1 - alpha) (r + 1) / 2
+        scores = (relevance * half).add_(half)  # (1 - alpha) (r + 1) / 2
         if self.alpha == 0:
             return scores
         views = token_map.groups("view").on(relevance.device)  # each crop has its own scale of attention
         saliency = _NORMALISE[self.saliency_norm](cues.require("saliency"), views)
-        return torch.add(scores, saliency, alpha=self.alpha)
+        return scores.add_(saliency, alpha=self.alpha)
 
-    def _budgets(self, guide: Tensor, zones: Zones, token_map: TokenMap, k: int) -> Tensor:
+    def _budgets(self, logits: Tensor, zones: Zones, token_map: TokenMap, k: int) -> Tensor:
         """k_j, (B, Z) int64, rows sum to k."""
         if self._floored(token_map):
-            first = one_per_frame(guide, zones, token_map)
-            return first + self._shared(guide, zones, token_map, k, first)
-        return self._shared(guide, zones, token_map, k)
+            first = one_per_frame(logits, zones, token_map)
+            return first + self._shared(logits, zones, token_map, k, first)
+        return self._shared(logits, zones, token_map, k)
 
-    def _shared(self, guide: Tensor, zones: Zones, token_map: TokenMap, k: int, first: Tensor | None = None) -> Tensor:
+    def _shared(self, logits: Tensor, zones: Zones, token_map: TokenMap, k: int, first: Tensor | None = None) -> Tensor:
         """What is dealt out by shares, (B, Z) int64: all k tokens, or those that `first` (B, Z) leaves."""
         if self.scope == "image":
-            shares, size = softmax_shares(guide, self.temperature), zones.size
+            shares, size = softmax_shares(logits, 1.0), zones.size
             if first is not None:
                 size, k = size - first, k - token_map.groups("frame").count
-            return apportion(shares, k, size, guide, self.minimum, most=len(token_map), normalised=True)
+            return apportion(shares, k, size, logits, self.minimum, most=len(token_map), normalised=True)
         # One row per view: the zones of each, side by side, as many as the view with most zones has.
         views = zones.sheets
         assert views is not None
         parts = equal_parts(k, token_map.groups("view").sizes)
         size = views.by_zone(zones.size[None], fill=0)  # [1, V, zones]
-        guide = views.by_zone(guide, fill=math.nan)  # [B, V, zones]
-        totals = torch.tensor(parts, device=guide.device)[:, None]
+        logits = views.by_zone(logits, fill=math.nan)  # [B, V, zones]
+        totals = torch.tensor(parts, device=logits.device)[:, None]
         if first is not None:
             taken = views.by_zone(first, fill=0)
             size, totals = size - taken, totals - taken.sum(-1, keepdim=True)
-        shares = softmax_shares(guide, self.temperature)
-        budgets = apportion(shares, totals, size, guide, self.minimum, most=len(token_map), normalised=True)
+        shares = softmax_shares(logits, 1.0)
+        budgets = apportion(shares, totals, size, logits, self.minimum, most=len(token_map), normalised=True)
         return views.by_token(budgets)
 
     def _check_minimum(self, zones: int, k: int) -> None:
@@ -168,12 +188,12 @@ class GridPrune(Method):
             )
 
 
-def one_per_frame(guide: Tensor, zones: Zones, token_map: TokenMap) -> Tensor:
-    """(B, Z) int64: 1 for the zone of each frame with the largest `guide` (B, Z), ties to the earlier; 0 elsewhere."""
+def one_per_frame(logits: Tensor, zones: Zones, token_map: TokenMap) -> Tensor:
+    """(B, Z) int64: 1 for the zone of each frame with the largest logit (B, Z), ties to the earlier; 0 elsewhere."""
     frame = token_map.groups("frame").index
     of_zone = torch.zeros(zones.count, dtype=torch.int64).scatter_(0, zones.index.cpu(), frame)
-    frames = Zones(of_zone, torch.bincount(of_zone)).on(guide.device)
-    table = frames.by_zone(guide.nan_to_num(nan=-math.inf), fill=-math.inf)  # [B, F, zones of a frame]
+    frames = Zones(of_zone, torch.bincount(of_zone)).on(logits.device)
+    table = frames.by_zone(logits.nan_to_num(nan=-math.inf), fill=-math.inf)  # [B, F, zones of a frame]
     best = table.argsort(dim=-1, descending=True, stable=True)[..., :1]
     return frames.by_token(torch.zeros_like(table, dtype=torch.int64).scatter_(-1, best, 1))
 
@@ -184,9 +204,10 @@ def _whole(value: object) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class LiteralGridPrune(GridPrune):
-    """GridPrune as printed: tau = 1, alpha = 0.5, relevance with a plus sign, k / views for every view."""
+    """GridPrune as printed: zone means, tau = 1, alpha = 0.5, relevance with a plus sign, k / views for every view."""
 
-    temperature: float = 1.0
+    guide: Guide = "mean"
+    calibrate: bool = False
     relevance_sign: int | Literal["tower"] = 1
     scope: Literal["image", "view"] = "view"
 
