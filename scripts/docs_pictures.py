@@ -80,12 +80,16 @@ def what(loaded: Loaded, image: Image.Image) -> Figure:
 
 
 def zones(loaded: Loaded, image: Image.Image) -> Figure:
-    """The same question at three temperatures."""
-    temperatures = (1.0, 0.1, 0.05)
+    """The same question with the printed guide, the default, and a sharper one."""
+    guides: dict[str, dict[str, Any]] = {
+        "as printed": {"guide": "mean", "calibrate": False},
+        "default": {},
+        "temperature 0.5": {"temperature": 0.5},
+    }
     figure, panels = canvas(3, 12, 4.2)
-    for panel, temperature in zip(panels, temperatures):
-        report = ask(loaded, image, QUESTION, temperature=temperature)[1]
-        title = f"temperature {temperature:g}: {int((report.zone_budgets > 0).sum())} of {report.zones.count} zones"
+    for panel, (name, settings) in zip(panels, guides.items()):
+        report = ask(loaded, image, QUESTION, **settings)[1]
+        title = f"{name}: {int((report.zone_budgets > 0).sum())} of {report.zones.count} zones"
         figure.colorbar(over(panel, image, budgets(report), title, cmap="viridis"), ax=panel, fraction=0.046, pad=0.02)
     return figure
 
