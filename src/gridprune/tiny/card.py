@@ -100,7 +100,7 @@ From scratch, seed {seed}, on two CPU cores (fp32). No weights of other models, 
 
 {stages}
 {notes}
-## Gates (split `{split}`, {n} questions, greedy exact match)
+## Gates (split `{split}`, scene seed {scene_seed}, {n} questions, greedy exact match)
 {gates}
 
 {families}
@@ -137,6 +137,7 @@ def render(metrics: Mapping[str, Any]) -> str:
         seed=metrics["seed"],
         split=metrics["split"],
         n=metrics["n"],
+        scene_seed=metrics["scene_seed"],
         stages=stage_table(metrics),
         notes="".join(f"\n{note}\n" for note in metrics["notes"]),
         gates=gate_table(metrics),

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 app = typer.Typer(help="The embedded model: training, scenes, evaluation.", no_args_is_help=True)
+SceneSeed = Annotated[int, typer.Option(min=0, help="Another set of scenes of the split.")]
 
 
 @app.command()
@@ -61,13 +62,14 @@ def evaluate(
     weights: Annotated[Path | None, typer.Option(help="Folder of weights (default: the packaged ones).")] = None,
     split: Annotated[str, typer.Option(help="dev or test.")] = "dev",
     n: Annotated[int, typer.Option(min=1, help="Number of questions.")] = 600,
+    scene_seed: SceneSeed = 0,
     json_out: Annotated[Path | None, typer.Option("--json", help="Write the result to this file.")] = None,
 ) -> None:
     """Accuracy with all tokens and along the ladders of the model card."""
     from .evaluate import evaluate as run
     from .loading import load
 
-    result = run(load(weights), split, n, report=typer.echo)
+    result = run(load(weights), split, n, scene_seed=scene_seed, report=typer.echo)
     if json_out is not None:
         json_out.write_text(json.dumps(result, indent=1) + "\n")
 
@@ -80,13 +82,14 @@ def card(
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of that training.")] = 0,
     n: Annotated[int, typer.Option(min=1, help="Number of test questions.")] = 3000,
+    scene_seed: SceneSeed = 0,
 ) -> None:
     """Write MODEL_CARD.md from metrics.json; with --training, measure first."""
     from .card import write_card
     from .metrics import measure
 
     if training is not None:
-        result = measure(weights, training, seed=seed, n=n, report=typer.echo)
+        result = measure(weights, training, seed=seed, n=n, scene_seed=scene_seed, report=typer.echo)
         (weights / "metrics.json").write_text(json.dumps(result, indent=1) + "\n")
     write_card(weights)
     typer.echo(f"{weights / 'MODEL_CARD.md'}")

@@ -33,7 +33,7 @@ PATCHES = GRID * GRID
 class JointConfig:
     regression_scenes: int = 192
     regression_steps: int = 300
-    steps: int = 1200
+    steps: int = 1000
     batch: int = 4  # per process
     questions: int = 26
     text_length: int = 300

@@ -31,11 +31,18 @@ def notes(training: Path) -> list[str]:
 
 
 def measure(
-    weights: Path, training: Path, *, seed: int, n: int, split: str = "test", report: Callable[[str], None] = print
+    weights: Path,
+    training: Path,
+    *,
+    seed: int,
+    n: int,
+    split: str = "test",
+    scene_seed: int = 0,
+    report: Callable[[str], None] = print,
 ) -> dict[str, Any]:
     """Everything ``MODEL_CARD.md`` needs."""
     tiny = load(weights)
-    result = evaluate(tiny, split, n, report=report)
+    result = evaluate(tiny, split, n, scene_seed=scene_seed, report=report)
     files = [path for name in ("llava", "clip") for path in (weights / name).glob("*.safetensors")]
     return {
         "seed": seed,
@@ -44,6 +51,6 @@ def measure(
         "vocabulary": len(VOCABULARY),
         "stages": stage_times(training),
         "notes": notes(training),
-        "text_prior": text_prior(split),
-        **{key: result[key] for key in ("split", "n", "full", "rows")},
+        "text_prior": text_prior(split, seed=scene_seed),
+        **{key: result[key] for key in ("split", "scene_seed", "n", "full", "rows")},
     }
