@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,10 +16,11 @@ pytest.importorskip("lmms_eval", reason="`make test-lmms` has an environment wit
 from lmms_eval.evaluator import simple_evaluate
 from lmms_eval.models import get_model
 from lmms_eval.tasks import TaskManager
+from lmms_eval.utils import load_yaml_config
 
 from gridprune.bench import data, entries, metrics, shared, store
 from gridprune.errors import BudgetError, CheckpointError, SettingError, UnknownNameError, UnsupportedCallError
-from gridprune.lmms import TASKS
+from gridprune.lmms import TASKS, retention
 from gridprune.runtime import load
 
 TASK, QUESTIONS = "gridprune_scenes", 30
@@ -168,6 +170,20 @@ def test_without_a_chat_template(model, monkeypatch):
     monkeypatch.setattr(model.processor, "chat_template", None)
     text = model._text(ChatMessages(messages=picture_and("Is there a bird?", 2)))
     assert text == "USER: <image>\n<image>\nIs there a bird? ASSISTANT:"
+
+
+def test_tasks_of_the_recipes_exist_with_their_metrics():
+    """Read from lmms-eval's own task files; no data is fetched."""
+    manager = TaskManager()
+    recipes = [file.read_text() for file in (Path(__file__).parents[2] / "recipes").glob("*-7b.sh")]
+    named = {task for text in recipes for task in re.findall(r"^tasks=(.+)$", text, re.M)[0].split(",")}
+    assert named <= set(retention.SCORES)
+    for task, wanted in retention.SCORES.items():
+        if task == TASK:
+            continue
+        file = manager.task_index[task]["yaml_path"]
+        listed = {metric["metric"] for metric in load_yaml_config(file, mode="simple")["metric_list"]}
+        assert set(wanted) <= listed, task
 
 
 @pytest.mark.slow
