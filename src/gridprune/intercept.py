@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import functools
 import inspect
+import itertools
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from .errors import BusyError
 
@@ -54,16 +56,24 @@ class Interceptor:
         self.local = threading.local()
         self.model = model
         self._own_generate = model.__dict__.get("generate")
-        self._handles = [
-            model.register_forward_pre_hook(self._before_forward, with_kwargs=True),
-            model.register_forward_hook(self._after_forward, with_kwargs=True),
-        ]
+        self._handles: dict[nn.Module, list[RemovableHandle]] = {}
         model.__dict__["generate"] = self._intercepted(model.generate)  # type: ignore[arg-type]
         model.__dict__[_ATTRIBUTE] = self
 
+    def _watch(self, door: nn.Module) -> None:
+        """Catch direct calls of `door`; of doors behind each other the first one acts."""
+        if door not in self._handles:
+            self._handles[door] = [
+                door.register_forward_pre_hook(self._before_forward, with_kwargs=True),
+                door.register_forward_hook(self._after_forward, with_kwargs=True, always_call=True),
+            ]
+
     @staticmethod
-    def push(model: nn.Module, acting: Acting) -> None:
+    def push(model: nn.Module, acting: Acting, doors: Sequence[nn.Module] = ()) -> None:
         """Let `acting` act on the calls of `model`.
+
+        Args:
+            doors: further modules whose calls reach the model.
 
         Raises:
             BusyError: another thread is pruning the model.
@@ -75,6 +85,8 @@ class Interceptor:
                     "Another thread is pruning this model. Enter one `prune` block and call the model inside it "
                     "from as many threads as you like, or give each thread its own copy of the model."
                 )
+            for door in (model, *doors):
+                interceptor._watch(door)
             interceptor.stack.append(acting)
 
     @staticmethod
@@ -95,7 +107,7 @@ class Interceptor:
                 interceptor._uninstall()
 
     def _uninstall(self) -> None:
-        for handle in self._handles:
+        for handle in itertools.chain.from_iterable(self._handles.values()):
             handle.remove()
         del self.model.__dict__[_ATTRIBUTE], self.model.__dict__["generate"]
         if self._own_generate is not None:
@@ -139,7 +151,8 @@ class Interceptor:
         return generate
 
     def _before_forward(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        self.local.plan = None
+        if getattr(self.local, "plan", None) is not None:  # shortened at an outer door
+            return None
         inside = getattr(self.local, "inside", None)
         if inside is not None:  # within `generate`, whose arguments were shortened before
             return args, inside.packed(kwargs)
@@ -156,5 +169,5 @@ class Interceptor:
 
     def _after_forward(self, module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
         plan, self.local.plan = getattr(self.local, "plan", None), None
-        if plan is not None:
+        if plan is not None and output is not None:  # None: the call failed
             plan.remember(getattr(output, "past_key_values", None))

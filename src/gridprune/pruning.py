@@ -22,6 +22,7 @@ from .inside.engine import InsideEngine
 from .intercept import Acting, Interceptor
 from .methods.base import Method
 from .report import Report
+from .wrapped import device_of, doors
 from .reuse import EncoderCache
 
 
@@ -121,13 +122,13 @@ class Pruning:
         Raises:
             BusyError: another thread is pruning the model.
         """
-        Interceptor.push(self.model, self._acting)
+        Interceptor.push(self.family.model, self._acting, doors(self.model))
         self._acting.install()
         return self
 
     def remove(self) -> None:
         """Switch it off again: hooks and attributes are as they were before :meth:`apply`."""
-        Interceptor.pop(self.model, self._acting)
+        Interceptor.pop(self.family.model, self._acting)
         self._acting.uninstall()
 
 
@@ -147,7 +148,7 @@ def _find_clip(family: Family, method: Method, clip: TextTower | str | Path | No
         clip = find_beside(folder) if folder and Path(folder).is_dir() else None
     if clip is None:
         return None
-    tower = clip if isinstance(clip, TextTower) else load_text_tower(clip).to(family.model.device)
+    tower = clip if isinstance(clip, TextTower) else load_text_tower(clip).to(device_of(family.model))
     if tower.source != family.text_tower:
         has = f"a vision tower whose text half is a {family.text_tower}" if family.text_tower else "none that fits"
         raise CheckpointError(

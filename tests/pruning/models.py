@@ -138,11 +138,15 @@ def _qwen2_5_vl() -> Any:
     )
 
 
-def _qwen3_vl() -> Any:
+EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+
+
+def _qwen3_vl(kind: str = "Qwen3VL", **experts: Any) -> Any:
     vision = {**QWEN_VISION, "hidden_size": 16, "out_hidden_size": 32, "intermediate_size": 24}
     vision |= {"deepstack_visual_indexes": [0, 1], "num_position_embeddings": 64}
     text = {**TEXT, "head_dim": 8, "rope_parameters": {**MROPE, "mrope_section": [2, 1, 1], "mrope_interleaved": True}}
-    return hf.Qwen3VLForConditionalGeneration(hf.Qwen3VLConfig(vision_config=vision, text_config=text, **VISION_IDS))
+    config = getattr(hf, f"{kind}Config")(vision_config=vision, text_config={**text, **experts}, **VISION_IDS)
+    return getattr(hf, f"{kind}ForConditionalGeneration")(config)
 
 
 def _qwen_grid(picture: Picture) -> tuple[int, int, int]:
@@ -190,7 +194,9 @@ _FRAME_STEP = {
     "Qwen2VLForConditionalGeneration": 1,
     "Qwen2_5_VLForConditionalGeneration": 4,  # tokens_per_second
     "Qwen3VLForConditionalGeneration": 1,
+    "Qwen3VLMoeForConditionalGeneration": 1,
     "Qwen3_5ForConditionalGeneration": 1,
+    "Qwen3_5MoeForConditionalGeneration": 1,
 }
 
 
@@ -214,6 +220,7 @@ _STILL = {"sizes": ((4, 8), (6, 6), (8, 4)), **_QWEN}
 QWEN2_VL = Case("qwen2-vl", _qwen2_vl, **_STILL)
 QWEN2_5_VL = Case("qwen2.5-vl", _qwen2_5_vl, **_STILL)
 QWEN3_VL = Case("qwen3-vl", _qwen3_vl, **_STILL, run=_deepstack)
+QWEN3_VL_MOE = Case("qwen3-vl-moe", lambda: _qwen3_vl("Qwen3VLMoe", **EXPERTS), **_STILL, run=_deepstack)
 
 # -- VipLLaVA ----------------------------------------------------------------------------------------------------------
 
@@ -468,6 +475,7 @@ MISTRAL3 = Case("mistral3", _mistral3, lambda p: _rows_with_breaks(p, 8), _padde
 # -- Clips of Qwen-VL --------------------------------------------------------------------------------------------------
 
 _CLIPS = {"frames": 2, "placeholder": VIDEO, "sizes": ((4, 4), (4, 6), (6, 4)), **_QWEN}
+QWEN2_VL_CLIPS = Case("qwen2-vl-clips", _qwen2_vl, **_CLIPS)
 QWEN2_5_VL_CLIPS = Case("qwen2.5-vl-clips", _qwen2_5_vl, **_CLIPS)
 
 
@@ -556,7 +564,7 @@ VIDEO_LLAVA_CLIPS = Case(
 # -- Qwen3.5 -----------------------------------------------------------------------------------------------------------
 
 
-def _qwen3_5() -> Any:
+def _qwen3_5(kind: str = "Qwen3_5", **experts: Any) -> Any:
     vision = {**QWEN_VISION, "hidden_size": 16, "out_hidden_size": 32, "intermediate_size": 24}
     text = {**TEXT, "head_dim": 8, "num_hidden_layers": 2, "layer_types": ["linear_attention", "full_attention"]}
     text |= {
@@ -571,14 +579,21 @@ def _qwen3_5() -> Any:
         "mrope_interleaved": True,
         "partial_rotary_factor": 1.0,
     }
-    return hf.Qwen3_5ForConditionalGeneration(
-        hf.Qwen3_5Config(vision_config={**vision, "num_position_embeddings": 64}, text_config=text, **VISION_IDS)
-    )
+    vision["num_position_embeddings"] = 64
+    config = getattr(hf, f"{kind}Config")(vision_config=vision, text_config={**text, **experts}, **VISION_IDS)
+    return getattr(hf, f"{kind}ForConditionalGeneration")(config)
 
 
 QWEN3_5 = Case("qwen3.5", _qwen3_5, **_STILL)
+QWEN3_5_MOE = Case(
+    "qwen3.5-moe", lambda: _qwen3_5("Qwen3_5Moe", **EXPERTS, shared_expert_intermediate_size=16), **_STILL
+)
+_DATED = {**_CLIPS, "tokens": _qwen3_clip_tokens, "reference": _qwen3_clip_positions}
+QWEN3_5_CLIPS = Case("qwen3.5-clips", _qwen3_5, **{**_DATED, "sizes": ((4, 4), (4, 6), (8, 4))})
 
 STILL = [LLAVA, LLAVA_NEXT, VIP_LLAVA, ONEVISION, QWEN2_VL, QWEN2_5_VL, QWEN3_VL, INTERNVL, IDEFICS3, SMOLVLM]
 STILL += [GEMMA3, PALIGEMMA, PIXTRAL_LLAVA, MISTRAL3, LLAVA_NEXT_VIDEO, VIDEO_LLAVA, QWEN3_5]
-CLIPS = [ONEVISION_CLIPS, LLAVA_NEXT_VIDEO_CLIPS, VIDEO_LLAVA_CLIPS, QWEN2_5_VL_CLIPS, QWEN3_VL_CLIPS]
+STILL += [QWEN3_VL_MOE, QWEN3_5_MOE]
+CLIPS = [ONEVISION_CLIPS, LLAVA_NEXT_VIDEO_CLIPS, VIDEO_LLAVA_CLIPS, QWEN2_VL_CLIPS, QWEN2_5_VL_CLIPS, QWEN3_VL_CLIPS]
+CLIPS += [QWEN3_5_CLIPS]
 CASES = STILL + CLIPS

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +18,8 @@ from gridprune.methods.registry import create
 from .kit import model, shuffled
 from .models import CASES, LLAVA, LLAVA_NEXT, QWEN2_5_VL
 
+ROOT = Path(__file__).parents[2]
+
 
 def test_every_family_is_described():
     described = families.describe()
@@ -23,6 +27,13 @@ def test_every_family_is_described():
     assert {"name", "classes", "saliency", "relevance", "video", "limits", "transformers"} == set(described[0])
     names = [entry["name"] for entry in described]
     assert len(names) == len(set(names))
+
+
+def test_the_versions_named_are_those_tested():
+    files = [ROOT / "constraints-oldest.txt", ROOT / "constraints.txt"]
+    pinned = [re.search(r"transformers==(\d+\.\d+)", file.read_text())[1] for file in files]
+    assert {entry["transformers"] for entry in families.describe()} == {", ".join(pinned)}
+    assert f"transformers>={pinned[0]}," in (ROOT / "pyproject.toml").read_text()
 
 
 def test_every_family_is_tested():

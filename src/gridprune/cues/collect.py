@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..errors import MissingCueError, QuestionError
+from ..errors import MissingCueError, QuestionError, UnsupportedModelError
 from ..families.base import CLIP_TEXT, EMBEDDINGS, Blocks, Encoded, Family, embedding_table
 from ..methods.base import Cues, Method
+from ..wrapped import is_compiled
 from . import embeddings
 from .structure import laplacian_moments
 from .text_tower import TextTower
@@ -53,8 +54,13 @@ def needs_question(method: Method) -> bool:
 
 def check_available(family: Family, method: Method, text: TextSide) -> None:
     """Raise a :class:`MissingCueError` that names the remedy if `method` needs what this model cannot give."""
-    wanted_blocks(family, method)
+    read = wanted_blocks(family, method)
     model = type(family.model).__name__
+    if (read.states or read.attention) and is_compiled(family.tower.module):
+        raise UnsupportedModelError(
+            f"The vision tower of {model} is compiled, so hooks on it do not run and it cannot be read. Leave it as it "
+            "is and compile the language model, or use a method that needs no cue of the tower, such as 'divprune'."
+        )
     if "queries_cls" in method.needs and family.tower.saliency != "cls":
         raise MissingCueError(
             f"The method {method.name!r} reads the query of [CLS], and the vision tower of {model} has no [CLS]. Use a "

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import QuestionError
+from ..wrapped import device_of
 
 SIGN = 1
 
@@ -26,7 +27,7 @@ def question_embeds(questions: Sequence[str], tokenizer: Any, table: nn.Module) 
             "The question is empty, and this method is guided by it. Give question='...', or use a method without text."
         )
     longest = max(len(row) for row in ids)
-    device = next(table.parameters()).device
+    device = device_of(table)
     padded = torch.tensor([row + [row[0]] * (longest - len(row)) for row in ids], device=device)
     mask = torch.arange(longest)[None] < torch.tensor([len(row) for row in ids])[:, None]
     return table(padded), mask.to(device)

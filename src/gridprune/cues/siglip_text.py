@@ -101,7 +101,7 @@ class SiglipText(TextTower):
             siglip = AutoModel.from_pretrained(str(source), dtype=torch.float32)
         except Exception as error:  # hub, network, file and format errors come in many classes
             raise CheckpointError(
-                f"Could not load a SigLIP from {str(source)!r}: {error}\nGive a folder or a hub id of a checkpoint with "
+                f"Could not load a SigLIP from {str(source)!r}: {error}\nGive a folder or hub id of a checkpoint with "
                 "both towers, such as 'google/siglip-so400m-patch14-384' (needs network access once)."
             ) from error
         return cls.from_model(siglip, tokenizer, stored_sign(Path(source), DEFAULT_SIGN))

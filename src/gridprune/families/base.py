@@ -139,6 +139,7 @@ class Family(ABC):
 
     @property
     def vision_config(self) -> Any:
+        """The configuration of the vision tower."""
         return self.model.config.vision_config
 
     @property
@@ -165,6 +166,7 @@ class Family(ABC):
 
     @property
     def vision_keys(self) -> tuple[str, ...]:
+        """All arguments that go to the encoder."""
         return (*self.pixel_keys, *self.layout_keys, *self.option_keys)
 
     def vision(self, call: dict[str, Any]) -> dict[str, Any] | None:

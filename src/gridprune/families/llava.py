@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ..cues.tower import Captured
 from ..errors import UnsupportedModelError
 from ..token_map import TokenMap
+from ..wrapped import is_compiled
 from .base import CLIP_TEXT, Encoded, Family, block_of_layer, single_layer
 
 
@@ -28,7 +29,7 @@ class Llava(Family):
 
     def last_block(self, vision: dict[str, Any]) -> int | None:
         layer = getattr(self.model.config, "vision_feature_layer", None)
-        given = vision.get("vision_feature_layer") is not None
+        given = vision.get("vision_feature_layer") is not None or is_compiled(self.base.vision_tower)
         return self.feature_block if isinstance(layer, int) and not given else None
 
     @property

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..errors import UnsupportedCallError
 from ..token_map import TokenMap
+from ..wrapped import in_memory
 from .base import Encoded, as_sizes
 from .llava import Llava
 from .parts import Crops, Parts
@@ -78,6 +79,10 @@ class LlavaNext(Llava):
             features, sizes, vision_feature_select_strategy="default", image_newline=newline
         )
         return packed  # type: ignore[no-any-return]
+
+    def features(self, vision: dict[str, Any]) -> Any:
+        with in_memory(self.base):  # the newline is read outside of any forward call
+            return super().features(vision)
 
     def crops(self, vision: dict[str, Any]) -> Tensor:
         return torch.cat([pixels[:count] for pixels, count in zip(vision["pixel_values"], self.tiles(vision))])

@@ -12,10 +12,11 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from ..errors import SettingError, UnsupportedModelError
+from ..wrapped import unwrapped
 from .base import Family
 
 ENTRY_POINT_GROUP = "gridprune.families"
-TRANSFORMERS = ">=5.18,<6"
+TRANSFORMERS = "5.18, 5.23"  # what the matrix runs with: constraints-oldest.txt and constraints.txt
 
 BUILT_IN: tuple[str, ...] = (
     ".pixtral:Pixtral",
@@ -34,14 +35,6 @@ BUILT_IN: tuple[str, ...] = (
     ".qwen_vl:Qwen3VL",
     ".qwen_vl:Qwen35",
 )
-
-_WRAPPERS = {
-    "PeftModel": "Merge the adapter (`model.merge_and_unload()`) and prune the model that this returns",
-    "OptimizedModule": "Prune the model first and compile its language model only: "
-    "`model.model.language_model = torch.compile(model.model.language_model)`",
-    "DataParallel": "Prune `model.module` and call that",
-    "DistributedDataParallel": "Prune `model.module` and call that",
-}
 
 
 @lru_cache(maxsize=1)
@@ -78,21 +71,19 @@ def describe() -> list[dict[str, Any]]:
 
 
 def find(model: Any) -> Family:
-    """The family of a loaded model, bound to it.
+    """The family of a loaded model, bound to the stock model in it.
 
     Raises:
-        UnsupportedModelError: no family knows the class; the message lists those that are known.
+        UnsupportedModelError: no family knows the class, and the message lists those that are known; or the model is
+            wrapped in a way that cannot be pruned.
     """
-    names = [cls.__name__ for cls in type(model).__mro__]
-    for name in names:
-        if name in _WRAPPERS:
-            raise UnsupportedModelError(f"A model wrapped in {name} cannot be pruned. {_WRAPPERS[name]}.")
+    model = unwrapped(model)
     for family in available():
         if family.serves(model):
             return family(model)
     known = ", ".join(sorted(name for family in available() for name in family.classes))
     raise UnsupportedModelError(
-        f"gridprune does not know the model class {names[0]}. Supported classes: {known}. "
+        f"gridprune does not know the model class {type(model).__name__}. Supported classes: {known}. "
         "A new family is one file: a subclass of gridprune.families.Family that finds the pictures in a call, runs the "
         "model's encoder, gives a TokenMap and hands shortened features back (entry-point group 'gridprune.families')."
     )

@@ -26,6 +26,7 @@ from ..errors import UnsupportedCallError, UnsupportedModelError
 from ..families.base import Family
 from ..methods.base import Cues, Selection
 from ..report import Report
+from ..wrapped import is_compiled
 from .base import InsideMethod, LayerView, Stop
 
 
@@ -252,9 +253,14 @@ def decoder_layers(model: Any) -> nn.ModuleList:
     """The decoder layers of a language model whose layers take `position_embeddings`.
 
     Raises:
-        UnsupportedModelError: the language model is built in another way.
+        UnsupportedModelError: the language model is built in another way, or compiled.
     """
     decoder = model.get_decoder()
+    if is_compiled(decoder):
+        raise UnsupportedModelError(
+            "The language model is compiled, so hooks on its layers do not run; methods inside it are not supported. "
+            "Use a method of the stage 'pre-llm'."
+        )
     layers = getattr(decoder, "layers", None)
     if layers is None or not all(hasattr(getattr(layer, "self_attn", None), "config") for layer in layers):
         raise UnsupportedModelError(

@@ -1,0 +1,77 @@
+"""Models that other libraries hold: adapters of PEFT, weights that accelerate keeps elsewhere, compiled modules."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from .errors import UnsupportedModelError
+
+_REFUSED = {
+    "OptimizedModule": "Prune the model first and compile its language model only: "
+    "`model.model.language_model = torch.compile(model.model.language_model)`",
+    "DataParallel": "Prune `model.module` and call that",
+    "DistributedDataParallel": "Prune `model.module` and call that",
+}
+
+
+def unwrapped(model: Any) -> Any:
+    """The stock model under PEFT's adapters, which stay in place; any other model as it is.
+
+    Raises:
+        UnsupportedModelError: the model is wrapped or compiled in a way that cannot be pruned.
+    """
+    names = [cls.__name__ for cls in type(model).__mro__]
+    for name in names:
+        if name in _REFUSED:
+            raise UnsupportedModelError(f"A model wrapped in {name} cannot be pruned. {_REFUSED[name]}.")
+    if getattr(model, "_compiled_call_impl", None) is not None:
+        raise UnsupportedModelError(
+            "A model compiled as a whole (`model.compile()`) cannot be pruned: its calls cannot be intercepted. "
+            "Compile its language model only: `model.model.language_model.compile()`."
+        )
+    if "PeftModel" not in names:
+        return model
+    config = model.active_peft_config
+    if config.is_prompt_learning or getattr(config, "alora_invocation_tokens", None):
+        raise UnsupportedModelError(
+            f"Adapters of the kind {config.peft_type.value} count the tokens of the prompt and cannot be pruned with. "
+            "LoRA and its relatives can."
+        )
+    return model.get_base_model()
+
+
+def doors(model: Any) -> list[nn.Module]:
+    """The modules whose calls reach the stock model, which some versions of PEFT's tuners go past."""
+    base = unwrapped(model)
+    return [base] if base is model else [base, model.base_model]
+
+
+def is_compiled(module: nn.Module) -> bool:
+    """Whether hooks on a module or its parts would be compiled away."""
+    return any(
+        type(part).__name__ == "OptimizedModule" or getattr(part, "_compiled_call_impl", None) is not None
+        for part in module.modules()
+    )
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Where a module's inputs go. Weights that accelerate keeps elsewhere are on "meta": it moves inputs by itself."""
+    device = next(module.parameters()).device
+    return torch.device("cpu") if device.type == "meta" else device
+
+
+@contextmanager
+def in_memory(module: nn.Module) -> Iterator[None]:
+    """A module's own parameters in memory, where accelerate keeps them elsewhere; those of its parts stay there."""
+    if not hasattr(module, "_hf_hook"):
+        yield
+        return
+    from accelerate.utils import align_module_device
+
+    with align_module_device(module):
+        yield
