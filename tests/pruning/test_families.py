@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
 from gridprune import families, prune
 from gridprune.errors import MissingCueError
@@ -58,3 +60,12 @@ def test_structure_of_the_picture():
         assert pruning.reports[0].kept == 6
     with pytest.raises(MissingCueError, match="structure"), prune(model(QWEN2_5_VL), method):
         model(QWEN2_5_VL)(**QWEN2_5_VL.call([5, QWEN2_5_VL.picture(0)]))
+
+
+@pytest.mark.skipif(not transformers.__version__.startswith("5.23."), reason="the page lists the classes of 5.23")
+def test_every_class_of_transformers_is_on_the_page():
+    page = (ROOT / "docs" / "families.md").read_text()
+    known = {name for family in families.available() for name in family.classes}
+    others = set(MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES.values()) - known
+    listed = re.split(r"[,|\s]+", page[page.index("## Other image-text-to-text classes") :])
+    assert sorted(name for name in others if name.removesuffix("ForConditionalGeneration") not in listed) == []

@@ -18,8 +18,8 @@ import torch
 from ..allocate import topk
 from ..budget import Keep
 from ..cues import collect
-from ..cues.clip_text import SIGN_FILE
 from ..cues.question import clean
+from ..cues.text_tower import SIGN_FILE
 from ..errors import MissingCueError, QuestionError
 from ..methods.relevance import Relevance
 from ..runtime import Loaded

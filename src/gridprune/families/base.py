@@ -18,7 +18,7 @@ import torch
 from packaging.version import Version
 from torch import Tensor, nn
 
-from ..cues.text_tower import CLIP_TEXT
+from ..cues.text_tower import CLIP_TEXT as CLIP_TEXT  # re-exported for families
 from ..cues.tower import Captured, Tower, find_clip_tower
 from ..errors import MissingCueError, UnsupportedCallError, UnsupportedModelError
 from ..prompt import placeholder_runs
