@@ -40,7 +40,8 @@ class Both(NamedTuple):
 @pytest.fixture(scope="module", params=list(REFUSED))
 def both(request: pytest.FixtureRequest, checkpoint: Callable[[str], Path]) -> Iterator[Both]:
     folder = checkpoint(request.param)
-    with engine(folder, {"keep": KEEP}) as llm:
+    # Pixels come normalised from transformers' processor; vLLM would otherwise do that on the device.
+    with engine(folder, {"keep": KEEP}, mm_device_do_normalize=False) as llm:
         yield Both(request.param, llm, Reference(folder))
 
 
