@@ -45,6 +45,7 @@ def test_exact_ascending_unique(name: str, kind: str) -> None:
             assert int(indices.max()) < n
             assert (selection.merge is not None) == method.merges
             if selection.merge is not None:
+                assert selection.merge.space == method.merge_space
                 merged = selection.merge.apply(torch.randn(2, n, 4), k)
                 assert merged.shape == (2, k, 4)
                 assert bool(merged.isfinite().all())

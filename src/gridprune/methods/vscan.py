@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 
@@ -41,6 +41,7 @@ class VScanTower(Method):
     name: ClassVar[str] = "vscan-tower"
     paper: ClassVar[str] = "https://arxiv.org/abs/2505.22654"
     merges: ClassVar[bool] = True
+    merge_space: ClassVar[Literal["features", "tower_features"]] = "tower_features"
     cost: ClassVar[str] = "O(N k C)"
 
     def __post_init__(self) -> None:
