@@ -24,7 +24,14 @@ from gridprune.vllm.settings import FIELD, Settled
 EVERYWHERE = {  # inside the language model, before the tower, on clips, or with a count that depends on the picture
     "fastv", "pyramiddrop", "sparsevlm", "dart-inside", "downsample", "evs", "prumerge", "prumerge-plus", "trim-iqr",
 }  # fmt: skip
-FUSED = {"prumerge-fixed", "prumerge-plus-fixed", "trim", "visionzip", "vscan-tower", "s2prune"}  # merge before the projector, or read crops
+FUSED = {
+    "s2prune",
+    "prumerge-fixed",
+    "prumerge-plus-fixed",
+    "trim",
+    "visionzip",
+    "vscan-tower",
+}  # read crops, or merge early
 REFUSED = {"llava": EVERYWHERE, "qwen2.5-vl": EVERYWHERE | FUSED}
 KEEP = 20
 
