@@ -29,7 +29,7 @@ class Llava(Family):
 
     def last_block(self, vision: dict[str, Any]) -> int | None:
         layer = getattr(self.model.config, "vision_feature_layer", None)
-        given = vision.get("vision_feature_layer") is not None or is_compiled(self.base.vision_tower)
+        given = vision.get("vision_feature_layer") is not None or is_compiled(self.tower.module)
         return self.feature_block if isinstance(layer, int) and not given else None
 
     @property
