@@ -245,9 +245,9 @@ def batch_command(
         def failed(task: Task, reason: str) -> None:
             bar.console.print(f"skipped {task.image}: {reason}", style="yellow", highlight=False, markup=False)
 
-        for summary in run(
-            loaded, tasks, chosen, answers, compare=compare, max_new_tokens=max_new_tokens, failed=failed
-        ):
+        limits: dict[str, Any] = {"compare": compare, "max_new_tokens": max_new_tokens}
+        for so_far in run(loaded, tasks, chosen, answers, failed=failed, **limits):
+            summary = so_far
             bar.advance(line)
     result = {**summary.to_dict(), "output": str(output)}
     if as_json:

@@ -14,12 +14,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from .batch import batch_command
 from .bench.cli import eval_command, results_command, sign_command
 from .demo.cli import demo_command
 from .errors import GridPruneError
 from .plan import plan_command
 from .run_report.cli import report_command
-from .batch import batch_command
 from .speed.cli import bench_command
 from .tiny.cli import app as tiny_app
 from .vllm.serve import serve_command

@@ -20,8 +20,8 @@ class EncoderCache:
 
     Give it to `prune(..., cache=...)`, or to several of them: the same picture asked again, in a later turn or by
     another method that reads the same tower blocks, then costs no vision pass, and the features are the very same.
-    An entry is one call's pictures together, so a batch is found again as a whole only. It holds the projected features
-    and what was read of the tower, about 17 MB in fp32 for a picture of LLaVA-1.5-7B. Safe to use from threads.
+    An entry is one call's pictures together, so a batch is found again as a whole only. It holds all that the encoder
+    returned and what was read of the tower. Safe to use from threads.
 
     Entries belong to a model and assume that its weights stay as they are: call :meth:`clear` when you change them.
 

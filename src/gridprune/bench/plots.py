@@ -57,8 +57,8 @@ def pareto(run: Run, axes: Any) -> None:
 PLOTS: Mapping[str, Callable[[Run, Any], None]] = {"retention-plot": retention, "pareto-plot": pareto}
 
 
-def draw(name: str, run: Run, file: Path) -> None:
-    """Write the plot called `name`."""
+def draw(name: str, run: Run, file: Path, plot: Callable[[Run, Any], None] | None = None) -> None:
+    """Write the plot called `name`, or one that another part of the package draws."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -66,7 +66,7 @@ def draw(name: str, run: Run, file: Path) -> None:
 
     figure, axes = pyplot.subplots(figsize=(7.2, 4.6), dpi=130, layout="constrained")
     axes.grid(alpha=0.25)
-    PLOTS[name](run, axes)
+    (plot or PLOTS[name])(run, axes)
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, metadata={_KEY: digest(name, run), "Software": None})
     pyplot.close(figure)
@@ -82,7 +82,7 @@ def is_current(name: str, run: Run, file: Path) -> bool:
 
 def digest(name: str, run: Run) -> str:
     """Of everything a plot may show."""
-    shown = [name, run["full"], run["rows"], run["timing"]]
+    shown = [name, run["full"], run["rows"], run["timing"]] if "rows" in run else [name, dict(run)]
     return hashlib.sha256(json.dumps(shown, sort_keys=True).encode()).hexdigest()[:16]
 
 

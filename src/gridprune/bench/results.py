@@ -2,7 +2,9 @@
 
 A block ``<!-- results:RUN/NAME -->`` ... ``<!-- /results:RUN/NAME -->`` holds the table or plot NAME of results/RUN
 (:data:`gridprune.bench.tables.TABLES`, :data:`gridprune.bench.plots.PLOTS`); ``results:RUN/NAME?gridprune,oracle``
-takes some of the methods only. results/leaderboard.json is the short form of results/leaderboard/.
+takes some of the methods only. ``results:bench/NAME`` shows results/bench.json, the run of `gridprune bench`
+(:data:`gridprune.speed.tables.TABLES`, :data:`gridprune.speed.plots.PLOTS`). results/leaderboard.json is the short form
+of results/leaderboard/.
 """
 
 from __future__ import annotations
@@ -11,12 +13,14 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ..errors import SettingError, UnknownNameError
+from ..speed import plots as speed_plots
+from ..speed import tables as speed_tables
 from .entries import parse_list
 from .metrics import leaderboard, summarise
 from .plots import PLOTS, draw, is_current
@@ -26,6 +30,8 @@ from .tables import TABLES
 _BLOCK = re.compile(r"(<!-- results:(?P<spec>\S+?) -->\n)(?P<body>.*?)(<!-- /results:(?P=spec) -->)", re.DOTALL)
 _OPEN = re.compile(r"<!-- results:(\S+?) -->")
 LEADERBOARD = "leaderboard"
+_TABLES: Mapping[str, Callable[[Any], str]] = {**TABLES, **speed_tables.TABLES}
+_PLOTS: Mapping[str, Callable[[Any, Any], None]] = {**PLOTS, **speed_plots.PLOTS}
 
 
 def write(root: Path) -> list[str]:
@@ -66,7 +72,7 @@ def check(root: Path) -> list[str]:
         for match in _BLOCK.finditer(text):
             if _filled(match, root=root, page=file, drawn=None) != match[0]:
                 stale.append(f"{_name(file, root)}: the block {match['spec']} is stale")
-            plot = _plot_of(match["spec"], root)
+            plot = None if _unmeasured(match["spec"], root) else _plot_of(match["spec"], root)
             if plot is not None and not is_current(plot[0], _run(match["spec"], root), plot[1]):
                 stale.append(f"{_name(plot[1], root)} is stale")
     return stale
@@ -88,16 +94,18 @@ def pages(root: Path) -> Iterator[Path]:
 def _filled(match: re.Match[str], *, root: Path, page: Path, drawn: list[str] | None) -> str:
     """A block with its content; a plot is drawn if it is stale and `drawn` takes its name."""
     spec = match["spec"]
+    if _unmeasured(spec, root):
+        return f"{match[1]}\nNot measured yet: `gridprune bench --out results/bench.json`.\n\n{match[4]}"
     run = _run(spec, root)
     plot = _plot_of(spec, root)
     if plot is None:
-        body = TABLES[_split(spec)[1]](run)
+        body = _TABLES[_split(spec)[1]](run)
     else:
         name, file = plot
         if drawn is not None and not is_current(name, run, file):
-            draw(name, run, file)
+            draw(name, run, file, _PLOTS[name])
             drawn.append(_name(file, root))
-        what = (PLOTS[name].__doc__ or name).strip().rstrip(".")
+        what = (_PLOTS[name].__doc__ or name).strip().rstrip(".")
         body = f"![{what}]({Path(os.path.relpath(file, page.parent)).as_posix()})"
     return f"{match[1]}\n{body}\n\n{match[4]}"
 
@@ -106,15 +114,17 @@ def _split(spec: str) -> tuple[str, str, list[str]]:
     """RUN, NAME and the methods of a block."""
     path, _, chosen = spec.partition("?")
     run, _, name = path.rpartition("/")
-    if name not in TABLES and name not in PLOTS:
-        known = ", ".join([*TABLES, *PLOTS])
+    if name not in _TABLES and name not in _PLOTS:
+        known = ", ".join([*_TABLES, *_PLOTS])
         raise UnknownNameError(f"There is no table or plot {name!r} (block {spec}). Known: {known}.")
     return run, name, [entry.label for entry in parse_list(chosen)] if chosen else []
 
 
 def _run(spec: str, root: Path) -> dict[str, Any]:
     """Metrics, config and timing of a block's run."""
-    name, _, chosen = _split(spec)
+    name, table, chosen = _split(spec)
+    if _is_speed(table):
+        return dict(_read(root / "results" / f"{name}.json"))
     folder = root / "results" / name
     if not (folder / "metrics.json").is_file():
         raise SettingError(f"The block {spec} shows the run results/{name}, which is not there or not complete.")
@@ -125,10 +135,20 @@ def _run(spec: str, root: Path) -> dict[str, Any]:
     return run
 
 
+def _is_speed(table: str) -> bool:
+    return table in speed_tables.TABLES or table in speed_plots.PLOTS
+
+
+def _unmeasured(spec: str, root: Path) -> bool:
+    """Whether a block shows the speed bench before it was ever run."""
+    name, table, _ = _split(spec)
+    return _is_speed(table) and not (root / "results" / f"{name}.json").is_file()
+
+
 def _plot_of(spec: str, root: Path) -> tuple[str, Path] | None:
     """The plot's name and its file."""
     run, name, chosen = _split(spec)
-    if name not in PLOTS:
+    if name not in _PLOTS:
         return None
     suffix = "".join(f"-{label}" for label in chosen)
     return name, root / "docs" / "images" / (re.sub(r"[^\w-]+", "-", f"{run}-{name}{suffix}") + ".png")

@@ -10,7 +10,6 @@ from typing import Any
 
 from ..budget import Keep
 from ..methods.base import Method
-from ..methods.gridprune import GridPrune
 from ..runtime import Loaded
 from . import ablations, entries, kept, timing
 from .data import DataSet, Scene
@@ -62,7 +61,7 @@ def describe(entry: entries.Entry, keeps: Sequence[Keep]) -> dict[str, Any]:
 
 def _deployable_rival(method: Method) -> bool:
     """Whether neither the method nor one it holds is of gridprune itself or exists in runs only."""
-    if method.name in ablations.BENCH_ONLY or isinstance(method, GridPrune):
+    if method.name in ablations.BENCH_ONLY or method.own:
         return False
     return all(_deployable_rival(value) for value in vars(method).values() if isinstance(value, Method))
 

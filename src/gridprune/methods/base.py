@@ -175,6 +175,7 @@ class Method(ABC):
         merges: whether a selection carries a :class:`Merge`; engines that can only drop tokens refuse.
         merge_space: what such a merge mixes, see :class:`Merge`.
         min_frames: frames a clip must have at least.
+        own: whether it is this project's method in some form: no peer that it is compared with.
         capabilities: what wrappers may rely on. "scores": the selection is the top-k of `Selection.scores`. "quality":
             the greedy score is multiplied by `cues.quality`. "geometry": similarities may be taken from other features.
             "joint": the pictures of a prompt may be given side by side, as one map, to compete under one budget.
@@ -192,6 +193,7 @@ class Method(ABC):
     merges: ClassVar[bool] = False
     merge_space: ClassVar[Literal["features", "tower_features"]] = "features"
     min_frames: ClassVar[int] = 1
+    own: ClassVar[bool] = False
     capabilities: ClassVar[frozenset[str]] = frozenset()
     cost: ClassVar[str] = "O(N log N)"
 

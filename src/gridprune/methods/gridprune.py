@@ -76,6 +76,7 @@ class GridPrune(Method):
 
     name: ClassVar[str] = "gridprune"
     paper: ClassVar[str] = "https://arxiv.org/abs/2511.10081"
+    own: ClassVar[bool] = True
     capabilities: ClassVar[frozenset[str]] = frozenset({"joint"})
 
     def __post_init__(self) -> None:

@@ -67,11 +67,11 @@ def _overhead(module: Any, tower: Tower, run: Callable[[], Any], depth: int, rou
 _Made = tuple[Any, Tower, Callable[[], Any], int]
 
 
-def _clip(**config: int) -> Callable[[], _Made]:
+def _clip(**config: Any) -> Callable[[], _Made]:
     def make() -> _Made:
         from transformers import CLIPVisionConfig, CLIPVisionModel
 
-        module = CLIPVisionModel(CLIPVisionConfig(**config)).eval()
+        module: Any = CLIPVisionModel(CLIPVisionConfig(**config)).eval()
         pixels = torch.randn(1, 3, config["image_size"], config["image_size"])
         tower = find_clip_tower(module)
         return module, tower, lambda: module(pixels), tower.depth
@@ -91,7 +91,7 @@ def _siglip() -> _Made:
         patch_size=14,
         vision_use_head=False,
     )
-    module = SiglipVisionModel(config).eval()
+    module: Any = SiglipVisionModel(config).eval()
     pixels = torch.randn(1, 3, 384, 384)
     return module, find_clip_tower(module), lambda: module(pixels), 27
 

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -104,16 +103,6 @@ def wall(call: Callable[[], Any], threads: int) -> float:
         return time.perf_counter() - started
     finally:
         torch.set_num_threads(before)
-
-
-def peak_bytes(call: Callable[[], Any]) -> int:
-    """The most bytes of tensors a call holds at once, beyond what was there before; CPU allocations."""
-    activities = [torch.profiler.ProfilerActivity.CPU]
-    with torch.profiler.profile(activities=activities, profile_memory=True) as profile:
-        call()
-    events = profile.profiler.kineto_results.events()  # type: ignore[union-attr]
-    changes = sorted((event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]")
-    return max(accumulate(change for _, change in changes), default=0)
 
 
 @contextmanager

@@ -12,7 +12,8 @@ from ..methods.base import Cues, Method
 from ..methods.gridprune import GridPrune
 from ..methods.registry import available, create
 from ..token_map import TokenMap
-from .clock import Ratio, interleave, peak_bytes, seconds
+from .clock import Ratio, interleave, seconds
+from .memory import peak_bytes
 from .published import cdpruner, divprune
 
 SIZES = (576, 2880, 16384, 65536)
@@ -54,7 +55,8 @@ def _over_sizes(method: Method, sizes: Sequence[int], rounds: int, cap: float) -
     row: dict[str, Any] = {"ms": milliseconds, "bytes": memory}
     before: list[tuple[int, float]] = []
     for n in sizes:
-        expected = before[-1][1] * (n / before[-1][0]) ** max(_slope(before), 1.0) if before else 0.0
+        growth = _slope(before) if len(before) > 1 else 1.0
+        expected = before[-1][1] * (n / before[-1][0]) ** max(growth, 1.0) if before else 0.0
         if expected > cap:
             row["stopped"] = f"at N = {n}: about {expected:.0f} s by its growth, more than {cap:g} s"
             break
@@ -95,32 +97,32 @@ def against_published(sizes: Sequence[int], rounds: int) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for n in sizes:
         cues, token_map = random_cues(n)
-        features, relevance = cues.require("features"), cues.require("relevance")
-        k = max(1, round(n * SHARE))
-        published: dict[str, Callable[[], torch.Tensor]] = {
-            "divprune": lambda: divprune(features[0], k),
-            "cdpruner": lambda: cdpruner(features[0], relevance[0], k),
-        }
-        grid = GridPrune()
-        for name, procedure in published.items():
-            ours = create(name)
-            same = torch.equal(ours.select(cues, token_map, k).indices[0], procedure())
-            timing = interleave(
-                {
-                    "published": procedure,
-                    "ours": lambda: ours.select(cues, token_map, k),
-                    "gridprune": lambda: grid.select(cues, token_map, k),
-                },
-                rounds,
-                repeats={"gridprune": 10},
-            )
-            found[f"{name}/{n}"] = {
-                "equal": same,
-                "published_ms": round(1e3 * timing["published"].median, 2),
-                "ours": Ratio.of(timing["published"], timing["ours"]).to_list(),
-                "gridprune": Ratio.of(timing["published"], timing["gridprune"]).to_list(),
-            }
+        for name in _PUBLISHED:
+            found[f"{name}/{n}"] = _against(name, cues, token_map, max(1, round(n * SHARE)), rounds)
     return found
+
+
+_PUBLISHED: dict[str, Callable[[Cues, int], torch.Tensor]] = {
+    "divprune": lambda cues, k: divprune(cues.require("features")[0], k),
+    "cdpruner": lambda cues, k: cdpruner(cues.require("features")[0], cues.require("relevance")[0], k),
+}
+
+
+def _against(name: str, cues: Cues, token_map: TokenMap, k: int, rounds: int) -> dict[str, Any]:
+    ours, grid = create(name), GridPrune()
+    variants: dict[str, Callable[[], Any]] = {
+        "published": lambda: _PUBLISHED[name](cues, k),
+        "ours": lambda: ours.select(cues, token_map, k).indices[0],
+        "gridprune": lambda: grid.select(cues, token_map, k),
+    }
+    same = torch.equal(variants["ours"](), variants["published"]())
+    timing = interleave(variants, rounds, repeats={"gridprune": 10})
+    return {
+        "equal": same,
+        "published_ms": round(1e3 * timing["published"].median, 2),
+        "ours": Ratio.of(timing["published"], timing["ours"]).to_list(),
+        "gridprune": Ratio.of(timing["published"], timing["gridprune"]).to_list(),
+    }
 
 
 def random_cues(tokens: int, width: int = WIDTH) -> tuple[Cues, TokenMap]:

@@ -16,7 +16,7 @@ from ..cues.clip_text import ClipText
 from ..errors import UnknownNameError
 
 IMAGE_TOKEN, _VISION_START, _VISION_END = 5, 6, 7
-_CLIP_L = {
+_CLIP_L: dict[str, Any] = {
     "image_size": 336,
     "patch_size": 14,
     "hidden_size": 1024,
@@ -25,13 +25,27 @@ _CLIP_L = {
     "num_attention_heads": 16,
     "projection_dim": 768,
 }
-_VICUNA = {
+_VICUNA: dict[str, Any] = {
     "hidden_size": 4096,
     "intermediate_size": 11008,
     "num_attention_heads": 32,
     "num_key_value_heads": 32,
 }
-_TEXT = {
+_QWEN_VISION: dict[str, Any] = {
+    "hidden_size": 1280,
+    "intermediate_size": 3420,
+    "num_heads": 16,
+    "out_hidden_size": 3584,
+    "window_size": 112,
+}
+_QWEN: dict[str, Any] = {
+    "hidden_size": 3584,
+    "intermediate_size": 18944,
+    "num_attention_heads": 28,
+    "num_key_value_heads": 4,
+    "rope_parameters": {"rope_type": "default", "mrope_section": [16, 24, 24], "rope_theta": 1e6},
+}
+_TEXT: dict[str, Any] = {
     "vocab_size": 1000,
     "max_position_embeddings": 32768,
     "pad_token_id": 0,
@@ -86,10 +100,11 @@ def get_shape(name: str) -> Shape:
 def _llava(layers: int, blocks: int, vision: dict[str, Any] = _CLIP_L, text: dict[str, Any] = _VICUNA) -> Any:
     from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
+    ids: dict[str, Any] = {"image_token_id": IMAGE_TOKEN}
     config = LlavaConfig(
         vision_config=CLIPVisionConfig(**{**vision, "num_hidden_layers": blocks}),
         text_config=LlamaConfig(**{**_TEXT, **text, "num_hidden_layers": layers}),
-        image_token_id=IMAGE_TOKEN,
+        **ids,
     )
     return LlavaForConditionalGeneration(config)
 
@@ -97,10 +112,11 @@ def _llava(layers: int, blocks: int, vision: dict[str, Any] = _CLIP_L, text: dic
 def _llava_next(layers: int, blocks: int) -> Any:
     from transformers import CLIPVisionConfig, LlamaConfig, LlavaNextConfig, LlavaNextForConditionalGeneration
 
+    ids: dict[str, Any] = {"image_token_id": IMAGE_TOKEN}
     config = LlavaNextConfig(
         vision_config=CLIPVisionConfig(**{**_CLIP_L, "num_hidden_layers": blocks}),
         text_config=LlamaConfig(**{**_TEXT, **_VICUNA, "num_hidden_layers": layers}),
-        image_token_id=IMAGE_TOKEN,
+        **ids,
         image_grid_pinpoints=[[672, 672]],
     )
     return LlavaNextForConditionalGeneration(config)
@@ -109,27 +125,9 @@ def _llava_next(layers: int, blocks: int) -> Any:
 def _qwen(layers: int, blocks: int) -> Any:
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-    vision = {
-        "depth": blocks,
-        "hidden_size": 1280,
-        "intermediate_size": 3420,
-        "num_heads": 16,
-        "out_hidden_size": 3584,
-        "fullatt_block_indexes": [blocks - 1],
-        "window_size": 112,
-    }
-    text = {
-        **_TEXT,
-        "hidden_size": 3584,
-        "intermediate_size": 18944,
-        "num_attention_heads": 28,
-        "num_key_value_heads": 4,
-        "num_hidden_layers": layers,
-        "rope_parameters": {"rope_type": "default", "mrope_section": [16, 24, 24], "rope_theta": 1e6},
-    }
     config = Qwen2_5_VLConfig(
-        vision_config=vision,
-        text_config=text,
+        vision_config={**_QWEN_VISION, "depth": blocks, "fullatt_block_indexes": [blocks - 1]},
+        text_config={**_TEXT, **_QWEN, "num_hidden_layers": layers},
         image_token_id=IMAGE_TOKEN,
         vision_start_token_id=_VISION_START,
         vision_end_token_id=_VISION_END,

@@ -114,9 +114,9 @@ def _shapes(result: Result) -> dict[str, Any]:
 def _foot(result: Result) -> str:
     machine = result["machine"]
     return (
-        f"Random weights, {machine['dtype']}, {machine['attention']}, {machine['clock']}, {machine['processor']}, torch "
-        f"{machine['torch']}. Times of all layers are extrapolated from two numbers of layers; pruned over native is "
-        "measured with the smaller one, end to end, in brackets the middle half of the rounds."
+        f"Random weights, {machine['dtype']}, {machine['attention']}, {machine['clock']}, {machine['processor']}, "
+        f"torch {machine['torch']}. Times of all layers are extrapolated from two numbers of layers; pruned over "
+        "native is measured with the smaller one, end to end, in brackets the middle half of the rounds."
     )
 
 
