@@ -22,8 +22,8 @@ from .inside.engine import InsideEngine
 from .intercept import Acting, Interceptor
 from .methods.base import Method
 from .report import Report
-from .wrapped import device_of, doors
 from .reuse import EncoderCache
+from .wrapped import device_of, doors
 
 
 class Pruning:
