@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..cues.text_tower import CLIP_TEXT
 from ..errors import CheckpointError, MissingCueError, UnsupportedCallError, UnsupportedModelError
-from ..families.base import EMBEDDINGS
 from ..methods.base import Method
 from .settings import Settings
 
@@ -23,14 +21,12 @@ class Architecture:
     Attributes:
         stock: vLLM's own name.
         target: our class, as "module:Class".
-        relevance: where text relevance comes from.
         missing: cues that this architecture cannot give, and why.
         merges_before_projector: whether merged tower features can be projected.
     """
 
     stock: str
     target: str
-    relevance: str
     missing: Mapping[str, str]
     merges_before_projector: bool = False
 
@@ -87,20 +83,18 @@ ARCHITECTURES: dict[str, Architecture] = {
         Architecture(
             "LlavaForConditionalGeneration",
             "gridprune.vllm.llava:PrunedLlava",
-            CLIP_TEXT,
             missing={},
             merges_before_projector=True,
         ),
         Architecture(
             "LlavaNextForConditionalGeneration",
             "gridprune.vllm.llava:PrunedLlavaNext",
-            CLIP_TEXT,
             missing={},
             merges_before_projector=True,
         ),
-        Architecture("Qwen2VLForConditionalGeneration", "gridprune.vllm.qwen:PrunedQwen2VL", EMBEDDINGS, _QWEN),
-        Architecture("Qwen2_5_VLForConditionalGeneration", "gridprune.vllm.qwen:PrunedQwen25VL", EMBEDDINGS, _QWEN),
-        Architecture("Qwen3VLForConditionalGeneration", "gridprune.vllm.qwen:PrunedQwen3VL", EMBEDDINGS, _QWEN),
+        Architecture("Qwen2VLForConditionalGeneration", "gridprune.vllm.qwen:PrunedQwen2VL", _QWEN),
+        Architecture("Qwen2_5_VLForConditionalGeneration", "gridprune.vllm.qwen:PrunedQwen25VL", _QWEN),
+        Architecture("Qwen3VLForConditionalGeneration", "gridprune.vllm.qwen:PrunedQwen3VL", _QWEN),
     )
 }
 

@@ -110,22 +110,8 @@ class VllmQwen(OnVllm, QwenVL):
     """Qwen2-VL, Qwen2.5-VL and Qwen3-VL on vLLM, still pictures."""
 
     @cached_property
-    def streams(self) -> list[Family]:  # type: ignore[override]
-        return [self]
-
-    @cached_property
     def tower(self) -> Tower:
         return qwen_tower(self.model.visual, self.vision_config)
-
-    @property
-    def feature_block(self) -> int:
-        return self.tower.depth - 1
-
-    def features(self, vision: dict[str, Any]) -> Any:
-        return OnVllm.features(self, vision)
-
-    def embeddings(self, output: Any, maps: list[TokenMap]) -> list[Tensor]:
-        return OnVllm.embeddings(self, output, maps)
 
 
 def pictures_in(family: Family, data: Mapping[str, Any]) -> dict[str, Any] | None:
