@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 SAMPLE := examples/scene.png
 QUESTION := $(shell cat examples/scene.txt 2>/dev/null)
 
-.PHONY: help install demo test test-oldest test-lmms test-vllm lint types format results docs clean
+.PHONY: help install demo page test test-page test-oldest test-lmms test-vllm lint types format results docs clean
 
 help:  ## show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -27,8 +27,16 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)  ## ask the embedded model about a sample picture, with all and with 64 of 576 visual tokens
 	$(BIN)/gridprune ask $(SAMPLE) "$(QUESTION)" --keep 64 --compare --overlay examples/scene.kept.png
 
+page: $(STAMP)  ## open the page: pictures, questions, what is kept, and both answers
+	$(BIN)/python -m pip install -q $(PIP_ARGS) -c constraints.txt -e '.[demo]'
+	$(BIN)/gridprune demo
+
 test: $(STAMP)  ## run the tests
 	$(BIN)/python -m pytest
+
+test-page: $(STAMP)  ## run the page in Debian's Chromium, without a window
+	$(BIN)/python -m pip install -q $(PIP_ARGS) -c constraints.txt -e '.[demo,page-tests]'
+	$(BIN)/python -m pytest tests/page
 
 test-oldest: $(STAMP)  ## run the tests that touch transformers with its oldest supported version
 	@test -x $(VENV)-oldest/bin/python || $(PYTHON) -m venv $(VENV)-oldest

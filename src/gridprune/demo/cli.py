@@ -32,11 +32,13 @@ def demo_command(
     from transformers.utils import logging
 
     from ..runtime import load
+    from .quick import import_gradio
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     with _stderr.status("loading the model and the page"):
         loaded = load(model, clip=clip, device=device, dtype=dtype)
+        import_gradio()
         from .server import bind, make_app, serve
 
         app, where = make_app(loaded), bind(host, port)

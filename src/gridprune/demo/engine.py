@@ -137,7 +137,9 @@ class Engine:
         """Relevance and saliency, or what this model can give of them."""
         for name in ("gridprune", "relevance", "fastervlm"):
             if name in self.methods:
-                encoded = self._encode(self.family, self.family.encode, vision, self.family.token_maps(vision), Blocks())
+                encoded = self._encode(
+                    self.family, self.family.encode, vision, self.family.token_maps(vision), Blocks()
+                )
                 return collect(self.family, create(name), encoded, [0], [clean(question)], self._text)
         return Cues()
 

@@ -1,4 +1,4 @@
-"""The map of one answer as data for an inline SVG: kept patches, zones, heat maps, and what a patch says when pointed at.
+"""The map of one answer as data for an inline SVG: kept patches, zones, heat maps, and what each patch says.
 
 Coordinates are whole numbers on a picture that is 1000 wide. Of pictures in several planes (anyres tiles over an
 overview) the finest one is drawn and pointed at; kept patches of all planes are clear.

@@ -9,12 +9,22 @@ from typing import Any
 import gradio as gr
 
 from ..errors import GridPruneError
-from .choice import GRIDPRUNE, Choice, chosen, preset
+from .choice import GRIDPRUNE, LITERAL, Choice, chosen, preset
 from .engine import Engine
 from .export import as_python
 from .limits import MAX_BYTES, MAX_QUESTION, Inbox
 from .session import Picture, Session, Sessions
-from .view import answers_html, layers_html, maps_html, past_html, problem_html, save_html, static, strip_html
+from .view import (
+    answers_html,
+    head_html,
+    layers_html,
+    maps_html,
+    past_html,
+    problem_html,
+    save_html,
+    static,
+    strip_html,
+)
 
 _NO_COMPARISON = "nothing"
 _BLIND = "random"  # what the visitor sees compared at first
@@ -47,11 +57,7 @@ class Page:
     def build(self) -> gr.Blocks:
         """The whole page."""
         with gr.Blocks(title="gridprune", analytics_enabled=False, fill_width=False) as blocks:
-            name = self.engine.name
-            gr.HTML(
-                f'<header class="gp-head"><h1>gridprune</h1><p>What a model keeps of a picture, and what it would have said.</p>'
-                f"<p>model: {name}</p></header>"
-            )
+            gr.HTML(head_html(self.engine.name), apply_default_css=False)
             with gr.Row(elem_classes="gp-page"):
                 with gr.Column(scale=0, min_width=320, elem_classes="gp-controls"):
                     self._controls()
@@ -76,16 +82,17 @@ class Page:
         with gr.Row():
             self.ask = gr.Button("Ask", variant="primary", min_width=80)
             self.clear = gr.Button("Start over", min_width=80)
-        others = [name for name in self.engine.methods if name != "gridprune-literal"]
+        others = [name for name in self.engine.methods if name != LITERAL]
         self.method = gr.Dropdown(others, value=others[0], label="Method", elem_id="gp-method")
+        blind = _BLIND if _BLIND in self.engine.methods else _NO_COMPARISON
         self.compare = gr.Dropdown(
-            [_NO_COMPARISON, *self.engine.methods], value=_BLIND if _BLIND in self.engine.methods else _NO_COMPARISON, label="Compare with", elem_id="gp-compare"
+            [_NO_COMPARISON, *self.engine.methods], value=blind, label="Compare with", elem_id="gp-compare"
         )
         with gr.Accordion("Settings", open=False, visible=GRIDPRUNE in others) as self.settings:
             usual = preset(False)
             self.preset = gr.Radio([_RECOMMENDED, _PRINTED], value=_RECOMMENDED, label="Preset")
             self.zone = gr.Slider(1, 8, usual["zone"], step=1, label="Zone side, in patches")
-            self.temperature = gr.Slider(0.01, 1, usual["temperature"], step=0.01, label="Temperature of the budgets")
+            self.temperature = gr.Slider(0.01, 4, usual["temperature"], step=0.01, label="Temperature of the budgets")
             self.alpha = gr.Slider(0, 1, usual["alpha"], step=0.05, label="Weight of saliency against relevance")
 
     def _results(self) -> None:
@@ -115,9 +122,9 @@ class Page:
     # -- what happens --------------------------------------------------------------------------------------------
 
     def _events(self, blocks: gr.Blocks) -> None:
-        one_by_one = {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private"}
-        asking = {**one_by_one, "show_progress": "minimal", "show_progress_on": self.answers}
-        turning = {**one_by_one, "show_progress": "hidden", "trigger_mode": "always_last"}
+        one_by_one: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private"}
+        asking: dict[str, Any] = {**one_by_one, "show_progress": "minimal", "show_progress_on": self.answers}
+        turning: dict[str, Any] = {**one_by_one, "show_progress": "hidden", "trigger_mode": "always_last"}
         everything = [*self._picture, *self._shown]
 
         blocks.load(self.open, self._chosen, everything, **asking)

@@ -54,8 +54,8 @@ def make_app(loaded: Loaded) -> Any:
         saved = None if session is None else await run_in_threadpool(save, engine, session.picture, ending)
         if saved is None:
             return Response("There is nothing to save: ask a question first.", status_code=404)
-        name = f'attachment; filename="gridprune.{ending}"'
-        return Response(saved[0], media_type=saved[1], headers={"content-disposition": name, "cache-control": "no-store"})
+        headers = {"content-disposition": f'attachment; filename="gridprune.{ending}"', "cache-control": "no-store"}
+        return Response(saved[0], media_type=saved[1], headers=headers)
 
     blocks = Page(engine, sessions, inbox, remembers=loaded.name != EMBEDDED).build()
     blocks.queue(max_size=MAX_WAITING, default_concurrency_limit=1, api_open=False)
@@ -89,6 +89,7 @@ def bind(host: str, port: int | None) -> socket.socket:
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             found.bind((host, number))
+            found.listen(128)  # whoever comes before the server is up waits
             return found
         except OSError as error:
             problem = error.strerror
@@ -98,5 +99,6 @@ def bind(host: str, port: int | None) -> socket.socket:
 
 def serve(app: Any, where: socket.socket) -> None:
     """Answer requests until the process is interrupted."""
-    config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=1)
+    quiet: dict[str, Any] = {"log_level": "warning", "access_log": False, "server_header": False}
+    config = uvicorn.Config(app, timeout_graceful_shutdown=1, **quiet)
     uvicorn.Server(config).run(sockets=[where])

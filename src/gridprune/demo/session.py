@@ -31,6 +31,7 @@ class Column:
 
     @property
     def text(self) -> str:
+        """What was answered; "" if nothing could be."""
         return "" if self.answer is None else self.answer.text
 
 
@@ -102,6 +103,7 @@ class Session:
 
     @property
     def picture(self) -> Picture:
+        """The one that is looked at."""
         return self.pictures[self.current]
 
     def add(self, picture: Picture) -> None:
@@ -150,9 +152,7 @@ def _turn(
     total = engine.tokens(image) if before is None else before.total
     seen = engine.see(image, question) if before is None else before.seen
     draft = Turn(question, earlier, choice, total, seen, ())
-    full = (
-        Column(None, engine.everything(image, question, draft.history(0))) if before is None else before.columns[0]
-    )
+    full = Column(None, engine.everything(image, question, draft.history(0))) if before is None else before.columns[0]
     methods = choice.methods(total)
     columns = [_column(engine, image, question, method, draft.history(n)) for n, method in enumerate(methods, 1)]
     return Turn(question, earlier, choice, total, seen, (full, *columns))

@@ -42,6 +42,11 @@ class Card:
     note: str
 
 
+def head_html(model: str) -> str:
+    """What this is, and which model answers."""
+    return render("head.html", model=model)
+
+
 def answers_html(turn: Turn) -> str:
     """The question and its answers, side by side."""
     return render("answers.html", turn=turn, cards=cards(turn))
@@ -125,7 +130,7 @@ def _figures(answer: Answer, full: Answer, total: int) -> list[Figure]:
     tokens = answer.visual_tokens if inside is None else inside
     is_full = answer is full
     return [
-        Figure("visual tokens", f"{tokens:,.4g}", tokens / total, "" if is_full else f"{total / tokens:.1f}× fewer"),
+        Figure("visual tokens", f"{tokens:,.4g}", tokens / total, "" if is_full else f"{total / tokens:.1f}x fewer"),
         Figure(
             "time",
             _seconds(answer.seconds),
@@ -136,13 +141,13 @@ def _figures(answer: Answer, full: Answer, total: int) -> list[Figure]:
             "KV memory",
             _bytes(answer.kv_bytes),
             min(1.0, answer.kv_bytes / full.kv_bytes),
-            "" if is_full else f"{full.kv_bytes / answer.kv_bytes:.1f}× smaller",
+            "" if is_full else f"{full.kv_bytes / answer.kv_bytes:.1f}x smaller",
         ),
     ]
 
 
 def _faster(ratio: float) -> str:
-    return f"{ratio:.1f}× faster" if ratio >= 1 else f"{1 / ratio:.1f}× slower"
+    return f"{ratio:.1f}x faster" if ratio >= 1 else f"{1 / ratio:.1f}x slower"
 
 
 def _seconds(seconds: float) -> str:

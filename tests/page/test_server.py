@@ -1,0 +1,112 @@
+"""What the server accepts and what it refuses, asked directly as a program would."""
+
+from __future__ import annotations
+
+import json
+import urllib.error
+import urllib.request
+
+import pytest
+from PIL import Image
+
+from gridprune.demo.limits import MAX_BYTES, MAX_EVENT
+
+from .conftest import png
+
+pytestmark = pytest.mark.usefixtures("server")
+
+
+@pytest.fixture
+def ask(server):
+    def request(path: str, data: bytes | None = None) -> tuple[int, str]:
+        try:
+            with urllib.request.urlopen(server.url + path, data, timeout=60) as reply:
+                return reply.status, reply.read().decode(errors="replace")
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode(errors="replace")
+
+    return request
+
+
+def bomb() -> bytes:
+    """400 million pixels in some fifty thousand bytes."""
+    return png(Image.new("1", (20_000, 20_000)))
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not a picture"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not a picture"),
+        (b"", "not a picture"),
+        (png(Image.effect_noise((64, 64), 90))[:900], "fetched again"),
+        (bomb(), "too large"),
+    ],
+    ids=["svg", "postscript", "nothing", "truncated", "bomb"],
+)
+def test_what_is_no_picture_is_refused_in_words(ask, data, words):
+    status, reply = ask("/picture?name=../../etc/passwd", data)
+    assert status == 422
+    assert words in json.loads(reply)["problem"]
+    assert "BytesIO" not in reply
+
+
+def test_a_picture_becomes_a_ticket(ask):
+    status, reply = ask("/picture?name=a.png", png(Image.new("RGB", (8, 8))))
+    assert status == 200
+    assert set(json.loads(reply)) == {"ticket"}
+
+
+@pytest.mark.parametrize(("path", "most"), [("/picture", MAX_BYTES), ("/gradio_api/queue/join", MAX_EVENT)])
+def test_bodies_are_bounded(ask, path, most):
+    try:
+        status, _ = ask(path, bytes(most + 1))
+    except (urllib.error.URLError, ConnectionError):  # the server closed the connection before all was sent
+        status = 413
+    assert status == 413
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/gradio_api/upload",
+        "/gradio_api/file=/etc/passwd",
+        "/gradio_api/info",
+        "/gradio_api/proxy=http://127.0.0.1/",
+        "/gradio_api/vibe-code",
+        "/monitoring",
+        "/docs",
+        "/openapi.json",
+        "/save/nobody/gridprune.json",
+    ],
+)
+def test_what_the_page_does_not_need_is_not_there(ask, path):
+    assert ask(path)[0] == 404
+
+
+def test_no_path_of_the_server_is_told(ask, server):
+    for path in (
+        "/",
+        "/config",
+        "/theme.css",
+        "/save/x/gridprune.png",
+        "/static/../../../etc/passwd",
+        "/assets/none.js",
+    ):
+        reply = ask(path)[1]
+        for secret in (str(server.temporary), str(server.log.parent), "site-packages", "Traceback", "/root", "/home"):
+            assert secret not in reply, path
+
+
+def test_a_port_that_is_taken(server):
+    import socket
+
+    from gridprune.demo.server import bind
+    from gridprune.errors import SettingError
+
+    port = int(server.url.rpartition(":")[2])
+    with pytest.raises(SettingError, match="another --port"):
+        bind("127.0.0.1", port)
+    free = bind("127.0.0.1", None)
+    assert isinstance(free, socket.socket)
+    free.close()

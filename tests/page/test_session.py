@@ -1,0 +1,183 @@
+"""What stands behind the page, without a browser: looking once, turns, and what is taken along."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from gridprune.demo.choice import KNOBS, Choice, chosen, preset
+from gridprune.demo.engine import Engine
+from gridprune.demo.export import as_python, save
+from gridprune.demo.limits import MAX_PICTURES, MAX_QUESTION, MAX_SESSIONS
+from gridprune.demo.samples import samples
+from gridprune.demo.session import Picture, Session, Sessions
+from gridprune.demo.view import answers_html, maps_html
+from gridprune.errors import QuestionError
+from gridprune.methods import create
+from gridprune.runtime import answer
+from gridprune.tiny.scenes import make_scene
+
+QUESTION = "What does the sign say?"
+
+
+@pytest.fixture(scope="module")
+def engine(loaded) -> Engine:
+    return Engine(loaded)
+
+
+@pytest.fixture
+def session() -> Session:
+    return Session(samples())
+
+
+@pytest.mark.parametrize("name", ["gridprune", "gridprune-literal", "random", "cdpruner", "visionzip", "downsample"])
+def test_the_page_answers_as_an_application_does(engine, loaded, name):
+    image, method = make_scene("dev", 2).image, create(name, keep=64)
+    there, here = engine.answer(image, QUESTION, method), answer(loaded, image, QUESTION, method)
+    assert there.text == here.text
+    assert there.kv_bytes == here.kv_bytes
+    assert torch.equal(there.report.kept_indices, here.report.kept_indices)
+
+
+def test_a_picture_is_looked_at_once(engine, loaded):
+    looks = []
+    hook = loaded.model.model.vision_tower.register_forward_hook(lambda *_: looks.append(1))
+    try:
+        visitor = Session([Picture("one", make_scene("dev", 11).image)])
+        visitor.ask(engine, QUESTION, Choice(keep=64, compare="fastervlm"), False)
+        for keep in range(32, 40):
+            visitor.again(engine, Choice(keep=keep, compare="cdpruner"))
+        visitor.ask(engine, "Where is the mushroom?", Choice(keep=64), False)
+    finally:
+        hook.remove()
+    assert len(looks) == 1
+
+
+def test_another_k_leaves_the_answer_of_all_tokens_alone(engine, session):
+    session.ask(engine, QUESTION, Choice(keep=64), False)
+    before = session.picture.turn
+    session.again(engine, Choice(keep=32, compare="random"))
+    after = session.picture.turn
+    assert after.columns[0] is before.columns[0]
+    assert [column.answer.visual_tokens for column in after.columns] == [576, 32, 32]
+    assert not session.picture.past
+
+
+def test_more_tokens_than_there_are_means_all(engine, session):
+    session.ask(engine, QUESTION, Choice(keep=9999), False)
+    assert [column.answer.visual_tokens for column in session.picture.turn.columns] == [576, 576]
+
+
+def test_follow_ups_hold_the_column_s_own_answers(engine, session):
+    session.ask(engine, QUESTION, Choice(keep=64), False)
+    first = session.picture.turn
+    session.ask(engine, "Where is the key?", Choice(keep=64), True)
+    second = session.picture.turn
+    assert second.history(0) == [(QUESTION, first.columns[0].text)]
+    assert second.history(1) == [(QUESTION, first.columns[1].text)]
+    session.ask(engine, "Where is the cat?", Choice(keep=64), False)
+    assert session.picture.turn.history(1) == []
+    assert [past.question for past in session.picture.past] == [QUESTION, "Where is the key?"]
+    session.clear()
+    assert session.picture.turn is None
+    assert not session.picture.past
+
+
+def test_a_method_that_cannot_says_so_in_its_column(engine, session):
+    session.ask(engine, QUESTION, Choice(keep=64, compare="fastv"), False)
+    full, kept, problem = session.picture.turn.columns
+    assert full.answer.text
+    assert kept.answer.text
+    assert "keep at least" in problem.problem
+    assert "keep at least" in answers_html(session.picture.turn)
+    maps_html(session.picture.turn)
+
+
+@pytest.mark.parametrize("question", ["", "  \n ", "word " * MAX_QUESTION])
+def test_questions_that_are_none(engine, session, question):
+    with pytest.raises(QuestionError):
+        session.ask(engine, question, Choice(keep=64), False)
+    assert session.picture.turn is None
+
+
+def test_words_of_visitors_are_escaped(engine, session):
+    session.ask(engine, "<script>alert(1)</script>", Choice(keep=64), False)
+    for html in (answers_html(session.picture.turn), save(engine, session.picture, "html")[0].decode()):
+        assert "<script>alert" not in html
+        assert "&lt;script&gt;alert" in html
+
+
+def test_knobs_count_only_when_turned():
+    recommended, printed = preset(False), preset(True)
+    assert set(recommended) == set(printed) == set(KNOBS)
+    assert chosen(64, "gridprune", "", False, **recommended) == Choice(keep=64)
+    assert chosen(64, "gridprune", "", True, **printed) == Choice(keep=64, method="gridprune-literal")
+    turned = chosen(64, "gridprune", "", False, **{**recommended, "zone": 4})
+    assert turned.knobs == (("zone", 4),)
+    assert turned.methods(576)[0].zone == 4
+    assert chosen(64, "random", "", False, **{**recommended, "zone": 4}).knobs == ()
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_copied_python_gives_the_same_answer(engine, session, own, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    if own:
+        session.add(Picture('it\'s "mine".png', make_scene("dev", 5).image))
+        session.picture.image.save(session.picture.name)
+    session.ask(engine, QUESTION, Choice(keep=48), False)
+    session.ask(engine, "Where is the dog?", Choice(keep=48, knobs=(("zone", 3),)), True)
+    code, printed = as_python(engine, session.picture, session.picture.turn), io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(compile(code, "copied.py", "exec"), {})
+    assert printed.getvalue().strip() == session.picture.turn.columns[1].text
+    assert (tmp_path / "kept.png").is_file()
+
+
+def test_downloads(engine, session):
+    assert save(engine, session.picture, "json") is None  # nothing was asked yet
+    session.ask(engine, QUESTION, Choice(keep=64, compare="fastv"), False)
+    content, kind = save(engine, session.picture, "json")
+    told = json.loads(content)
+    assert kind == "application/json"
+    assert told["question"] == QUESTION
+    assert told["answers"][1]["visual_tokens"] == {"total": 576, "kept": 64}
+    assert "keep at least" in told["answers"][2]["problem"]
+    assert save(engine, session.picture, "png")[0].startswith(b"\x89PNG")
+    html = save(engine, session.picture, "html")[0].decode()
+    assert QUESTION in html
+    assert "http" not in html.replace("http://www.w3.org", "").replace("https://arxiv.org", "")
+    assert save(engine, session.picture, "exe") is None
+
+
+def test_of_a_checkpoint_folder_only_the_name_is_told(loaded, tmp_path):
+    folder = tmp_path / "my-llava"
+    folder.mkdir()
+    engine = Engine(replace(loaded, name=str(folder)))
+    visitor = Session(samples())
+    visitor.ask(engine, QUESTION, Choice(keep=64), False)
+    told = as_python(engine, visitor.picture, visitor.picture.turn) + save(engine, visitor.picture, "json")[0].decode()
+    assert "my-llava" in told
+    assert str(tmp_path) not in told
+
+
+def test_visitors_and_their_pictures_are_bounded():
+    visitors = Sessions(lambda: Session(samples()))
+    first = visitors.of("first")
+    for number in range(MAX_PICTURES + 3):
+        first.add(Picture(f"{number}", make_scene("dev", number).image))
+    own = [picture.name for picture in first.pictures if picture.scene is None]
+    assert own == [str(number) for number in range(3, MAX_PICTURES + 3)]
+    assert first.picture.name == own[-1]
+    assert visitors.by_key(first.key) is first
+    assert visitors.by_key("") is None
+    for number in range(MAX_SESSIONS):
+        visitors.of(f"visitor {number}")
+    assert len(visitors) == MAX_SESSIONS
+    assert visitors.by_key(first.key) is None
+    visitors.forget("visitor 3")
+    assert len(visitors) == MAX_SESSIONS - 1
