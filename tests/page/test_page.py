@@ -62,7 +62,8 @@ def test_upload_ask_and_a_second_turn(visit, upload):
     page = visit().page
     page.locator(".gp-drop input").set_input_files(upload)
     page.locator(".gp-thumb[title='own picture.png'][aria-pressed=true]").wait_for()
-    page.locator(".gp-map").wait_for(state="detached")  # nothing was asked about it yet
+    page.get_by_role("img", name="own picture.png").last.wait_for()  # nothing was asked about it yet
+    assert page.locator(".gp-map").count() == 0
     ask(page, "What does the blue sign say?")
     first = card(page, 1).locator(".gp-text").inner_text()
     page.get_by_label("Follow-up").check()

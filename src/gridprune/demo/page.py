@@ -16,6 +16,7 @@ from .limits import MAX_BYTES, MAX_QUESTION, Inbox
 from .session import Picture, Session, Sessions
 from .view import (
     answers_html,
+    empty_html,
     head_html,
     layers_html,
     maps_html,
@@ -27,6 +28,7 @@ from .view import (
 )
 
 _NO_COMPARISON = "nothing"
+_WITHOUT_TEXT = "fastervlm"  # the method to begin with where GridPrune cannot run
 _BLIND = "random"  # what the visitor sees compared at first
 _RECOMMENDED, _PRINTED = "recommended", "as printed"
 _SUGGESTIONS = 4
@@ -83,17 +85,19 @@ class Page:
             self.ask = gr.Button("Ask", variant="primary", min_width=80)
             self.clear = gr.Button("Start over", min_width=80)
         others = [name for name in self.engine.methods if name != LITERAL]
-        self.method = gr.Dropdown(others, value=others[0], label="Method", elem_id="gp-method")
+        usual = next(name for name in (GRIDPRUNE, _WITHOUT_TEXT, *others) if name in others)
+        missing = None if GRIDPRUNE in others else "GridPrune needs CLIP's text half: start the page with --clip"
+        self.method = gr.Dropdown(others, value=usual, label="Method", info=missing, elem_id="gp-method")
         blind = _BLIND if _BLIND in self.engine.methods else _NO_COMPARISON
         self.compare = gr.Dropdown(
             [_NO_COMPARISON, *self.engine.methods], value=blind, label="Compare with", elem_id="gp-compare"
         )
         with gr.Accordion("Settings", open=False, visible=GRIDPRUNE in others) as self.settings:
-            usual = preset(False)
+            knobs = preset(False)
             self.preset = gr.Radio([_RECOMMENDED, _PRINTED], value=_RECOMMENDED, label="Preset")
-            self.zone = gr.Slider(1, 8, usual["zone"], step=1, label="Zone side, in patches")
-            self.temperature = gr.Slider(0.01, 4, usual["temperature"], step=0.01, label="Temperature of the budgets")
-            self.alpha = gr.Slider(0, 1, usual["alpha"], step=0.05, label="Weight of saliency against relevance")
+            self.zone = gr.Slider(1, 8, knobs["zone"], step=1, label="Zone side, in patches")
+            self.temperature = gr.Slider(0.01, 4, knobs["temperature"], step=0.01, label="Temperature of the budgets")
+            self.alpha = gr.Slider(0, 1, knobs["alpha"], step=0.05, label="Weight of saliency against relevance")
 
     def _results(self) -> None:
         self.answers = gr.HTML(apply_default_css=False)
@@ -232,7 +236,7 @@ class Page:
     def _results_of(self, session: Session) -> list[Any]:
         picture = session.picture
         if picture.turn is None:
-            return ["", "", "", past_html(picture), ""]
+            return ["", "", empty_html(picture), past_html(picture), ""]
         python = as_python(self.engine, picture, picture.turn)
         saved = save_html(session, python)
         return ["", answers_html(picture.turn), maps_html(picture.turn), past_html(picture), saved]

@@ -1,7 +1,7 @@
 """Import Gradio without its type stubs.
 
-At each import Gradio renders a stub for every component class and compares it with the one beside the source: about half
-of what importing it costs, and of use to its own developers only. It skips classes whose file is not known.
+At each import Gradio renders a stub for every component class and compares it with the one beside the source. That is
+about half of what importing it costs, of use to its own developers only. It skips classes whose file is not known.
 """
 
 from __future__ import annotations

@@ -59,6 +59,11 @@ def maps_html(turn: Turn) -> str:
     return render("maps.html", maps=maps, photo=as_data_uri(image), height=height_of(image), ramp=ramp())
 
 
+def empty_html(picture: Picture) -> str:
+    """A picture about which nothing was asked yet."""
+    return render("empty.html", name=picture.name, photo=_small(picture, 640))
+
+
 def layers_html() -> str:
     """What the maps show, to choose from; CSS does the rest."""
     return render("layers.html")
@@ -71,7 +76,7 @@ def past_html(picture: Picture) -> str:
 
 def strip_html(session: Session) -> str:
     """The session's pictures, to choose from."""
-    thumbs = [(picture.name, _thumb(picture)) for picture in session.pictures]
+    thumbs = [(picture.name, _small(picture, 112)) for picture in session.pictures]
     return render("strip.html", thumbs=thumbs, current=session.current)
 
 
@@ -158,7 +163,7 @@ def _bytes(count: int) -> str:
     return f"{count / 1e6:.2f} MB" if count < 1e9 else f"{count / 1e9:.2f} GB"
 
 
-def _thumb(picture: Picture) -> str:
+def _small(picture: Picture, side: int) -> str:
     small = picture.image.copy()
-    small.thumbnail((112, 112))
+    small.thumbnail((side, side))
     return as_data_uri(small)
