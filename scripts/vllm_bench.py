@@ -16,6 +16,7 @@ import io
 import json
 import os
 import platform
+import re
 import socket
 import statistics
 import subprocess
@@ -33,6 +34,7 @@ import numpy as np
 import torch
 import transformers as hf
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from gridprune.tiny.export import build_tokenizer
 from gridprune.tiny.vocabulary import BOS, EOS, IMAGE, PAD, SPECIALS, VOCABULARY
@@ -65,6 +67,13 @@ def build(folder: Path, layers: int) -> None:
         image_seq_length=(SIDE // PATCH) ** 2, vision_feature_layer=-2, vision_feature_select_strategy="default",
     )  # fmt: skip
     hf.LlavaForConditionalGeneration(config).save_pretrained(folder)
+    # vLLM's stock class reads the names that checkpoints on the hub have, which recent transformers no longer writes.
+    weights = folder / "model.safetensors"
+    named = {
+        re.sub(r"vision_tower\.(?!vision_model)", "vision_tower.vision_model.", name): value
+        for name, value in load_file(weights).items()
+    }
+    save_file(named, weights, {"format": "pt"})
     hf.LlavaProcessor(
         image_processor=CLIPImageProcessorPil(size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE}),
         tokenizer=build_tokenizer(close=False), patch_size=PATCH, vision_feature_select_strategy="default",
@@ -137,7 +146,7 @@ async def _until_ready(url: str, process: subprocess.Popen[bytes], log: Path) ->
             except aiohttp.ClientError:
                 pass
             await asyncio.sleep(0.5)
-    raise SystemExit(f"the server did not start:\n{log.read_text()[-3000:]}")
+    raise SystemExit(f"the server did not start:\n{log.read_text()[-5000:]}")
 
 
 async def _one(session: aiohttp.ClientSession, url: str, given: dict[str, Any]) -> float:
