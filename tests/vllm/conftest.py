@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-collect_ignore_glob = [] if find_spec("vllm") else ["test_*.py"]
+_vllm = find_spec("vllm")  # without the package, this folder itself is found by that name, and has no origin
+collect_ignore_glob = [] if _vllm and _vllm.origin else ["test_*.py"]
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
