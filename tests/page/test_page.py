@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import time
+import urllib.error
+import urllib.request
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -46,6 +49,15 @@ def ask(page, question: str) -> None:
 def choose(page, box: str, name: str) -> None:
     page.locator(f"{box} input").click()
     page.get_by_role("option", name=name, exact=True).click()
+
+
+def there(url: str) -> bool:
+    """Whether the server still has what the link names."""
+    try:
+        with urllib.request.urlopen(url) as reply:
+            return reply.status == 200
+    except urllib.error.HTTPError as error:
+        return error.code != 404
 
 
 def test_the_first_answer_comes_unasked(visit):
@@ -195,6 +207,18 @@ def test_an_empty_question_says_what_to_do(visit):
     page.locator("#gp-ask textarea").fill("  ")
     page.get_by_role("button", name="Ask", exact=True).click()
     page.locator(".gp-controls .gp-problem", has_text="The question is empty").wait_for()
+
+
+def test_a_visitor_who_leaves_is_forgotten(visit, server):
+    page = visit().page
+    saved = server.url + page.get_by_role("link", name="JSON").get_attribute("href").removeprefix(".")
+    assert there(saved)
+    page.close()
+    for _ in range(120):  # the server notices with the next heartbeat
+        if not there(saved):
+            return
+        time.sleep(0.5)
+    pytest.fail("what a visitor saw can still be downloaded a minute after the page was closed")
 
 
 def test_two_visitors_at_once(visit):

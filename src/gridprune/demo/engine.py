@@ -6,7 +6,6 @@ output is kept for the last few pictures, with all that any of the offered metho
 
 from __future__ import annotations
 
-import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -29,6 +28,7 @@ from ..families.base import Blocks, Encoded, Family
 from ..methods import available, create
 from ..methods.base import Cues, Method
 from ..pruning import prune
+from ..reuse import EncoderCache
 from ..runtime import Answer, Loaded, prepare, respond
 from ..token_map import TokenMap
 
@@ -66,8 +66,8 @@ class Engine:
         self._text = TextSide(clip_of(self.loaded), loaded.processor.tokenizer)
         self.methods = self._offered()
         self._read = _union(wanted_blocks(self.family, create(name)) for name in self.methods)
-        self._encoded: OrderedDict[object, Encoded] = OrderedDict()
-        self._prompts: OrderedDict[object, Any] = OrderedDict()
+        self._looks = EncoderCache(_PICTURES)
+        self._prompts: OrderedDict[object, tuple[Image, Any]] = OrderedDict()
 
     @property
     def name(self) -> str:
@@ -95,13 +95,20 @@ class Engine:
         pruning = prune(
             self.loaded.model, method, processor=self.loaded.processor, question=question, clip=self.loaded.clip
         )
-        for stream in pruning.family.streams:  # the one place where the page differs from an application
+        # The one place where the page differs from an application. `prune(..., cache=...)` would look once per set of
+        # tower blocks that methods read; here every look reads what any of them may ask for.
+        for stream in pruning.family.streams:
             stream.__dict__["encode"] = partial(self._encode, stream, stream.encode)
         return respond(self.loaded, self._inputs(image, question, history), pruning, MAX_NEW_TOKENS)
 
     def everything(self, image: Image, question: str, history: History = ()) -> Answer:
         """The answer with all visual tokens, measured the same way."""
         return self.answer(image, question, create(ALL), history)
+
+    def forget(self) -> None:
+        """Drop what is remembered of pictures; those still in use are looked at again."""
+        self._looks.clear()
+        self._prompts.clear()
 
     # -- what is looked at once ----------------------------------------------------------------------------------
 
@@ -114,14 +121,16 @@ class Engine:
         read: Blocks,
     ) -> Encoded:
         """In place of `family.encode`: the output for these pixels, from memory if they were seen before."""
-        key = (family.modality, *(_digest(value) for value in vision.values()))
-        return _recall(self._encoded, key, _PICTURES, lambda: encode(vision, maps, self._read))
+        return self._looks.encoded(family, vision, self._read, lambda: encode(vision, maps, self._read))
 
     def _inputs(self, image: Image, question: str, history: History) -> Any:
         key = (id(image), question, tuple(history))
-        kept = _recall(  # the picture is kept with its inputs, so that its id stays its own
-            self._prompts, key, _PROMPTS, lambda: (image, prepare(self.loaded, image, question, history))
-        )
+        kept = self._prompts.pop(key, None)
+        if kept is None:  # the picture is kept with its inputs, so that its id stays its own
+            kept = (image, prepare(self.loaded, image, question, history))
+        self._prompts[key] = kept
+        while len(self._prompts) > _PROMPTS:
+            self._prompts.popitem(last=False)
         return kept[1]
 
     def _vision(self, inputs: Any) -> dict[str, Any]:
@@ -168,21 +177,3 @@ def _union(blocks: Any) -> Blocks:
     return Blocks(
         frozenset().union(*(each.states for each in found)), frozenset().union(*(each.attention for each in found))
     )
-
-
-def _digest(value: Any) -> object:
-    """Equal for equal tensors."""
-    if not torch.is_tensor(value):
-        return str(value)
-    flat = value.detach().cpu().contiguous()
-    return tuple(flat.shape), hashlib.blake2b(flat.view(torch.uint8).numpy().data).digest()
-
-
-def _recall(memory: OrderedDict[object, Any], key: object, most: int, make: Callable[[], Any]) -> Any:
-    """The value remembered under `key`, made if there is none; the oldest ones beyond `most` are forgotten."""
-    if key not in memory:
-        memory[key] = make()
-    memory.move_to_end(key)
-    while len(memory) > most:
-        memory.popitem(last=False)
-    return memory[key]

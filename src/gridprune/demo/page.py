@@ -159,6 +159,7 @@ class Page:
     def leave(self, request: gr.Request) -> None:
         """A visitor goes: nothing is kept."""
         self.sessions.forget(str(request.session_hash))
+        self.engine.forget()
 
     def select(self, touched: Touched, event: gr.EventData, request: gr.Request) -> list[Any]:
         """Another picture: its last turn again, or its first question."""
