@@ -11,8 +11,9 @@ from torch import Tensor
 
 from ..token_map import TokenMap
 from .base import Cues, Method, Selection
+from .greedy import Greedy, matrix, products
 from .relevance import check_sign, signed_relevance
-from .similarity import TIE, Cosine, Picks, take_row
+from .similarity import TIE, unit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +24,8 @@ class CDPruner(Method):
     greedy is the fast one of Chen et al. (2018): d_i^2 starts as L_ii; pick j = argmax d^2; e = (L_j - sum_t c_tj c_t)
     / d_j is the new Cholesky row c, and d^2 falls by e^2. In fp32, d^2 clamped at 0: in fp16 it turns negative early.
 
-    Complexity: O(N^2 D) for S where it is kept (else O(k N D) for the rows needed), O(k^2 N) for the greedy.
+    Complexity: O(k N D) for the rows of L that are needed, made some at a time (:mod:`gridprune.methods.greedy`), and
+    O(k^2 N) for the greedy; O(k N) memory. On an accelerator S is made whole up to 4096 tokens, O(N^2 D).
 
     Paper and release: the paper prints r with a plus, the released code negates the cosine. Both are covered by
     `relevance_sign`: "tower" is the sign measured for the tower in use, which is -1 for OpenAI's CLIP, so the default
@@ -40,7 +42,7 @@ class CDPruner(Method):
 
     name: ClassVar[str] = "cdpruner"
     paper: ClassVar[str] = "https://arxiv.org/abs/2506.10967"
-    cost: ClassVar[str] = "O(N^2 D + k^2 N)"
+    cost: ClassVar[str] = "O(k N D + k^2 N)"
     capabilities: ClassVar[frozenset[str]] = frozenset({"quality", "geometry"})
 
     def __post_init__(self) -> None:
@@ -58,7 +60,7 @@ class CDPruner(Method):
             relevance = (relevance * (self.theta / (2 * (1 - self.theta)))).exp()
         if cues.quality is not None:
             relevance = relevance * cues.quality
-        return Selection(dpp_map(Cosine(cues.require("features")), relevance, k))
+        return Selection(dpp_map(cues.require("features"), relevance, k))
 
 
 def _scaled(relevance: Tensor) -> Tensor:
@@ -68,25 +70,37 @@ def _scaled(relevance: Tensor) -> Tensor:
     return torch.where(high > low, (relevance - low + 1e-6) / (high - low).clamp(min=1e-30), 1.0)
 
 
-def dpp_map(cosine: Cosine, quality: Tensor, k: int) -> Tensor:
-    """(B, k) ascending: greedy MAP of the DPP with kernel diag(q) S diag(q), q = `quality` (B, N) fp32."""
-    residual = quality.square() * take_diagonal(cosine)  # d^2, [B, N]
-    scale = residual.amax(-1, keepdim=True)
-    rows = residual.new_zeros(cosine.batch, k, cosine.n)
-    picks = Picks(residual)
-    while len(picks) < k:
-        step = len(picks)
-        token = picks.best(residual, scale)
-        gain = take_row(residual[..., None], token)  # [B, 1], d_j^2
-        kernel = take_row(quality[..., None], token) * quality * cosine.row(token)  # L_j, [B, N]
-        seen = rows[:, :step]
-        kernel = kernel - (seen.gather(2, token[:, None, None].expand(-1, step, 1)) * seen).sum(1)
-        row = torch.where(gain > TIE * scale, kernel * gain.clamp(min=1e-30).rsqrt(), 0.0)
+def dpp_map(x: Tensor, quality: Tensor, k: int) -> Tensor:
+    """(B, k) ascending: greedy MAP of the DPP with kernel diag(q) S diag(q), S the cosines of `x` (B, N, D).
+
+    Args:
+        quality: q, (B, N) fp32.
+    """
+    scaled = unit(x) * quality[..., None]  # L = scaled @ scaled.mT
+    residual = scaled.square().sum(-1)  # d^2, [B, N]
+    tolerance = residual.amax(-1, keepdim=True) * TIE
+    rows = residual.new_empty(len(x), k, residual.shape[1])  # c, a row for every pick
+    built = 0  # picks that the rows at hand take into account
+
+    def rows_left(tokens: Tensor) -> Tensor:
+        """L_j - sum_t c_tj c_t over the picks so far, for each j of `tokens`."""
+        nonlocal built
+        built = len(greedy) - 1
+        left = products(scaled, tokens)
+        seen = rows[:, :built]
+        return left.baddbmm_(seen.gather(2, tokens[:, None].expand(-1, built, -1)).mT, seen, alpha=-1)
+
+    greedy = Greedy(residual, rows_left, matrix(scaled), tolerance)
+    scores = torch.empty_like(residual)
+    for step in range(k):
+        torch.add(residual, greedy.barred, out=scores)
+        token = greedy.best(scores)
+        gain = residual.gather(1, token)  # d_j^2
+        row = greedy.row(token, scores)
+        since = rows[:, built:step]
+        factor = since.gather(2, token[:, None].expand(-1, step - built, -1)).mT  # c_tj
+        row = torch.baddbmm(row[:, None], factor, since, alpha=-1)[:, 0]
+        row *= torch.where(gain > tolerance, gain.clamp(min=1e-30).rsqrt(), 0.0)
         rows[:, step] = row
-        residual = (residual - row.square()).clamp(min=0)
-    return picks.indices()
-
-
-def take_diagonal(cosine: Cosine) -> Tensor:
-    """S_ii, (B, N): 1, or 0 for a token whose features are all zero."""
-    return cosine.unit.square().sum(-1)
+        residual.addcmul_(row, row, value=-1).clamp_(min=0)
+    return greedy.indices()

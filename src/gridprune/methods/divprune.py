@@ -5,11 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from ..token_map import TokenMap
 from .base import Cues, Method, Selection
-from .similarity import Cosine, Picks
+from .greedy import Greedy, loneliest, matrix, products
+from .similarity import unit
+
+_SMALL = 1024  # tokens up to which all cosines cost less than leaving some out
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,8 +23,9 @@ class DivPrune(Method):
     With d(i, j) = 1 - cos(x_i, x_j): the first token is the one whose nearest neighbour is farthest; then always the
     token whose distance to the nearest chosen one, min_{j chosen} d(i, j), is largest.
 
-    Complexity: O(N^2 D) once, in blocks, for the first token; then O(N) per pick for the running minimum (O(N D) above
-    4096 tokens, where no matrix is kept). The released code holds the N x N matrix and gathers the rows of all
+    Complexity: O(N^2 D) at worst for the first token, where most tokens drop out early, then O(N D) per pick for rows
+    of cosines, made some at a time (:mod:`gridprune.methods.greedy`), and O(N) for the running minimum. No matrix
+    above 1024 tokens (4096 on an accelerator). The released code holds the N x N matrix and gathers the rows of all
     chosen tokens at every pick, O(k^2 N); the result is the same. Two things differ on purpose: a token is never chosen
     twice (on duplicates, where all distances are 0, the released arg-max may), and indices are ascending (the fix of
     its issue 8). In LLaVA-NeXT the released code lets newline embeddings compete; here separators are no candidates.
@@ -36,16 +41,20 @@ class DivPrune(Method):
         return frozenset({"features"})
 
     def select(self, cues: Cues, token_map: TokenMap, k: int) -> Selection:
-        cosine = Cosine(cues.require("features"))
-        apart = 1 - cosine.nearest()
-        picks = Picks(apart)
-        token = picks.best(apart)
-        distance = 1 - cosine.row(token)  # [B, N] to the nearest chosen token
-        while len(picks) < k:
-            token = picks.best(_weighted(distance, cues.quality))
-            distance = distance.minimum(1 - cosine.row(token))
-        return Selection(picks.indices())
+        features = unit(cues.require("features"))
+        cosines = matrix(features, _SMALL)
 
+        def distances(tokens: Tensor) -> Tensor:
+            return products(features, tokens).neg_().add_(1)
 
-def _weighted(distance: Tensor, quality: Tensor | None) -> Tensor:
-    return distance if quality is None else distance * quality
+        distance = features.new_ones(features.shape[:2])
+        weight = distance if cues.quality is None else cues.quality
+        greedy = Greedy(distance, distances, None if cosines is None else 1 - cosines)
+        token = greedy.take(loneliest(features, cosines))
+        distance = greedy.row(token, distance)  # [B, N] to the nearest chosen token
+        scores = torch.empty_like(distance)
+        for _ in range(1, k):
+            torch.addcmul(greedy.barred, distance, weight, out=scores)
+            token = greedy.best(scores)
+            distance = distance.minimum(greedy.row(token, scores))
+        return Selection(greedy.indices())
