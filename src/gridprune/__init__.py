@@ -18,9 +18,10 @@ _EXPORTS = {
     "Method": ".methods.base",
     "Pruning": ".pruning",
     "TokenMap": ".token_map",
+    "ask_many": ".runtime",
     "prune": ".pruning",
 }
-__all__ = ["Budget", "GridPrune", "GridPruneError", "Method", "Pruning", "TokenMap", "prune"]
+__all__ = ["Budget", "GridPrune", "GridPruneError", "Method", "Pruning", "TokenMap", "ask_many", "prune"]
 
 
 def __getattr__(name: str) -> Any:  # lazy: `import gridprune` costs no torch import

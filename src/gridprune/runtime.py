@@ -20,6 +20,7 @@ from .errors import CheckpointError, GridPruneError, QuestionError, UnsupportedM
 from .methods.base import Method
 from .pruning import Pruning, prune
 from .report import Report
+from .reuse import EncoderCache
 from .video import Video
 
 EMBEDDED = "embedded"
@@ -179,6 +180,51 @@ def answer(
         positions=positions,
     )
     return respond(loaded, inputs, pruning, max_new_tokens)
+
+
+def ask_many(
+    loaded: Loaded,
+    image: Image | Video,
+    questions: Sequence[str],
+    method: Method,
+    *,
+    max_new_tokens: int = 64,
+    positions: Positions = "contiguous",
+) -> list[Answer]:
+    """Ask several questions about one picture or clip, each by itself, with one vision pass. Greedy decoding.
+
+    The answers are those of :func:`answer`. Only the vision pass is shared: the picture is processed, selected from
+    and read by the language model once for each question.
+
+    Args:
+        image: a picture, or the frames of a clip (:func:`gridprune.video.read_video`).
+
+    Returns:
+        One answer per question, in their order.
+
+    Raises:
+        QuestionError: a question is empty.
+        SettingError: `method` acts inside the language model or on pixels, where no encoder output can be shared.
+    """
+    cache = EncoderCache(1)
+    prompts = [prepare(loaded, image, question) for question in questions]
+    return [
+        respond(
+            loaded,
+            inputs,
+            prune(
+                loaded.model,
+                method,
+                processor=loaded.processor,
+                question=question,
+                clip=loaded.clip,
+                positions=positions,
+                cache=cache,
+            ),
+            max_new_tokens,
+        )
+        for question, inputs in zip(questions, prompts)
+    ]
 
 
 @torch.no_grad()
