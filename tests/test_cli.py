@@ -92,3 +92,8 @@ def test_very_long_question(run):
     result = run("ask", SAMPLE, "what is this " * 700, "--keep", "64", "--json")
     assert result.exit_code == 0, result.stderr
     assert json.loads(result.stdout)["visual_tokens"]["kept"] == 64
+
+
+def test_help_costs_no_heavy_import():
+    code = "import sys, gridprune.cli; sys.exit(bool({'torch', 'transformers', 'gradio', 'vllm'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -8,14 +8,26 @@ multimodal hash, so vLLM's caches stay right. See docs/vllm.md.
 
 from __future__ import annotations
 
-from .architectures import ARCHITECTURES, overrides
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .architectures import ARCHITECTURES, overrides
 
 __all__ = ["ARCHITECTURES", "overrides", "register"]
+
+
+def __getattr__(name: str) -> Any:  # lazy: the command line imports this package for `serve` alone
+    if name in ("ARCHITECTURES", "overrides"):
+        return getattr(import_module(".architectures", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def register() -> None:
     """Make the architectures known to vLLM, from its entry point `vllm.general_plugins`. May be called repeatedly."""
     from vllm import ModelRegistry
+
+    from .architectures import ARCHITECTURES
 
     for architecture in ARCHITECTURES.values():
         ModelRegistry.register_model(architecture.name, architecture.target)

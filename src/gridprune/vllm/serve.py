@@ -12,8 +12,6 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import SettingError, UnsupportedCallError
-from ..runtime import EMBEDDED
-from .architectures import overrides
 
 _SERVER = "vllm.entrypoints.openai.api_server"
 _OVERRIDES = "--hf-overrides"
@@ -27,6 +25,9 @@ def command_line(model: str, settings: dict[str, Any], rest: Sequence[str] = ())
         settings: the fields of :class:`~gridprune.vllm.settings.Settings`; None leaves one out.
         rest: further options, for vLLM; `--hf-overrides` among them are merged with ours.
     """
+    from ..runtime import EMBEDDED
+    from .architectures import overrides
+
     names: list[str] = []
     if model == EMBEDDED:
         from ..tiny.loading import weights_folder
