@@ -80,7 +80,10 @@ def test_scores_equal_those_of_gridprune_eval(expected, model_args, batch_size, 
         assert given == (right if answer == 1 else answer), text
     scores = found["results"][TASK]
     assert scores["accuracy,none"] == pytest.approx(table.accuracy(cell))
-    assert scores["mean_accuracy,none"] == pytest.approx(table.mean_accuracy(cell))
+    # lmms-eval sees one run at a time: its mean holds families too of which the unpruned model answers nothing
+    scored = [family != "describe" for family in table.families]
+    by_family = (table.right[cell].sum(0) / table.asked.sum(0))[scored]
+    assert scores["mean_accuracy,none"] == pytest.approx(by_family.mean())
     kept = 576 if cell == "full" else 64
     assert found["throughput"]["avg_visual_tokens"] == 576
     assert found["throughput"]["avg_visual_tokens_kept"] == kept
