@@ -60,7 +60,7 @@ class Union(Method):
         return tuple(sorted({depth for method in self.of for depth in method.saliency_depths}))
 
     def select(self, cues: Cues, token_map: TokenMap, k: int) -> Selection:
-        raise NotImplementedError
+        raise UnsupportedCallError("A union of methods says which cues to collect; it selects nothing.")
 
 
 @dataclass(frozen=True)
@@ -320,15 +320,8 @@ def choose(method: Method, cues: Cues, token_map: TokenMap) -> Iterator[tuple[in
         yield from ((number, selection, number) for number in range(cues.batch))
         return
     for number in range(cues.batch):
-        own = one_of(cues, number)
+        own = cues.image(number)
         yield number, checked_select(method, own, token_map, method.count(own, token_map)), 0
-
-
-def one_of(cues: Cues, number: int) -> Cues:
-    """The cues of one image of a batch."""
-    single: dict[str, Any] = {name: value[number : number + 1] for name, value in cues.tensors().items()}
-    depths = {depth: value[number : number + 1] for depth, value in cues.saliency_at.items()}
-    return replace(cues, saliency_at=depths, images=1, **single)
 
 
 def merged(family: Family, encoded: Encoded, image: int, selection: Selection, row: int, cues: Cues) -> Tensor:
