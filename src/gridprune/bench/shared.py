@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -27,6 +27,7 @@ from ..cues.text_tower import TextTower, load_text_tower
 from ..errors import BudgetError, UnsupportedCallError
 from ..families.base import Encoded, Family
 from ..methods.base import Cues, Method, Selection, checked_select
+from ..pictures import Choice, kept_embeddings
 from ..runtime import Loaded
 from ..token_map import TokenMap
 from .ablations import borrows_question, reads_evidence
@@ -284,7 +285,7 @@ class Shared:
             grid = resized_grid(method, rows, columns, selection.indices.shape[1])
             one = self.family.take_images(vision, [image])
             return self.family.encode_resized(one, [token_map], grid).embeddings[0]
-        return merged(self.family, encoded, image, selection, row, cues)
+        return kept_of(self.family, method, encoded, image, selection, row, cues)
 
     # -- what is answered ----------------------------------------------------------------------------------------
 
@@ -324,22 +325,12 @@ def choose(method: Method, cues: Cues, token_map: TokenMap) -> Iterator[tuple[in
         yield number, checked_select(method, own, token_map, method.count(own, token_map)), 0
 
 
-def merged(family: Family, encoded: Encoded, image: int, selection: Selection, row: int, cues: Cues) -> Tensor:
-    """The kept embeddings of one image in prompt order, other tokens merged into them if the method says so."""
-    embeddings, token_map, merge = encoded.embeddings[image], encoded.maps[image], selection.merge
-    mask = token_map.keep_mask(selection.indices[row].cpu())
-    kept = embeddings[mask.to(embeddings.device)]
-    if merge is None:
-        return kept
-    token = None if merge.token is None else merge.token[row][None]
-    own = replace(merge, group=merge.group[row][None], weight=merge.weight[row][None], token=token)
-    k = selection.indices.shape[1]
-    if merge.space == "tower_features":
-        new = family.project(own.apply(cues.require("tower_features")[row][None], k)[0])
-    else:
-        new = own.apply(embeddings[token_map.candidate_positions.to(embeddings.device)][None], k)[0]
-    content = (~token_map.separator[mask]).nonzero()[:, 0].to(kept.device)
-    return kept.index_copy(0, content, new.to(kept.dtype))
+def kept_of(
+    family: Family, method: Method, encoded: Encoded, image: int, selection: Selection, row: int, cues: Cues
+) -> Tensor:
+    """The kept embeddings of one image in prompt order, as `prune` hands them on."""
+    choice = Choice(selection, cues, row, selection.indices[row].cpu())
+    return kept_embeddings(family, method, encoded, image, choice, encoded.maps[image].keep_mask(choice.kept))
 
 
 def resized_grid(method: Method, rows: int, columns: int, k: int) -> tuple[int, int]:

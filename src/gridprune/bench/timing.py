@@ -22,7 +22,7 @@ from ..methods.base import Cues
 from .ablations import reads_evidence
 from .data import DataSet, Scene
 from .decode import Prefix, prompt_parts
-from .shared import Cell, Shared, choose, merged, resized_grid
+from .shared import Cell, Shared, choose, kept_of, resized_grid
 from .store import machine
 
 
@@ -81,7 +81,7 @@ def _decide(engine: Shared, cell: Cell, encoded: Encoded, question: str) -> int:
         engine.text.clip.to(engine.loaded.model.device)  # drops cached embeddings
     cues: Cues = collect.collect(engine.family, cell.method, encoded, [0], [question], engine.text)
     _, selection, row = next(choose(cell.method, cues, encoded.maps[0].candidates))
-    return len(merged(engine.family, encoded, 0, selection, row, cues))
+    return len(kept_of(engine.family, cell.method, encoded, 0, selection, row, cues))
 
 
 def _figure(values: list[float]) -> float:
