@@ -33,13 +33,15 @@ PATCHES = GRID * GRID
 class JointConfig:
     regression_scenes: int = 192
     regression_steps: int = 300
-    steps: int = 1000
+    steps: int = 1800
     batch: int = 4  # per process
     questions: int = 26
     text_length: int = 300
     muon_lr: float = 0.005
     adam_lr: float = 5e-4
     probe_weight: float = 0.2
+    #: part of the run after which most questions are counts and regions, learned last
+    slow_from: float = 0.55
     #: token counts of successive steps
     lengths: tuple[int, ...] = (576, 96, 576, 192, 576, 64, 128, 256)
     check_scenes: int = 32
@@ -183,7 +185,8 @@ def train_joint(
         index = torch.from_numpy(np.stack([choose_subset(scene, n, rng) for scene in scenes]))
         states = features(clip, scenes)
         states = states.gather(1, index[..., None].expand(-1, -1, states.shape[-1]))
-        text = pack([training(scene, cfg.questions, phase="last") for scene in scenes], cfg.text_length)
+        phase = "last" if step < cfg.slow_from * cfg.steps else "slow"
+        text = pack([training(scene, cfg.questions, phase=phase) for scene in scenes], cfg.text_length)
         logits, after = model.lm.states(model.projector(states), text)
         answer = answer_loss(logits, text.target)
         loss = answer + cfg.probe_weight * symbolic.probe_loss(after, text, scenes)

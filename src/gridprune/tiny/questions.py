@@ -194,6 +194,9 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
         *("choice color",) * 6, *("region",) * 8, *("count",) * 5, *("reading",) * 2,
         "object", "relation", "position", "choice",
     ),
+    "slow": (
+        *("count",) * 12, *("region",) * 10, *("relation",) * 4, "choice color", "reading", "object", "position",
+    ),
 }  # fmt: skip
 
 
