@@ -10,8 +10,9 @@ import pytest
 
 from gridprune.tiny.cells import cells, evidence_mask
 from gridprune.tiny.data import iter_examples, text_prior
-from gridprune.tiny.questions import FAMILIES, RELATION_MARGIN, balanced, training
-from gridprune.tiny.scenes import MARGIN, SIDE, make_scene, near_region, region_of
+from gridprune.tiny.forms import FORMS, LLAVA, NEXT, Form
+from gridprune.tiny.questions import FAMILIES, balanced, training
+from gridprune.tiny.scenes import SIDE, make_scene
 from gridprune.tiny.vocabulary import REGIONS, UNK, encode
 
 SPLITS = ("train", "dev", "test")
@@ -20,12 +21,17 @@ CHECKSUMS = {
     "dev": "4a8b0f0aff6e9e84",
     "test": "5b1184845d492def",
 }
+NEXT_CHECKSUMS = {
+    "train": "743548eb476cc393",
+    "dev": "6fbe02f938f11c49",
+    "test": "8cae9d279075bcd9",
+}
 
 
-def checksum(split: str) -> str:
+def checksum(split: str, form: Form = LLAVA) -> str:
     state = hashlib.sha256()
     for index in range(6):
-        scene = make_scene(split, index)
+        scene = make_scene(split, index, form=form)
         state.update(scene.pixels.tobytes())
         for question in balanced(scene):
             state.update(repr((question.text, question.answer, question.boxes)).encode())
@@ -35,6 +41,7 @@ def checksum(split: str) -> str:
 @pytest.mark.parametrize("split", SPLITS)
 def test_scenes_are_identical_on_every_machine(split: str) -> None:
     assert checksum(split) == CHECKSUMS[split]
+    assert checksum(split, NEXT) == NEXT_CHECKSUMS[split]
 
 
 def test_seeds_and_splits_differ() -> None:
@@ -42,13 +49,14 @@ def test_seeds_and_splits_differ() -> None:
     assert len(pictures) == 6
 
 
+@pytest.mark.parametrize("form", FORMS.values(), ids=list(FORMS))
 @pytest.mark.parametrize("split", SPLITS)
-def test_layout_keeps_its_margins(split: str) -> None:
+def test_layout_keeps_its_margins(split: str, form: Form) -> None:
     for index in range(60):
-        scene = make_scene(split, index)
+        scene = make_scene(split, index, form=form)
         for number, item in enumerate(scene.items):
-            assert 0 <= item.card[0] < item.card[2] <= SIDE
-            assert 0 <= item.card[1] < item.card[3] <= SIDE
+            assert 0 <= item.card[0] < item.card[2] <= form.side
+            assert 0 <= item.card[1] < item.card[3] <= form.side
             for other in scene.items[number + 1 :]:
                 apart_x = item.card[2] <= other.card[0] or other.card[2] <= item.card[0]
                 apart_y = item.card[3] <= other.card[1] or other.card[3] <= item.card[1]
@@ -56,10 +64,11 @@ def test_layout_keeps_its_margins(split: str) -> None:
         assert scene.counts[scene.targets.counted] == scene.targets.count
 
 
+@pytest.mark.parametrize("form", FORMS.values(), ids=list(FORMS))
 @pytest.mark.parametrize("split", SPLITS)
-def test_answers_follow_from_the_scene(split: str) -> None:
+def test_answers_follow_from_the_scene(split: str, form: Form) -> None:
     for index in range(60):
-        scene = make_scene(split, index)
+        scene = make_scene(split, index, form=form)
         asked = balanced(scene) + training(scene, 14)
         for question in asked:
             assert UNK not in encode(question.text) + encode(question.answer)
@@ -68,31 +77,32 @@ def test_answers_follow_from_the_scene(split: str) -> None:
             elif question.family == "position":
                 (item,) = question.evidence
                 assert scene.counts[item.label] == 1
-                assert question.answer == REGIONS[region_of(*item.center, MARGIN)]
+                assert question.answer == REGIONS[form.region_of(*item.center, form.margin)]
             elif question.family == "region":
                 number = REGIONS.index(question.text.removeprefix("What object is in the ").rstrip("?"))
-                assert sum(near_region(*i.center, number, MARGIN) for i in scene.objects) == 1
+                assert sum(form.near_region(*i.center, number, form.margin) for i in scene.objects) == 1
             elif question.family == "relation":
                 a, b = question.evidence
                 axis = 0 if "to the" in question.text else 1
                 gap = b.center[axis] - a.center[axis]
-                assert abs(gap) >= RELATION_MARGIN
+                assert abs(gap) >= form.relation_margin
                 forward = "left" in question.text or "above" in question.text
                 assert (question.answer == "yes") == ((gap > 0) == forward)
 
 
+@pytest.mark.parametrize("form", FORMS.values(), ids=list(FORMS))
 @pytest.mark.parametrize("split", ["dev", "test"])
-def test_answers_are_balanced(split: str) -> None:
+def test_answers_are_balanced(split: str, form: Form) -> None:
     answers: dict[str, Counter[str]] = defaultdict(Counter)
     for index in range(180):
-        for question in balanced(make_scene(split, index)):
+        for question in balanced(make_scene(split, index, form=form)):
             answers[question.template][question.answer] += 1
     assert answers["exist"]["yes"] == answers["exist"]["no"]
     assert set(answers["count"].values()) == {45}
     assert set(answers["position"].values()) == {20}
     assert set(answers["reading"].values()) == {18}
     assert max(answers["region"].values()) - min(answers["region"].values()) <= 1
-    prior = text_prior(split)
+    prior = text_prior(split, form=form.name)
     assert prior["exist"] == 0.5
     assert prior["relation"] <= 0.51
     assert prior["choice"] <= 0.3
@@ -123,6 +133,15 @@ def test_examples_share_scenes_and_repeat() -> None:
     assert len(set(numbers)) < 6
     assert first[0].image.size == (SIDE, SIDE)
     assert np.array_equal(np.asarray(first[0].image), np.asarray(again[0].image))
+
+
+def test_examples_of_the_larger_form() -> None:
+    examples = list(iter_examples("dev", 24, form="next"))
+    assert all(e.image.size == (NEXT.side, NEXT.side) for e in examples)
+    assert {e.family for e in examples} == set(FAMILIES)
+    assert max(box[3] for e in examples for box in e.boxes) > SIDE
+    objects = [len(make_scene("dev", index, form=NEXT).objects) for index in range(40)]
+    assert min(objects) >= NEXT.objects[0]
 
 
 def test_unknown_split_and_form_are_errors() -> None:

@@ -107,10 +107,10 @@ STYLES: Mapping[str, tuple[Callable[[Draws, int], Canvas], ...]] = {
 }
 
 
-def _clutter(canvas: Canvas, draws: Draws) -> None:
+def _clutter(canvas: Canvas, draws: Draws, number: tuple[int, int]) -> None:
     """Discs, rings and wedges of muted or vivid colours, in place."""
     side = len(canvas)
-    for _ in range(draws.between(2, 9)):
+    for _ in range(draws.between(*number)):
         r, y, x = draws.between(3, 14), draws.below(side), draws.below(side)
         y0, x0 = max(0, y - r), max(0, x - r)
         box = canvas[y0 : y + r + 1, x0 : x + r + 1]
@@ -129,10 +129,10 @@ def _clutter(canvas: Canvas, draws: Draws) -> None:
         box[mask] = (box[mask] * 102 + color * 154) >> 8
 
 
-def background(split: str, draws: Draws, side: int) -> Canvas:
-    """A cluttered background, int32 [side, side, 3]."""
+def background(split: str, draws: Draws, side: int, clutter: tuple[int, int]) -> Canvas:
+    """A background cluttered with fewest to most shapes, int32 [side, side, 3]."""
     canvas = draws.choice(STYLES[split])(draws, side)
-    _clutter(canvas, draws)
+    _clutter(canvas, draws, clutter)
     grain = draws.choice((4, 8, 16, 24))
     canvas += (draws.noise(side, side, 1).astype(np.int32) - 128) * grain >> 8
     return canvas

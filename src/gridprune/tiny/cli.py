@@ -17,8 +17,8 @@ def train(
     out: Annotated[Path, typer.Option(help="Folder of checkpoints and logs; an interrupted training resumes.")],
     seed: Annotated[int, typer.Option(help="Another seed gives another model.")] = 0,
     stages: Annotated[
-        str, typer.Option(help="Comma-separated: symbolic,tower,joint,export.")
-    ] = "symbolic,tower,joint,export",
+        str, typer.Option(help="Comma-separated: symbolic,tower,joint,next,export.")
+    ] = "symbolic,tower,joint,next,export",
     threads: Annotated[int, typer.Option(min=1, help="Processes of one thread each.")] = 2,
     weights: Annotated[Path | None, typer.Option(help="Folder to export to (default: OUT/weights).")] = None,
 ) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
+from .forms import FORMS, LLAVA
 from .questions import balanced, template_prior
 from .scenes import SPLIT_SEED, Box, make_scene
 
@@ -26,18 +27,21 @@ class Example:
     scene: int
 
 
-def iter_examples(split: str, n_questions: int, *, seed: int | None = None, form: str = "llava") -> Iterator[Example]:
+def iter_examples(
+    split: str, n_questions: int, *, seed: int | None = None, form: str = LLAVA.name
+) -> Iterator[Example]:
     """First ``n_questions`` of a split; questions of one scene are consecutive and share its picture.
 
-    ``seed`` gives another, equally distributed set of scenes. ``form`` is ``"llava"`` (192 px, 576 tokens).
+    ``seed`` gives another, equally distributed set of scenes. ``form`` is ``"llava"`` (192 px, 576 tokens)
+    or ``"next"`` (384 px, 2880 tokens).
     """
     if split not in SPLIT_SEED:
         raise ValueError(f"unknown split {split!r}; choose one of {', '.join(SPLIT_SEED)}")
-    if form != "llava":
-        raise ValueError(f"unknown form {form!r}; this data set is generated as 'llava'")
+    if form not in FORMS:
+        raise ValueError(f"unknown form {form!r}; choose one of {', '.join(FORMS)}")
     done, index = 0, 0
     while done < n_questions:
-        scene = make_scene(split, index, seed=seed or 0)
+        scene = make_scene(split, index, seed=seed or 0, form=FORMS[form])
         image = scene.image
         for number, question in enumerate(balanced(scene)[: n_questions - done]):
             name = f"{split}-{seed or 0}-{index}-{number}"
@@ -46,6 +50,7 @@ def iter_examples(split: str, n_questions: int, *, seed: int | None = None, form
         index += 1
 
 
-def text_prior(split: str, *, seed: int | None = None) -> dict[str, float]:
+def text_prior(split: str, *, seed: int | None = None, form: str = LLAVA.name) -> dict[str, float]:
     """Accuracy by family of the majority answer of each question template: what text alone can give."""
-    return template_prior(q for i in range(PRIOR_SCENES) for q in balanced(make_scene(split, i, seed=seed or 0)))
+    scenes = (make_scene(split, i, seed=seed or 0, form=FORMS[form]) for i in range(PRIOR_SCENES))
+    return template_prior(question for scene in scenes for question in balanced(scene))

@@ -112,17 +112,31 @@ class TinyLM(nn.Module):
 
     def states(self, visual: Tensor, text: Packed) -> tuple[Tensor, list[Tensor]]:
         """Logits [B, T, V], and the text's states [B, T, D] after each block."""
+        logits, after, _ = self.trace(visual, text)
+        return logits, after
+
+    def trace(
+        self, visual: Tensor, text: Packed, lengths: Tensor | None = None
+    ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+        """Logits, and the states after each block of the text [B, T, D] and of the visual tokens [B, N, D].
+
+        ``lengths`` [B] says how many visual tokens are real; the rest is padding on the right. The last block leaves
+        the visual tokens as they were.
+        """
         b, n, _ = visual.shape
         bos = self.embed.weight[BOS].expand(b, 1, -1)
         prefix, x = torch.cat([bos, visual], 1), self.embed(text.ids)
         p = n + 1
-        mask = text.mask(torch.ones(b, text.ids.shape[1], p, dtype=torch.bool))
-        rope = self.rope(torch.cat([torch.arange(p).expand(b, -1), p + text.offset], 1))
-        after = []
+        ends = torch.full((b,), p) if lengths is None else 1 + lengths
+        seen = torch.arange(p) < ends[:, None]  # [B, P]
+        mask = text.mask(seen[:, None].expand(-1, text.ids.shape[1], -1))
+        rope = self.rope(torch.cat([torch.arange(p).expand(b, -1), ends[:, None] + text.offset], 1))
+        after, behind = [], []
         for i, block in enumerate(self.layers):
             prefix, x = block(prefix, x, rope, mask, i == len(self.layers) - 1)
             after.append(x)
-        return self.norm(x) @ self.embed.weight.T, after
+            behind.append(prefix[:, 1:])
+        return self.norm(x) @ self.embed.weight.T, after, behind
 
 
 #: Weights of answer tokens in the loss: counts, letters and nouns are learned last, </s> at once.

@@ -6,10 +6,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from .draws import Draws
-from .scenes import MARGIN, SPLIT_SEED, Box, Item, Scene, near_region, region_of
+from .scenes import Box, Item, Scene
 from .vocabulary import CLASSES, COLORS, COUNTS, GROUPS, LETTERS, PLURALS, REGIONS, article, label_word
 
-RELATION_MARGIN = 24  # pixels between two centres along the axis that a relation names
 FAMILIES = ("exist", "attribute", "count", "position", "region", "relation", "reading", "choice", "describe")
 
 
@@ -83,19 +82,24 @@ def count(scene: Scene, draws: Draws, label: int) -> Question:
 
 
 def position(scene: Scene, draws: Draws, item: Item | None) -> Question | None:
-    options = [item] if item else [i for i in _unique(scene) if region_of(*i.center, MARGIN) is not None]
+    options = (
+        [item]
+        if item
+        else [i for i in _unique(scene) if scene.form.region_of(*i.center, scene.form.margin) is not None]
+    )
     if not options:
         return None
     item = draws.choice(options)
-    region = region_of(*item.center, MARGIN)
+    region = scene.form.region_of(*item.center, scene.form.margin)
     if region is None:
         return None
     return Question("position", "position", f"Where is the {_name(item)}?", REGIONS[region], (item,))
 
 
 def region(scene: Scene, draws: Draws, number: int) -> Question | None:
-    inside = [i for i in scene.objects if near_region(*i.center, number, MARGIN)]
-    if len(inside) != 1 or not near_region(*inside[0].center, number, -MARGIN):
+    near, margin = scene.form.near_region, scene.form.margin
+    inside = [i for i in scene.objects if near(*i.center, number, margin)]
+    if len(inside) != 1 or not near(*inside[0].center, number, -margin):
         return None
     return Question("region", "region", f"What object is in the {REGIONS[number]}?", _name(inside[0]), (inside[0],))
 
@@ -108,7 +112,7 @@ def relation(scene: Scene, draws: Draws, yes: bool) -> Question | None:
         a, b = draws.shuffled(unique)[:2]
         axis = draws.below(2)
         gap = b.center[axis] - a.center[axis]
-        if abs(gap) < RELATION_MARGIN:
+        if abs(gap) < scene.form.relation_margin:
             continue
         first = gap > 0  # a is left of / above b
         word = (("to the left of", "above") if first == yes else ("to the right of", "below"))[axis]
@@ -159,7 +163,7 @@ def describe(scene: Scene, draws: Draws) -> Question | None:
 
 def balanced(scene: Scene) -> list[Question]:
     """At most one or two questions per family, with the answers of the scene's balanced targets."""
-    root, index, target = SPLIT_SEED[scene.split] + 1000 * scene.seed, scene.index, scene.targets
+    root, index, target = scene.root, scene.index, scene.targets
     draws = Draws(root, index, 4)
     by_class = {item.label: item for item in scene.objects}
     anchor, colored = by_class[target.region_class], by_class[target.color_class]
@@ -205,8 +209,7 @@ def training(scene: Scene, n: int, *, phase: str = "mixed") -> list[Question]:
 
     In the ``hard`` phase the extras are the slow families and come first (up to nine of them).
     """
-    root, index = SPLIT_SEED[scene.split] + 1000 * scene.seed, scene.index
-    draws = Draws(root, index, 5)
+    draws = Draws(scene.root, scene.index, 5)
     usual = [q for q in balanced(scene) if q.family != "describe" or draws.chance(50)]
     hard = phase == "hard"
     asked, room = ([], min(n, 9)) if hard else (usual, n)

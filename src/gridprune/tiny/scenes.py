@@ -15,12 +15,13 @@ from PIL import Image
 
 from .backgrounds import background
 from .draws import Draws, rotated
+from .forms import GRID, LLAVA, PATCH, VIEW, Form
 from .sprites import Sprite, pixels, sprites
 from .vocabulary import CLASSES, COLOR_RGB, COLORS, COUNTS, GROUPS, LETTERS, N_CLASSES, REGIONS, WORDS
 
-SIDE, PATCH = 192, 8
-GRID = SIDE // PATCH
-MARGIN = 8  # pixels between an object's centre and the borders of the region a question names
+__all__ = ["GRID", "PATCH", "SIDE", "SPLIT_SEED", "Box", "Item", "Scene", "Targets", "make_scene", "render"]
+
+SIDE = VIEW
 SPLIT_SEED: Mapping[str, int] = {"train": 11, "dev": 22, "test": 33}
 Box = tuple[int, int, int, int]
 
@@ -84,6 +85,12 @@ class Scene:
     index: int
     items: tuple[Item, ...]
     targets: Targets
+    form: Form = LLAVA
+
+    @property
+    def root(self) -> int:
+        """Seed of everything drawn for this scene's set."""
+        return root_seed(self.split, self.seed, self.form)
 
     @property
     def objects(self) -> tuple[Item, ...]:
@@ -103,7 +110,7 @@ class Scene:
 
     @cached_property
     def pixels(self) -> np.ndarray:
-        """uint8 [SIDE, SIDE, 3]."""
+        """uint8 [S, S, 3], S the form's side."""
         return render(self)
 
     @property
@@ -111,34 +118,16 @@ class Scene:
         return Image.fromarray(self.pixels)
 
 
-def region_of(x: int, y: int, margin: int = 0) -> int | None:
-    """Region id of a point, or None within ``margin`` pixels of a dividing line."""
-    third = SIDE // 3
-    for value in (x, y):
-        if min(abs(value - third), abs(value - 2 * third)) < margin:
-            return None
-    return 3 * (y // third) + x // third
-
-
-def near_region(x: int, y: int, region: int, margin: int) -> bool:
-    """Whether a point lies in the region grown by ``margin`` pixels."""
-    third, (row, col) = SIDE // 3, divmod(region, 3)
-    return (
-        col * third - margin <= x < (col + 1) * third + margin
-        and row * third - margin <= y < (row + 1) * third + margin
-    )
-
-
 class _Layout:
     """Rejection sampling of non-overlapping boxes."""
 
-    def __init__(self, split: str, draws: Draws, region: int) -> None:
-        self.table, self.draws, self.region = sprites(split), draws, region
+    def __init__(self, split: str, form: Form, draws: Draws, region: int) -> None:
+        self.table, self.form, self.draws, self.region = sprites(split), form, draws, region
         self.items: list[Item] = []
 
     def place(self, label: int, color: int, *, inside: bool = False, tries: int = 40) -> bool:
         """Add an item of ``label`` on a card of ``color`` (0: no card); False when no room is found."""
-        draws = self.draws
+        draws, side, third, margin = self.draws, self.form.side, self.form.third, self.form.margin
         sprite, flip, sign = draws.choice(self.table[label]), False, label > N_CLASSES
         if sign:
             pad_x, pad_y = max(2, (38 - sprite.w) // 2), max(2, (16 - sprite.h) // 2)
@@ -149,12 +138,11 @@ class _Layout:
         for _ in range(tries):
             if inside:
                 row, col = divmod(self.region, 3)
-                third = SIDE // 3
-                cx = col * third + draws.between(MARGIN, third - MARGIN - 1)
-                cy = row * third + draws.between(MARGIN, third - MARGIN - 1)
+                cx = col * third + draws.between(margin, third - margin - 1)
+                cy = row * third + draws.between(margin, third - margin - 1)
                 x, y = cx - w // 2, cy - h // 2
             else:
-                x, y = draws.between(1, SIDE - w - 1), draws.between(1, SIDE - h - 1)
+                x, y = draws.between(1, side - w - 1), draws.between(1, side - h - 1)
             card = (x, y, x + w, y + h)
             box = (x + pad_x, y + pad_y, x + pad_x + sprite.w, y + pad_y + sprite.h)
             item = Item(label, sprite, flip, color, box, card)
@@ -165,10 +153,10 @@ class _Layout:
 
     def _fits(self, item: Item, inside: bool) -> bool:
         x0, y0, x1, y1 = item.card
-        if x0 < 0 or y0 < 0 or x1 > SIDE or y1 > SIDE:
+        if x0 < 0 or y0 < 0 or max(x1, y1) > self.form.side:
             return False
         cx, cy = item.center
-        if not inside and near_region(cx, cy, self.region, MARGIN):
+        if not inside and self.form.near_region(cx, cy, self.region, self.form.margin):
             return False
         for other in self.items:
             a0, b0, a1, b1 = other.card
@@ -181,8 +169,8 @@ class _Layout:
         return True
 
 
-def _attempt(split: str, draws: Draws, targets: Targets) -> tuple[Item, ...] | None:
-    layout = _Layout(split, draws, targets.region)
+def _attempt(split: str, form: Form, draws: Draws, targets: Targets) -> tuple[Item, ...] | None:
+    layout = _Layout(split, form, draws, targets.region)
     used = {targets.region_class, targets.color_class, targets.counted}
     card = lambda: draws.between(1, len(COLORS)) if draws.chance(60) else 0  # noqa: E731
     others = [c for c in range(1, len(COLORS) + 1) if c != targets.color]
@@ -199,7 +187,7 @@ def _attempt(split: str, draws: Draws, targets: Targets) -> tuple[Item, ...] | N
     if not ok:
         return None
     free = [label for label in range(1, N_CLASSES + 1) if label not in used]
-    total = draws.between(6, 12)
+    total = draws.between(*form.objects)
     if draws.chance(50):
         again = free.pop(draws.below(len(free)))
         for _ in range(draws.between(1, len(COUNTS))):
@@ -215,9 +203,14 @@ def _attempt(split: str, draws: Draws, targets: Targets) -> tuple[Item, ...] | N
     return tuple(layout.items)
 
 
-def make_scene(split: str, index: int, *, seed: int = 0) -> Scene:
+def root_seed(split: str, seed: int, form: Form) -> int:
+    """Seed of a set of scenes."""
+    return SPLIT_SEED[split] + 1000 * seed + form.salt
+
+
+def make_scene(split: str, index: int, *, seed: int = 0, form: Form = LLAVA) -> Scene:
     """Scene ``index`` of a split; identical for the same arguments on every machine."""
-    root = SPLIT_SEED[split] + 1000 * seed
+    root = root_seed(split, seed, form)
     targets = Targets.of(root, index)
     shift = 1
     while targets.color_class == targets.region_class or targets.counted in (targets.color_class, targets.region_class):
@@ -230,14 +223,14 @@ def make_scene(split: str, index: int, *, seed: int = 0) -> Scene:
     draws = Draws(root, index, 1)
     items = None
     while items is None:
-        items = _attempt(split, draws, targets)
-    return Scene(split, seed, index, items, targets)
+        items = _attempt(split, form, draws, targets)
+    return Scene(split, seed, index, items, targets, form)
 
 
 def render(scene: Scene) -> np.ndarray:
-    """Pixels of a scene, uint8 [SIDE, SIDE, 3]."""
-    draws = Draws(SPLIT_SEED[scene.split] + 1000 * scene.seed, scene.index, 2)
-    canvas = background(scene.split, draws, SIDE)
+    """Pixels of a scene, uint8 [S, S, 3]."""
+    draws = Draws(scene.root, scene.index, 2)
+    canvas = background(scene.split, draws, scene.form.side, scene.form.clutter)
     for item in scene.items:
         shade = None
         if item.color:

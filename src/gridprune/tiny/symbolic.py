@@ -17,7 +17,7 @@ from .optim import make_optimizers, schedule, set_rates
 from .packing import Packed, pack
 from .questions import FAMILIES, Question, balanced, training
 from .runs import Run
-from .scenes import GRID, SIDE, Scene, make_scene
+from .scenes import GRID, Scene, make_scene
 from .vocabulary import (
     ANSWER,
     CLASSES,
@@ -175,7 +175,7 @@ def noun_facts(scene: Scene) -> Tensor:
     for item in scene.objects:
         x, y = item.center
         facts[item.label, 0] = min(facts[item.label, 0] + 1, len(COUNTS) + 1)
-        facts[item.label, 1:] = torch.tensor([item.color, y / SIDE, x / SIDE])
+        facts[item.label, 1:] = torch.tensor([item.color, y / scene.form.side, x / scene.form.side])
     return facts
 
 

@@ -1,8 +1,9 @@
-"""The whole pipeline: symbolic language model, tower, projector and joint stage, export.
+"""The whole pipeline: symbolic language model, tower, projector and joint stage, LLaVA-NeXT's form, export.
 
 Each stage keeps its state under ``out`` and resumes where it was stopped. The first two are independent
 of each other and run as two processes when two threads are given; the joint stage averages gradients over
-as many one-thread processes (faster here than one process with several threads).
+as many one-thread processes (faster here than one process with several threads). The stage of LLaVA-NeXT's form starts
+from the joint stage's weights, in one thread.
 """
 
 from __future__ import annotations
@@ -19,10 +20,11 @@ from .clip import TinyCLIP, TowerConfig
 from .export import to_clip, to_llava, write
 from .joint import JointConfig, JointModel, Projector, train_joint
 from .lm import LMConfig
+from .next import NextConfig, train_next
 from .symbolic import SymbolicConfig, SymbolicLM, train_symbolic
 from .tower import TowerModel, TowerTraining, train_tower
 
-STAGES = ("symbolic", "tower", "joint", "export")
+STAGES = ("symbolic", "tower", "joint", "next", "export")
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,7 @@ class Recipe:
     symbolic: SymbolicConfig = field(default_factory=SymbolicConfig)
     tower_training: TowerTraining = field(default_factory=TowerTraining)
     joint: JointConfig = field(default_factory=JointConfig)
+    next: NextConfig = field(default_factory=NextConfig)
 
 
 def tiny_recipe() -> Recipe:
@@ -46,6 +49,7 @@ def tiny_recipe() -> Recipe:
         joint=JointConfig(
             regression_scenes=8, regression_steps=20, steps=6, batch=2, questions=6, lengths=(64, 96), check_scenes=2
         ),
+        next=NextConfig(steps=6, batch=2, questions=6, lengths=(48, 96), window=3, check_scenes=1),
     )
 
 
@@ -61,6 +65,12 @@ def trained_clip(out: Path, recipe: Recipe) -> TinyCLIP:
     tower = TowerModel(recipe.tower)
     load_stage(out, "tower", tower)
     return tower.clip
+
+
+def trained_joint(out: Path, recipe: Recipe) -> JointModel:
+    model = JointModel(Projector(recipe.tower.width, recipe.lm.width), SymbolicLM(recipe.lm))
+    load_stage(out, "joint", model)
+    return model
 
 
 def _symbolic(out: Path, recipe: Recipe, seed: int, report: Callable[[str], None]) -> None:
@@ -88,10 +98,14 @@ def _joint(rank: int, world: int, out: Path, recipe: Recipe, seed: int, report: 
 
 def export(out: Path, recipe: Recipe, folder: Path) -> None:
     """Write the packaged form of a finished training to ``folder``."""
-    clip, symbolic = trained_clip(out, recipe), SymbolicLM(recipe.lm)
-    model = JointModel(Projector(recipe.tower.width, recipe.lm.width), symbolic)
-    load_stage(out, "joint", model)
+    clip, model = trained_clip(out, recipe), trained_joint(out, recipe)
     write(folder, to_clip(clip), to_llava(clip, model.projector, model.lm))
+
+
+def _next(out: Path, recipe: Recipe, seed: int, report: Callable[[str], None]) -> None:
+    torch.set_num_threads(1)
+    clip, joint = trained_clip(out, recipe), trained_joint(out, recipe)
+    train_next(out / "next", recipe.next, clip, joint, seed=seed, report=report)
 
 
 def say(line: str) -> None:
@@ -134,6 +148,8 @@ def train(
             mp.spawn(_joint, (threads, out, recipe, seed, report), nprocs=threads)
         else:
             _joint(0, 1, out, recipe, seed, report)
+    if "next" in stages:
+        _next(out, recipe, seed, report)
     folder = Path(weights) if weights is not None else out / "weights"
     if "export" in stages:
         export(out, recipe, folder)

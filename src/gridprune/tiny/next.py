@@ -1,0 +1,178 @@
+"""Stage 5: projector and language model in LLaVA-NeXT's form, from the joint stage's weights.
+
+The tower stays frozen and sees each view alone, so nothing in a patch says which tile it is from: the language model
+has to find that out from the order of the tokens, from the newlines, and from the overview. Prompts are those of the
+pruned stock model: tokens in their order, counted without gaps, a newline where a row keeps a token. Which tokens are
+kept in training never depends on the question.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .clip import TinyCLIP
+from .forms import NEXT
+from .joint import JointModel
+from .lm import answer_loss, exact
+from .optim import make_optimizers, schedule, set_rates
+from .packing import pack
+from .questions import FAMILIES, balanced, training
+from .runs import Run
+from .scenes import Scene, make_scene
+from .views import count, occupied, places, view_features, with_newlines
+
+TOKENS = count(NEXT)
+
+
+@dataclass(frozen=True)
+class NextConfig:
+    steps: int = 1300
+    batch: int = 3
+    #: scenes of a step that takes all tokens
+    full_batch: int = 1
+    questions: int = 26
+    text_length: int = 300
+    muon_lr: float = 0.004
+    adam_lr: float = 4e-4
+    probe_weight: float = 0.2
+    place_weight: float = 1.0
+    #: part of the run after which most questions are counts and regions, learned last
+    slow_from: float = 0.55
+    #: token counts of successive steps
+    lengths: tuple[int, ...] = (320, 640, 160, 320, 2880, 640, 320, 160, 640, 320)
+    #: scenes to draw a batch from; the window moves by one a step, so that a scene's features serve ``batch`` steps
+    window: int = 256
+    check_scenes: int = 24
+
+
+class NextModel(nn.Module):
+    """The joint stage's model, the newline token, and heads that exist in training only."""
+
+    def __init__(self, joint: JointModel) -> None:
+        super().__init__()
+        self.joint = joint
+        width = joint.lm.cfg.width
+        self.newline = nn.Parameter(0.3 * torch.randn(width))
+        #: per block but the last: lower half, right half, y, x of a visual token in the whole picture
+        self.place = nn.ModuleList(nn.Linear(width, 4) for _ in joint.lm.layers[:-1])
+
+    def prompt(self, states: Sequence[Tensor], index: Sequence[np.ndarray]) -> tuple[Tensor, Tensor, Tensor]:
+        """Visual tokens and newlines [B, P, D], padded on the right; their numbers [B, P] (-1: newline); lengths [B].
+
+        Args:
+            states: per scene the tower's states in the order of the visual tokens, [N, D].
+            index: per scene the kept tokens, ascending.
+        """
+        rows = [torch.from_numpy(with_newlines(kept, NEXT)) for kept in index]
+        number = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-1)
+        patches = torch.stack([part[row.clamp(min=0)] for part, row in zip(states, number, strict=True)])
+        tokens = torch.where(number[..., None] < 0, self.newline, self.joint.projector(patches))
+        return tokens, number, torch.tensor([len(row) for row in rows])
+
+    def place_loss(self, behind: Sequence[Tensor], number: Tensor) -> Tensor:
+        """How well the states of visual tokens tell their place in the whole picture."""
+        kept = number >= 0
+        where = places(NEXT)[number[kept]]  # [M, 2]
+        loss = where.new_zeros(())
+        for head, states in zip(self.place, behind, strict=False):
+            half, place = head(states[kept]).split(2, -1)
+            loss = loss + F.binary_cross_entropy_with_logits(half, (where > 0.5).float()) + 4 * F.mse_loss(place, where)
+        return loss / len(self.place)
+
+
+def choose_tokens(scene: Scene, n: int, rng: np.random.Generator) -> np.ndarray:
+    """``n`` ascending visual tokens, between uniformly random and occupied-first; overview and tiles in any ratio."""
+    if n >= TOKENS:
+        return np.arange(TOKENS)
+    order = rng.random(TOKENS)
+    if rng.random() < 0.8:
+        order -= rng.uniform(0.3, 1.0) * occupied(scene)
+    order[: TOKENS // 5] -= rng.choice((0.0, 0.0, 0.15, 0.4))
+    return np.sort(np.argsort(order, kind="stable")[:n])
+
+
+def train_next(
+    out: Path,
+    cfg: NextConfig,
+    clip: TinyCLIP,
+    joint: JointModel,
+    *,
+    seed: int,
+    stop: int | None = None,
+    report: Callable[[str], None] = print,
+) -> NextModel:
+    """Train (or resume) under ``out``; ``joint`` holds the weights to start from."""
+    torch.manual_seed(seed)
+    clip.eval().requires_grad_(False)
+    model = NextModel(joint)
+    optimizers = make_optimizers(model, muon_lr=cfg.muon_lr, adam_lr=cfg.adam_lr)
+    run = Run(out, model, optimizers, every=50)
+
+    @lru_cache(maxsize=cfg.window)
+    def looked_at(number: int) -> tuple[Scene, Tensor]:
+        scene = make_scene("train", number, seed=seed + 800, form=NEXT)
+        return scene, view_features(clip, scene).half()
+
+    window: list[tuple[float, float]] = []
+    for step in range(run.resume(), cfg.steps):
+        if step == stop:
+            break
+        n = cfg.lengths[step % len(cfg.lengths)]
+        rng = np.random.default_rng([seed, 4, step])
+        batch = cfg.full_batch if n >= TOKENS else cfg.batch
+        numbers = step + rng.choice(cfg.window, batch, replace=False)
+        scenes, states = zip(*map(looked_at, numbers.tolist()), strict=True)
+        tokens, number, lengths = model.prompt(
+            [part.float() for part in states], [choose_tokens(scene, n, rng) for scene in scenes]
+        )
+        phase = "last" if step < cfg.slow_from * cfg.steps else "slow"
+        text = pack([training(scene, cfg.questions, phase=phase) for scene in scenes], cfg.text_length)
+        logits, after, behind = joint.lm.trace(tokens, text, lengths)
+        answer, place = answer_loss(logits, text.target), model.place_loss(behind, number)
+        probe = joint.symbolic.probe_loss(after, text, scenes)
+        loss = answer + cfg.probe_weight * probe + cfg.place_weight * place
+        for optimizer in optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        set_rates(optimizers, schedule(step, cfg.steps, cooldown=0.9))
+        for optimizer in optimizers:
+            optimizer.step()
+        window.append((answer.item(), place.item()))
+        if (step + 1) % 20 == 0:
+            mean = [sum(column) / len(window) for column in zip(*window, strict=True)]
+            run.log(step, {"loss": mean[0], "place": mean[1]})
+            report(f"next {step + 1}/{cfg.steps} loss {mean[0]:.4f} place {mean[1]:.4f} {run.seconds:.0f}s")
+            window = []
+        if (step + 1) % 500 == 0 or step + 1 == cfg.steps:
+            scores = evaluate_next(model, clip, cfg.check_scenes)
+            run.log(step, {"accuracy": scores})
+            report(f"  {scores}")
+        run.maybe_save(step + 1, cfg.steps)
+    return model
+
+
+@torch.no_grad()
+def evaluate_next(
+    model: NextModel, clip: TinyCLIP, scenes: int, split: str = "dev", keep: int = TOKENS
+) -> dict[str, float]:
+    """Accuracy by family on all 2880 tokens, or on ``keep`` of them chosen without a look at the question."""
+    hits: dict[str, list[bool]] = {}
+    rng = np.random.default_rng(6)
+    for number in range(scenes):
+        scene = make_scene(split, number, form=NEXT)
+        asked = balanced(scene)
+        text = pack([asked], 256)
+        tokens, _, lengths = model.prompt([view_features(clip, scene)], [choose_tokens(scene, keep, rng)])
+        right = exact(model.joint.lm.trace(tokens, text, lengths)[0], text)[0]
+        for question, hit in zip(asked, right.tolist(), strict=True):
+            hits.setdefault(question.family, []).append(hit)
+    return {family: round(sum(hits[family]) / len(hits[family]), 3) for family in FAMILIES if family in hits}

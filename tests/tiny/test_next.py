@@ -1,0 +1,126 @@
+"""LLaVA-NeXT's form: the cut of a picture, the order of its tokens, newlines, training and resuming."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from gridprune.bench.evidence import evidence as evidence_on_map
+from gridprune.families.llava_next import map_from_places
+from gridprune.tiny import views
+from gridprune.tiny.clip import TinyCLIP
+from gridprune.tiny.forms import GRID, NEXT
+from gridprune.tiny.joint import JointModel, Projector
+from gridprune.tiny.lm import TinyLM
+from gridprune.tiny.next import TOKENS, NextModel, choose_tokens, train_next
+from gridprune.tiny.packing import pack
+from gridprune.tiny.questions import balanced
+from gridprune.tiny.scenes import make_scene
+from gridprune.tiny.symbolic import SymbolicLM
+from gridprune.tiny.train import tiny_recipe
+from gridprune.token_map import TokenMap
+
+RECIPE = tiny_recipe()
+
+
+def untrained() -> tuple[TinyCLIP, JointModel]:
+    torch.manual_seed(0)
+    return TinyCLIP(RECIPE.tower), JointModel(Projector(RECIPE.tower.width, RECIPE.lm.width), SymbolicLM(RECIPE.lm))
+
+
+@pytest.fixture(scope="module")
+def token_map() -> TokenMap:
+    """The map of the stock model's own order: overview, then rows of the mosaic with a newline behind each."""
+    side = GRID * NEXT.tiles
+    line = torch.cartesian_prod(torch.arange(GRID), torch.arange(GRID)).double()
+    mosaic = torch.full((side, side + 1, 2), -1.0, dtype=torch.float64)
+    mosaic[:, :side] = torch.cartesian_prod(torch.arange(side), torch.arange(side)).double().view(side, side, 2)
+    return map_from_places(torch.cat([line, mosaic.flatten(0, 1)]), (GRID, GRID), NEXT.tiles)
+
+
+def test_tokens_and_newlines_are_those_of_the_map(token_map: TokenMap) -> None:
+    assert TOKENS == 2880 == int((~token_map.separator).sum())
+    everything = views.with_newlines(np.arange(TOKENS), NEXT)
+    assert (everything < 0).tolist() == token_map.separator.tolist()
+    assert (everything < 0).sum() == 48
+    kept = np.array([3, 500, 576, 577, 576 + 48, TOKENS - 1])
+    assert views.with_newlines(kept, NEXT).tolist() == [3, 500, 576, 577, -1, 624, -1, 2879, -1]
+    assert views.with_newlines(np.array([3, 500]), NEXT).tolist() == [3, 500]
+
+
+def test_order_of_patches_is_the_maps(token_map: TokenMap) -> None:
+    patches = torch.arange(5 * GRID * GRID).view(5, GRID * GRID, 1)
+    source = token_map.source[~token_map.separator]
+    assert torch.equal(views.in_order(patches, NEXT), source)
+    middle = (token_map.boxes[:, :2] + token_map.boxes[:, 2:]) / 2
+    torch.testing.assert_close(views.places(NEXT), middle[~token_map.separator].flip(-1))
+
+
+def test_evidence_lies_in_overview_and_tiles(token_map: TokenMap) -> None:
+    for index in range(10):
+        scene = make_scene("dev", index, form=NEXT)
+        for question in balanced(scene):
+            boxes = [tuple(value / NEXT.side for value in box) for box in question.boxes]
+            ours = views.evidence(question.boxes, NEXT)
+            assert ours.tolist() == evidence_on_map(token_map, boxes)[~token_map.separator].tolist()
+        for part in views.truth(scene):
+            assert part.center.sum() == len(scene.items)
+
+
+def test_tiles_are_the_picture() -> None:
+    scene = make_scene("test", 3, form=NEXT)
+    parts = views.cut(scene)
+    assert parts.shape == (5, 192, 192, 3)
+    assert np.array_equal(np.block([[[parts[1]], [parts[2]]], [[parts[3]], [parts[4]]]]), scene.pixels)
+
+
+def test_padding_changes_no_answer() -> None:
+    torch.manual_seed(0)
+    lm = TinyLM(RECIPE.lm)
+    questions = [balanced(make_scene("dev", index, form=NEXT))[:2] for index in range(2)]
+    visual = torch.randn(2, 30, RECIPE.lm.width) * 0.1
+    together = lm.trace(visual, pack(questions, 40), torch.tensor([30, 17]))[0]
+    alone = lm(visual[1:, :17], pack(questions[1:], 40))
+    torch.testing.assert_close(together[1], alone[0], atol=1e-4, rtol=1e-4)
+
+
+def test_prompt_is_newlines_between_projected_patches() -> None:
+    clip, joint = untrained()
+    model = NextModel(joint)
+    scene = make_scene("train", 0, form=NEXT)
+    states = views.view_features(clip.eval(), scene)
+    kept = choose_tokens(scene, 60, np.random.default_rng(0))
+    tokens, number, lengths = model.prompt([states], [kept])
+    assert len(kept) == 60
+    assert lengths.tolist() == [tokens.shape[1]] == [60 + int((number < 0).sum())]
+    assert torch.equal(tokens[number < 0], model.newline.expand(int((number < 0).sum()), -1))
+    torch.testing.assert_close(tokens[0, number[0] >= 0], joint.projector(states[kept]))
+
+
+def rows(folder: Path) -> list[tuple[object, ...]]:
+    found = map(json.loads, (folder / "log.jsonl").read_text().splitlines())
+    return [(row["step"], row.get("loss"), row.get("accuracy")) for row in found]
+
+
+def test_resume_after_a_kill_gives_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.set_num_threads(1)
+
+    def run(folder: Path, stop: int | None = None) -> torch.nn.Module:
+        clip, joint = untrained()
+        return train_next(folder, RECIPE.next, clip, joint, seed=3, stop=stop, report=lambda line: None)
+
+    monkeypatch.setattr("gridprune.tiny.next.evaluate_next", lambda *a, **k: {})
+    monkeypatch.setattr("gridprune.tiny.runs.Run.maybe_save", lambda self, step, steps: self.save(step))
+    before = untrained()[1].state_dict()
+    straight = run(tmp_path / "straight")
+    run(tmp_path / "killed", stop=3)
+    resumed = run(tmp_path / "killed")
+    for name, tensor in straight.state_dict().items():
+        assert torch.equal(tensor, resumed.state_dict()[name]), name
+    assert rows(tmp_path / "straight") == rows(tmp_path / "killed")
+    moved = straight.state_dict()["joint.symbolic.lm.layers.0.q.weight"]
+    assert not torch.equal(moved, before["symbolic.lm.layers.0.q.weight"])
