@@ -92,7 +92,7 @@ def matrix_table() -> str:
     from gridprune.families import available
     from gridprune.families.base import CHUNKED_PREFILL, LATER_PICTURES, PADDING_BEHIND_CACHE
     from pruning import test_contract
-    from pruning.models import CASES
+    from pruning.cases import CASES
 
     about = {"test_chunked_prefill": {CHUNKED_PREFILL}}
     about["test_second_turn_of_forward_equals_from_scratch"] = {LATER_PICTURES, PADDING_BEHIND_CACHE}

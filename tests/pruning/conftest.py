@@ -3,9 +3,9 @@ import torch
 
 from gridprune import families
 
+from .cases import CASES
 from .kit import Case
 from .kit import model as cached_model
-from .models import CASES
 
 
 @pytest.fixture(autouse=True, scope="session")

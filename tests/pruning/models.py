@@ -41,11 +41,11 @@ def _llava(attention: str = "sdpa") -> Any:
     return hf.LlavaForConditionalGeneration(config)
 
 
-def _square(rows: list[list[Picture]], side: int = 24) -> dict[str, Any]:
+def square(rows: list[list[Picture]], side: int = 24) -> dict[str, Any]:
     return {"pixel_values": torch.stack([p.pixels(3, side, side) for row in rows for p in row])}
 
 
-LLAVA = Case("llava", _llava, lambda picture: [IMAGE] * 36, _square, ((24, 24),))
+LLAVA = Case("llava", _llava, lambda picture: [IMAGE] * 36, square, ((24, 24),))
 
 
 # -- LLaVA-NeXT --------------------------------------------------------------------------------------------------------
@@ -197,6 +197,10 @@ _FRAME_STEP = {
     "Qwen3VLMoeForConditionalGeneration": 1,
     "Qwen3_5ForConditionalGeneration": 1,
     "Qwen3_5MoeForConditionalGeneration": 1,
+    "Glm4vForConditionalGeneration": 1,
+    "Glm4vMoeForConditionalGeneration": 1,
+    "Glm46VForConditionalGeneration": 1,
+    "GlmOcrForConditionalGeneration": 1,
 }
 
 
@@ -216,11 +220,11 @@ def _deepstack(net: Any, case: Case, row: Any, written: Written, masks: Any, cal
 
 
 _QWEN = {"tokens": _qwen_tokens, "vision": _qwen_vision, "extras": _qwen_types, "reference": _mrope}
-_STILL = {"sizes": ((4, 8), (6, 6), (8, 4)), **_QWEN}
-QWEN2_VL = Case("qwen2-vl", _qwen2_vl, **_STILL)
-QWEN2_5_VL = Case("qwen2.5-vl", _qwen2_5_vl, **_STILL)
-QWEN3_VL = Case("qwen3-vl", _qwen3_vl, **_STILL, run=_deepstack)
-QWEN3_VL_MOE = Case("qwen3-vl-moe", lambda: _qwen3_vl("Qwen3VLMoe", **EXPERTS), **_STILL, run=_deepstack)
+STILL_QWEN = {"sizes": ((4, 8), (6, 6), (8, 4)), **_QWEN}
+QWEN2_VL = Case("qwen2-vl", _qwen2_vl, **STILL_QWEN)
+QWEN2_5_VL = Case("qwen2.5-vl", _qwen2_5_vl, **STILL_QWEN)
+QWEN3_VL = Case("qwen3-vl", _qwen3_vl, **STILL_QWEN, run=_deepstack)
+QWEN3_VL_MOE = Case("qwen3-vl-moe", lambda: _qwen3_vl("Qwen3VLMoe", **EXPERTS), **STILL_QWEN, run=_deepstack)
 
 # -- VipLLaVA ----------------------------------------------------------------------------------------------------------
 
@@ -236,7 +240,7 @@ def _vip_llava() -> Any:
     )
 
 
-VIP_LLAVA = Case("vip-llava", _vip_llava, lambda picture: [IMAGE] * 36, _square, ((24, 24),))
+VIP_LLAVA = Case("vip-llava", _vip_llava, lambda picture: [IMAGE] * 36, square, ((24, 24),))
 
 # -- LLaVA-OneVision ---------------------------------------------------------------------------------------------------
 
@@ -320,7 +324,7 @@ def _internvl() -> Any:
     )
 
 
-def _tile_vision(rows: list[list[Picture]]) -> dict[str, Any]:
+def tile_vision(rows: list[list[Picture]]) -> dict[str, Any]:
     return {"pixel_values": torch.cat([p.pixels(p.size[0], 3, 24, 24) for row in rows for p in row])}
 
 
@@ -328,7 +332,7 @@ INTERNVL = Case(
     "internvl",
     _internvl,
     lambda picture: [102, *[IMAGE] * (9 * picture.size[0]), 103],  # a picture's size is its number of tiles
-    _tile_vision,
+    tile_vision,
     ((3, 0), (1, 0), (2, 0)),
 )
 
@@ -393,7 +397,7 @@ GEMMA3 = Case(
     "gemma3",
     _gemma3,
     lambda picture: [102, *[IMAGE] * 9, 103],
-    _square,
+    square,
     ((24, 24),),
     extras=lambda ids: {"token_type_ids": (ids == IMAGE).int()},
     reference=_gemma3_types,
@@ -419,7 +423,7 @@ PALIGEMMA = Case(
     "paligemma",
     _paligemma,
     lambda picture: [IMAGE] * 36,
-    _square,
+    square,
     ((24, 24),),
     extras=lambda ids: {"token_type_ids": (ids != IMAGE).int()},
     reference=_paligemma_types,
@@ -454,12 +458,12 @@ def _mistral3() -> Any:
     )
 
 
-def _rows_with_breaks(picture: Picture, side: int) -> list[int]:
+def rows_with_breaks(picture: Picture, side: int) -> list[int]:
     rows, columns = picture.size[0] // side, picture.size[1] // side
     return [*[token for _ in range(rows) for token in (*([IMAGE] * columns), 102)][:-1], 103]
 
 
-def _padded_vision(rows: list[list[Picture]]) -> dict[str, Any]:
+def padded_vision(rows: list[list[Picture]]) -> dict[str, Any]:
     pictures = [p for row in rows for p in row]
     height, width = (max(p.size[i] for p in pictures) for i in (0, 1))
     pixels = torch.zeros(len(pictures), 3, height, width)
@@ -468,9 +472,9 @@ def _padded_vision(rows: list[list[Picture]]) -> dict[str, Any]:
     return {"pixel_values": pixels, "image_sizes": torch.tensor([p.size for p in pictures])}
 
 
-_ANY_SIZE = ((24, 16), (8, 32), (16, 16))
-PIXTRAL_LLAVA = Case("pixtral", _pixtral, lambda p: _rows_with_breaks(p, 4), _padded_vision, _ANY_SIZE)
-MISTRAL3 = Case("mistral3", _mistral3, lambda p: _rows_with_breaks(p, 8), _padded_vision, _ANY_SIZE)
+ANY_SIZE = ((24, 16), (8, 32), (16, 16))
+PIXTRAL_LLAVA = Case("pixtral", _pixtral, lambda p: rows_with_breaks(p, 4), padded_vision, ANY_SIZE)
+MISTRAL3 = Case("mistral3", _mistral3, lambda p: rows_with_breaks(p, 8), padded_vision, ANY_SIZE)
 
 # -- Clips of Qwen-VL --------------------------------------------------------------------------------------------------
 
@@ -547,7 +551,7 @@ def _video_llava_pictures(rows: list[list[Picture]]) -> dict[str, Any]:
     """Its name for pixels depends on the version of transformers."""
     names = inspect.signature(hf.VideoLlavaModel.get_image_features).parameters
     name = next(name for name in names if name.startswith("pixel_values"))
-    return {name: _square(rows)["pixel_values"]}
+    return {name: square(rows)["pixel_values"]}
 
 
 VIDEO_LLAVA = Case("video-llava", _video_llava, lambda picture: [IMAGE] * 36, _video_llava_pictures, ((24, 24),))
@@ -584,9 +588,9 @@ def _qwen3_5(kind: str = "Qwen3_5", **experts: Any) -> Any:
     return getattr(hf, f"{kind}ForConditionalGeneration")(config)
 
 
-QWEN3_5 = Case("qwen3.5", _qwen3_5, **_STILL)
+QWEN3_5 = Case("qwen3.5", _qwen3_5, **STILL_QWEN)
 QWEN3_5_MOE = Case(
-    "qwen3.5-moe", lambda: _qwen3_5("Qwen3_5Moe", **EXPERTS, shared_expert_intermediate_size=16), **_STILL
+    "qwen3.5-moe", lambda: _qwen3_5("Qwen3_5Moe", **EXPERTS, shared_expert_intermediate_size=16), **STILL_QWEN
 )
 _DATED = {**_CLIPS, "tokens": _qwen3_clip_tokens, "reference": _qwen3_clip_positions}
 QWEN3_5_CLIPS = Case("qwen3.5-clips", _qwen3_5, **{**_DATED, "sizes": ((4, 4), (4, 6), (8, 4))})
@@ -596,4 +600,3 @@ STILL += [GEMMA3, PALIGEMMA, PIXTRAL_LLAVA, MISTRAL3, LLAVA_NEXT_VIDEO, VIDEO_LL
 STILL += [QWEN3_VL_MOE, QWEN3_5_MOE]
 CLIPS = [ONEVISION_CLIPS, LLAVA_NEXT_VIDEO_CLIPS, VIDEO_LLAVA_CLIPS, QWEN2_VL_CLIPS, QWEN2_5_VL_CLIPS, QWEN3_VL_CLIPS]
 CLIPS += [QWEN3_5_CLIPS]
-CASES = STILL + CLIPS

@@ -17,8 +17,9 @@ from gridprune import families, prune
 from gridprune.errors import MissingCueError
 from gridprune.methods.registry import create
 
+from .cases import CASES
 from .kit import model, shuffled
-from .models import CASES, LLAVA, LLAVA_NEXT, QWEN2_5_VL
+from .models import LLAVA, LLAVA_NEXT, QWEN2_5_VL
 
 ROOT = Path(__file__).parents[2]
 

@@ -295,7 +295,9 @@ class Family(ABC):
 
         Args:
             call: all arguments of the call.
-            ids, mask, types: the part of the prompt that no cache holds, and each token's modality (0 is text).
+            ids: (B, L), the part of the prompt that no cache holds.
+            mask: (B, L), 0 where that part is padding; None if it has none.
+            types: (B, L), each of its tokens' modality (0 is text).
         """
         return None
 

@@ -61,13 +61,12 @@ class Idefics3(Family):
         places = []
         for row in range(len(ids)):
             tiles = [columns for where, columns in found if where == row]
-            places += [self._place(row, group) for group in _pictures(ids[row], tiles)]
+            places += [self._place(row, group) for group in pictures_by_marker(ids[row], tiles)]
         return places
 
     def _place(self, row: int, tiles: list[Tensor]) -> Place:
         down, across = _shape(tiles)
-        patches = self._tile.source.numel()
-        token_map = tiled(self._tile, patches, down, across, whole=True) if len(tiles) > 1 else self._tile
+        token_map = tiled(self._tile, down, across, whole=True) if len(tiles) > 1 else self._tile
         return Place(row, torch.cat(tiles), token_map)
 
     def take_places(self, vision: dict[str, Any], places: list[Place], new: list[int]) -> dict[str, Any]:
@@ -103,7 +102,7 @@ def _real(vision: dict[str, Any]) -> list[list[int]]:
     return [row.nonzero()[:, 0].tolist() for row in real]
 
 
-def _pictures(ids: Tensor, tiles: Sequence[Tensor]) -> list[list[Tensor]]:
+def pictures_by_marker(ids: Tensor, tiles: Sequence[Tensor]) -> list[list[Tensor]]:
     """Runs of one row grouped into pictures: the marker in front of the last run is the one that ends a picture."""
     if not tiles:
         return []

@@ -22,10 +22,10 @@ from .parts import Crops, Parts
 
 
 class InternVL(Family):
-    """InternVL 2 to 3.5 in transformers' own format."""
+    """InternVL 2 to 3.5 in transformers' own format, and Qianfan-OCR, which is built alike."""
 
     name: ClassVar[str] = "internvl"
-    classes: ClassVar[tuple[str, ...]] = ("InternVLForConditionalGeneration",)
+    classes: ClassVar[tuple[str, ...]] = ("InternVLForConditionalGeneration", "QianfanOCRForConditionalGeneration")
     option_keys: ClassVar[tuple[str, ...]] = ("vision_feature_layer", "vision_feature_select_strategy")
     dense: ClassVar[bool] = True
 
@@ -49,7 +49,7 @@ class InternVL(Family):
         unknown = replace(self._tile, boxes=torch.zeros_like(self._tile.boxes))
         views = [*[unknown] * (tiles - 1), self._tile]
         views = [replace(view, plane=view.plane + i, view=view.view + i) for i, view in enumerate(views)]
-        return join(views, self._tile.source.numel())
+        return join(views)
 
     def token_maps(self, vision: dict[str, Any]) -> list[TokenMap]:
         return [self._tile] * len(vision["pixel_values"])

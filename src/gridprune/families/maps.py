@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -63,14 +64,13 @@ def _marks(place: int, before: Sequence[int], n: int) -> list[bool]:
     return [True] * before.count(place) + ([False] if place < n else [])
 
 
-def tiled(tile: TokenMap, patches: int, down: int, across: int, *, whole: bool) -> TokenMap:
+def tiled(tile: TokenMap, down: int, across: int, *, whole: bool) -> TokenMap:
     """A picture in `down` x `across` tiles, tile by tile, with a view of the whole picture behind them.
 
     Plane 0 is the mosaic, plane 1 the whole picture.
 
     Args:
         tile: tokens of one tile.
-        patches: tower patches of one tile.
         whole: whether there is a view of the whole picture.
     """
     rows, columns = tile.grid
@@ -83,13 +83,14 @@ def tiled(tile: TokenMap, patches: int, down: int, across: int, *, whole: bool) 
         parts.append(replace(tile, row=row, column=column, boxes=boxes, view=tile.view + number))
     if whole:
         parts.append(replace(tile, plane=tile.plane + 1, view=tile.view + down * across))
-    joined = join(parts, patches)
+    joined = join(parts)
     return replace(joined, grid=(down * rows, across * columns))
 
 
-def join(views: Sequence[TokenMap], patches: int) -> TokenMap:
-    """Views of one picture behind each other; each has `patches` tower patches."""
-    source = [view.source + number * patches for number, view in enumerate(views)]
+def join(views: Sequence[TokenMap]) -> TokenMap:
+    """Views of one picture behind each other; every tower patch of a view is in one of its tokens."""
+    sizes = [int(view.source.max()) + 1 for view in views]
+    source = [view.source + start for view, start in zip(views, itertools.accumulate(sizes, initial=0))]
     names = ("plane", "view", "row", "column", "frame", "separator", "boxes")
     joined: dict[str, Any] = {name: torch.cat([getattr(view, name) for view in views]) for name in names}
     return replace(views[0], **joined, source=torch.cat(source))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -72,6 +73,34 @@ class Crops(Parts):
     def cls_queries(self, captured: Captured, block: int) -> list[Tensor]:
         first = stacked(captured.queries[block], 0)[:, :, 0].flatten(1)  # [V, C]
         return [part.mean(0) for part in torch.split(first, list(self.counts))]
+
+
+@dataclass(frozen=True)
+class PaddedCrops(Crops):
+    """A batch of crops of different sizes, padded at the end.
+
+    Attributes:
+        lengths: patches of each crop.
+    """
+
+    lengths: Sequence[int]
+
+    def _cut(self, values: Tensor) -> list[Tensor]:
+        real = [crop[self.prefix : self.prefix + length] for crop, length in zip(values, self.lengths)]
+        ends = list(itertools.accumulate(self.counts, initial=0))
+        return [torch.cat(real[start:end]) for start, end in itertools.pairwise(ends)]
+
+    def saliency(self, captured: Captured, block: int, tower: Tower) -> list[Tensor]:
+        query, key = stacked(captured.queries[block], 0), stacked(captured.keys[block], 0)
+        received = query.new_zeros(len(query), query.shape[2], dtype=torch.float32)
+        for crop, length in enumerate(self.lengths):
+            real = slice(0, self.prefix + length)
+            one = slice(crop, crop + 1)
+            received[one, real] = received_attention(query[one, :, real], key[one, :, real], None, self.prefix)
+        return self._cut(received)
+
+    def of_crops(self, values: Tensor) -> list[Tensor]:
+        raise AssertionError("crops differ in size; `Family.crops` refuses before")
 
 
 @dataclass(frozen=True)

@@ -71,3 +71,15 @@ class Mistral3(Pixtral):
     @property
     def merge(self) -> int:
         return int(self.model.config.spatial_merge_size)
+
+
+class LightOnOcr(Mistral3):
+    """LightOnOCR: the same under other names. Row breaks are text."""
+
+    name: ClassVar[str] = "lighton-ocr"
+    classes: ClassVar[tuple[str, ...]] = ("LightOnOcrForConditionalGeneration",)
+    option_keys: ClassVar[tuple[str, ...]] = ()
+
+    @cached_property
+    def tower(self) -> Tower:
+        return find_tower(self.base.vision_encoder)

@@ -34,6 +34,13 @@ BUILT_IN: tuple[str, ...] = (
     ".qwen_vl:QwenVL",
     ".qwen_vl:Qwen3VL",
     ".qwen_vl:Qwen35",
+    ".glm:Glm",
+    ".cohere:AyaVision",
+    ".cohere:Cohere2Vision",
+    ".deepseek:Deepseek",
+    ".pixtral:LightOnOcr",
+    ".patched:Lfm2Vl",
+    ".patched:Gemma4",
 )
 
 

@@ -1,0 +1,138 @@
+"""Families that hand their tower every view as a row of patches, padded to the longest: LFM2-VL and Gemma 4."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from ..cues.tower import Tower, find_tower
+from ..errors import UnsupportedCallError
+from ..token_map import TokenMap
+from .base import CHUNKED_PREFILL, PADDING_BEHIND_CACHE, Family, Limit, Place
+from .internvl import runs
+from .maps import join, pooled
+from .parts import PaddedCrops, Parts
+
+
+class Patched(Family):
+    """Views (V, P, patch * patch * 3) of any size; squares of patches become one token."""
+
+    name: ClassVar[str] = "patched"
+
+    @cached_property
+    def tower(self) -> Tower:
+        return find_tower(self.base.vision_tower)
+
+    @property
+    @abstractmethod
+    def merge(self) -> int:
+        """Side of the square of patches that becomes one token."""
+
+    @abstractmethod
+    def grids(self, vision: dict[str, Any]) -> list[tuple[int, int]]:
+        """Patches of each view, rows and columns."""
+
+    def token_maps(self, vision: dict[str, Any]) -> list[TokenMap]:
+        return [pooled(rows, columns, self.merge) for rows, columns in self.grids(vision)]
+
+    def parts(self, vision: dict[str, Any], maps: list[TokenMap]) -> Parts:
+        lengths = [rows * columns for rows, columns in self.grids(vision)]
+        return PaddedCrops([_views(token_map) for token_map in maps], self.prefix, lengths)
+
+    def picture(self, vision: dict[str, Any], index: int) -> Tensor:
+        rows, columns = self.grids(vision)[index]
+        side = self.vision_config.patch_size
+        patches = vision["pixel_values"][index, : rows * columns].detach().view(rows, columns, side, side, 3)
+        return torch.as_tensor(patches.permute(4, 0, 2, 1, 3).reshape(3, rows * side, columns * side))
+
+
+class Lfm2Vl(Patched):
+    """LFM2-VL: tiles with one marker, which is text, between them; the whole picture comes last.
+
+    The model is not told how tiles lie in a picture: as in InternVL each is a plane of its own, without boxes.
+    """
+
+    name: ClassVar[str] = "lfm2-vl"
+    classes: ClassVar[tuple[str, ...]] = ("Lfm2VlForConditionalGeneration",)
+    layout_keys: ClassVar[tuple[str, ...]] = ("spatial_shapes", "pixel_attention_mask")
+    limits: ClassVar[Mapping[str, Limit]] = {
+        **Family.limits,
+        PADDING_BEHIND_CACHE: Limit(
+            "convolutions cannot skip the padding that evens out rows of a later turn; give them one at a time"
+        ),
+    }
+
+    @property
+    def merge(self) -> int:
+        return int(self.model.config.downsample_factor)
+
+    def grids(self, vision: dict[str, Any]) -> list[tuple[int, int]]:
+        return [(rows, columns) for rows, columns in vision["spatial_shapes"].tolist()]
+
+    def locate(self, ids: Tensor, vision: dict[str, Any]) -> list[Place] | None:
+        views, places = self.token_maps(vision), []
+        for row, columns in _joined(runs(ids, self.placeholder)):
+            taken: list[TokenMap] = []
+            while views and sum(len(view) for view in taken) < len(columns):
+                taken.append(views.pop(0))
+            if sum(len(view) for view in taken) != len(columns):
+                return None
+            places.append(Place(row, columns, _planes(taken)))
+        return None if views else places
+
+    def take_places(self, vision: dict[str, Any], places: list[Place], new: list[int]) -> dict[str, Any]:
+        owner = [number for number, place in enumerate(places) for _ in range(_views(place.token_map))]
+        return self.take_images(vision, [view for view, number in enumerate(owner) if number in new])
+
+
+class Gemma4(Patched):
+    """Gemma 4, still pictures: squares of patches averaged, 3 x 3 in the released models. Audio stays as it is."""
+
+    name: ClassVar[str] = "gemma4"
+    classes: ClassVar[tuple[str, ...]] = ("Gemma4ForConditionalGeneration",)
+    layout_keys: ClassVar[tuple[str, ...]] = ("image_position_ids",)
+    limits: ClassVar[Mapping[str, Limit]] = {
+        CHUNKED_PREFILL: Limit(
+            "a chunk would cut a picture, which sees itself in both directions in the larger models"
+        ),
+    }
+
+    @property
+    def merge(self) -> int:
+        return int(self.vision_config.pooling_kernel_size)
+
+    def grids(self, vision: dict[str, Any]) -> list[tuple[int, int]]:
+        return [(rows + 1, columns + 1) for columns, rows in vision["image_position_ids"].amax(1).tolist()]
+
+    def vision(self, call: dict[str, Any]) -> dict[str, Any] | None:
+        if call.get("pixel_values_videos") is not None:
+            raise UnsupportedCallError("Clips of Gemma 4 are not pruned: give their frames as pictures.")
+        return super().vision(call)
+
+
+def _views(token_map: TokenMap) -> int:
+    return int(token_map.view.max()) + 1
+
+
+def _joined(found: Sequence[tuple[int, Tensor]]) -> list[tuple[int, Tensor]]:
+    """Runs of one row with a single token between them belong to one picture."""
+    joined: list[tuple[int, Tensor]] = []
+    for row, columns in found:
+        if joined and joined[-1][0] == row and int(columns[0]) - int(joined[-1][1][-1]) == 2:
+            joined[-1] = (row, torch.cat([joined[-1][1], columns]))
+        else:
+            joined.append((row, columns))
+    return joined
+
+
+def _planes(views: Sequence[TokenMap]) -> TokenMap:
+    """Views of one picture, each a plane of its own; the last is the whole picture."""
+    placed = [replace(view, plane=view.plane + i, view=view.view + i) for i, view in enumerate(views)]
+    unknown = [replace(view, boxes=torch.zeros_like(view.boxes)) for view in placed[:-1]]
+    return join([*unknown, placed[-1]])
