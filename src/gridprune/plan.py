@@ -239,13 +239,13 @@ def _capacity(requests: int, load: Load) -> dict[str, Any]:
 
 
 def _source(name: str) -> str:
-    from .runtime import EMBEDDED
+    from .runtime import EMBEDDED_FORMS
 
-    if name != EMBEDDED:
+    if name not in EMBEDDED_FORMS:
         return name
-    from .tiny.loading import weights_folder
+    from .tiny.loading import checkpoint_folder
 
-    return str(weights_folder() / "llava")
+    return str(checkpoint_folder(EMBEDDED_FORMS[name]))
 
 
 def _image_processor(source: str) -> Any:

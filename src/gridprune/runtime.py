@@ -24,6 +24,8 @@ from .reuse import EncoderCache
 from .video import Video
 
 EMBEDDED = "embedded"
+EMBEDDED_NEXT = "embedded-next"
+EMBEDDED_FORMS = {EMBEDDED: "llava", EMBEDDED_NEXT: "next"}  # forms of `gridprune.tiny.forms`
 
 
 @dataclass(eq=False)
@@ -59,10 +61,10 @@ class Answer:
 
 
 def load(name: str = EMBEDDED, *, clip: str | Path | None = None, device: str = "cpu", dtype: str = "auto") -> Loaded:
-    """Load a checkpoint: the embedded model, a local folder, or a hub id.
+    """Load a checkpoint: the embedded model in either form, a local folder, or a hub id.
 
     Args:
-        name: "embedded", a folder, or a hub id such as "llava-hf/llava-1.5-7b-hf".
+        name: "embedded", "embedded-next" (LLaVA-NeXT), a folder, or a hub id such as "llava-hf/llava-1.5-7b-hf".
         clip: where the text half of CLIP is; see :func:`gridprune.prune`.
         device: a torch device.
         dtype: "auto" for the checkpoint's own, or "float32", "bfloat16", "float16".
@@ -70,8 +72,8 @@ def load(name: str = EMBEDDED, *, clip: str | Path | None = None, device: str = 
     Raises:
         CheckpointError: nothing loadable there, or the hub cannot be reached; the message names the embedded default.
     """
-    if name == EMBEDDED:
-        return _load_embedded(clip, device)
+    if name in EMBEDDED_FORMS:
+        return _load_embedded(name, clip, device)
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     kind = "folder" if Path(name).is_dir() else "hub id"
@@ -87,14 +89,14 @@ def load(name: str = EMBEDDED, *, clip: str | Path | None = None, device: str = 
     return Loaded(name, model, processor, clip)
 
 
-def _load_embedded(clip: str | Path | None, device: str) -> Loaded:
+def _load_embedded(name: str, clip: str | Path | None, device: str) -> Loaded:
     from .tiny import load as load_tiny
     from .tiny.loading import weights_folder
 
-    tiny = load_tiny()
+    tiny = load_tiny(form=EMBEDDED_FORMS[name])
     model: Any = tiny.model
     own = ClipText.from_model(tiny.clip, tiny.clip_tokenizer, stored_sign(weights_folder() / "clip", DEFAULT_SIGN))
-    return Loaded(EMBEDDED, model.to(device), tiny.processor, clip or own.to(device))
+    return Loaded(name, model.to(device), tiny.processor, clip or own.to(device))
 
 
 def prepare(loaded: Loaded, image: Image | Video, question: str, history: Sequence[tuple[str, str]] = ()) -> Any:

@@ -9,13 +9,17 @@ import numpy as np
 import pytest
 import torch
 
+from gridprune import GridPrune, prune
+from gridprune.bench.ablations import given
 from gridprune.bench.evidence import evidence as evidence_on_map
 from gridprune.families.llava_next import map_from_places
 from gridprune.tiny import views
 from gridprune.tiny.clip import TinyCLIP
+from gridprune.tiny.export import build_next_processor, to_clip, to_llava, to_llava_next, write
 from gridprune.tiny.forms import GRID, NEXT
 from gridprune.tiny.joint import JointModel, Projector
 from gridprune.tiny.lm import TinyLM
+from gridprune.tiny.loading import TinyWeightsError, load
 from gridprune.tiny.next import TOKENS, NextModel, choose_tokens, train_next
 from gridprune.tiny.packing import pack
 from gridprune.tiny.questions import balanced
@@ -124,3 +128,57 @@ def test_resume_after_a_kill_gives_the_same_weights(tmp_path: Path, monkeypatch:
     assert rows(tmp_path / "straight") == rows(tmp_path / "killed")
     moved = straight.state_dict()["joint.symbolic.lm.layers.0.q.weight"]
     assert not torch.equal(moved, before["symbolic.lm.layers.0.q.weight"])
+
+
+def asked(question: str, image: object) -> dict[str, torch.Tensor]:
+    content = [{"type": "image", "image": image}, {"type": "text", "text": question}]
+    return build_next_processor().apply_chat_template(
+        [{"role": "user", "content": content}],
+        add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt",
+    )  # fmt: skip
+
+
+def test_export_matches_the_lean_modules_whole_and_pruned() -> None:
+    """The stock model behind the stock processor sees what the training showed, also when tokens are pruned."""
+    clip, joint = untrained()
+    trained = NextModel(joint).eval()
+    joint.projector.mean.normal_()
+    joint.projector.std.uniform_(0.5, 2.0)
+    stock = to_llava_next(clip.eval(), trained)
+    scene = make_scene("dev", 1, form=NEXT)
+    question = balanced(scene)[0]
+    inputs = asked(question.text, scene.image)
+    assert int((inputs["input_ids"] == stock.config.image_token_id).sum()) == 2880 + 48
+    states = views.view_features(clip, scene)
+    text = pack([[question]], 40)
+    place = (text.target[0] >= 0).nonzero()[0, 0]
+    for kept in (np.arange(TOKENS), choose_tokens(scene, 90, np.random.default_rng(2))):
+        tokens, _, lengths = trained.prompt([states], [kept])
+        with torch.no_grad():
+            ours = joint.lm.trace(tokens, text, lengths)[0][0, place]
+            with prune(stock, given(torch.from_numpy(kept))):
+                theirs = stock(**inputs).logits[0, -1]
+        torch.testing.assert_close(theirs, ours, atol=2e-3, rtol=2e-3)
+
+
+def test_package_of_three_checkpoints(tmp_path: Path) -> None:
+    clip, joint = untrained()
+    llava = to_llava(clip.eval(), joint.projector, joint.lm)
+    write(tmp_path / "one", to_clip(clip), llava)
+    with pytest.raises(TinyWeightsError, match=r"llava-next is missing"):
+        load(tmp_path / "one", form="next")
+    write(tmp_path / "all", to_clip(clip), llava, to_llava_next(clip, NextModel(joint)))
+    tiny = load(tmp_path / "all", form="next")
+    assert type(tiny.model).__name__ == "LlavaNextForConditionalGeneration"
+    scene = make_scene("dev", 0, form=NEXT)
+    inputs = asked("Is there a dog?", scene.image)
+    again = tiny.processor(text=tiny.processor.apply_chat_template(
+        [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Is there a dog?"}]}],
+        add_generation_prompt=True,
+    ), images=scene.image, return_tensors="pt")  # fmt: skip
+    assert all(torch.equal(inputs[name], again[name]) for name in inputs)
+    with prune(tiny.model, GridPrune(keep=320), processor=tiny.processor, clip=tmp_path / "all" / "clip"):
+        assert tiny.model.generate(**inputs, max_new_tokens=2).shape[1] > inputs["input_ids"].shape[1]
+    (tmp_path / "all" / "llava-next" / "model.safetensors").write_bytes(b"")
+    with pytest.raises(TinyWeightsError, match="damaged"):
+        load(tmp_path / "all", form="next")

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 _stderr = Console(stderr=True)
 
-Model = Annotated[str, typer.Option("--model", help="'embedded', a checkpoint folder, or a hub id.")]
+Model = Annotated[
+    str, typer.Option("--model", help="'embedded', 'embedded-next' (LLaVA-NeXT), a checkpoint folder, or a hub id.")
+]
 Clip = Annotated[
     str | None,
     typer.Option("--clip", help="CLIP text half: a folder or a hub id. Found by itself beside a checkpoint."),
@@ -31,6 +33,10 @@ Data = Annotated[
     typer.Option("--data", help="Your own questions: JSON lines with image, question, answer [, boxes, family]."),
 ]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Another set of generated scenes.")]
+Form = Annotated[
+    str | None,
+    typer.Option("--form", help="Generated scenes: llava (192 px) or next (384 px, the default with embedded-next)."),
+]
 Device = Annotated[str, typer.Option("--device", help="A torch device, such as cpu or cuda.")]
 Dtype = Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat16 or float16.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout and nothing else.")]
@@ -42,7 +48,10 @@ def eval_command(
         typer.Option("--methods", help="Comma-separated names, with settings in parentheses if you like; or 'all'."),
     ] = None,
     keep: Annotated[
-        str | None, typer.Option("--keep", help="Budgets: counts or shares, comma-separated; 192,128,64,32 by default.")
+        str | None,
+        typer.Option(
+            "--keep", help="Budgets: counts or shares, comma-separated; 192,128,64,32 by default (next: 640,320,160)."
+        ),
     ] = None,
     split: Annotated[
         str, typer.Option("--split", help="Generated questions: dev (tuning) or test (untouched).")
@@ -52,6 +61,7 @@ def eval_command(
     clip: Clip = None,
     data: Data = None,
     seed: Seed = 0,
+    form: Form = None,
     out: Annotated[Path | None, typer.Option("--out", help="Folder of the run; a name under runs/ by default.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="300 questions, a few methods, 64 and 32 tokens.")] = False,
     fresh: Annotated[
@@ -68,15 +78,17 @@ def eval_command(
     from .store import RunFolder
 
     chosen = entries.parse_list(methods or ",".join(entries.QUICK if quick else entries.FIRST))
-    keep = keep or ("64,32" if quick else "192,128,64,32")
+    form = form or _form(model)
+    keep = keep or _keeps(form, quick)
     keeps = entries.parse_keeps(keep)
     count = questions or (300 if quick else None)
-    asked = _data(data, split, count, seed)
+    asked = _data(data, split, count, seed, form)
     loaded = _load(model, clip, device, dtype)
     command = [f"gridprune eval --methods '{','.join(entry.label for entry in chosen)}' --keep {keep}"]
     command.append(f"--split {split}" if data is None else f"--data {data.name}")
     command.append(f"--questions {asked.total}" + (f" --seed {seed}" if seed else ""))
     command.append(f"--model {_short(loaded.name)}" if model != "embedded" else "")
+    command.append(f"--form {form}" if data is None and form != _form(model) else "")
     evaluation = Evaluation(chosen, keeps, asked, " ".join(filter(None, command)), max_new_tokens)
     config = evaluation.config(loaded)
     folder = RunFolder(out or Path("runs") / _run_name(config["identity"]))
@@ -133,7 +145,7 @@ def sign_command(
     if len(budget) != 1:
         raise SettingError(f"--keep takes one budget here, got {keep!r}.")
     folder = _clip_folder(model, clip) if write else None
-    asked = _data(data, "dev", questions, seed)
+    asked = _data(data, "dev", questions, seed, _form(model))
     loaded = _load(model, clip, device, dtype)
     with _progress("measuring", asked.total) as advance:
         found = sign.measure(loaded, asked, budget[0], advance)
@@ -147,11 +159,25 @@ def sign_command(
         show.sign(found, Console())
 
 
-def _data(file: Path | None, split: str, questions: int | None, seed: int) -> DataSet:
+def _form(model: str) -> str:
+    """Scenes that fit a model."""
+    from ..runtime import EMBEDDED_FORMS
+
+    return EMBEDDED_FORMS.get(model, "llava")
+
+
+def _keeps(form: str, quick: bool) -> str:
+    """Budgets by default: thirds, ninths and so on of what there is."""
+    if form == "next":
+        return "320,160" if quick else "640,320,160"
+    return "64,32" if quick else "192,128,64,32"
+
+
+def _data(file: Path | None, split: str, questions: int | None, seed: int, form: str) -> DataSet:
     from . import data
 
     if file is None:
-        return data.generated(split, questions or 600, seed)
+        return data.generated(split, questions or 600, seed, form)
     if seed:
         raise SettingError("--seed chooses generated scenes; it has no meaning with --data.")
     return data.own(file, questions)
@@ -172,10 +198,11 @@ def _load(model: str, clip: str | None, device: str, dtype: str) -> Loaded:
 def _clip_folder(model: str, clip: str | None) -> Path:
     """The local CLIP folder that a sign can be stored in."""
     from ..cues.clip_text import find_beside
+    from ..runtime import EMBEDDED_FORMS
 
     if clip is not None:
         folder: Path | None = Path(clip)
-    elif model == "embedded":
+    elif model in EMBEDDED_FORMS:
         from ..tiny.loading import weights_folder
 
         folder = weights_folder() / "clip"

@@ -15,6 +15,7 @@ from PIL import Image
 from ..errors import QuestionError, SettingError
 from ..images import read_image
 from ..tiny import Example, iter_examples, text_prior
+from ..tiny.forms import FORMS
 
 Box = tuple[float, float, float, float]
 UNSCORED = frozenset({"describe"})  # generated families that are shown but not averaged, as in the model card
@@ -56,6 +57,7 @@ class DataSet:
     total: number of questions.
     matching: "exact" (after stripping blanks) or "normalised" (see :func:`normalise`).
     unscored: families that are left out of the mean over families.
+    form: of generated scenes: "llava" (192 px) or "next" (384 px).
     """
 
     name: str
@@ -64,20 +66,21 @@ class DataSet:
     unscored: frozenset[str]
     seed: int
     file: Path | None = None
+    form: str = "llava"
 
     def scenes(self) -> Iterator[Scene]:
         """The pictures in order, with their questions."""
         if self.file is not None:
             yield from _read(self.file, self.total)
             return
-        examples = iter_examples(self.name, self.total, seed=self.seed or None)
+        examples = iter_examples(self.name, self.total, seed=self.seed or None, form=self.form)
         for number, (_, group) in enumerate(groupby(examples, key=lambda example: example.scene)):
             members = list(group)
             yield Scene(number, members[0].image, tuple(_question(example) for example in members))
 
     def prior(self) -> dict[str, float] | None:
         """Accuracy by family of text alone: the best constant answer to each question template."""
-        return None if self.file is not None else text_prior(self.name, seed=self.seed or None)
+        return None if self.file is not None else text_prior(self.name, seed=self.seed or None, form=self.form)
 
     def right(self, given: str, question: Question) -> bool:
         """Whether an answer counts."""
@@ -86,17 +89,19 @@ class DataSet:
         return normalise(given) in {normalise(answer) for answer in question.answers}
 
 
-def generated(split: str, questions: int, seed: int = 0) -> DataSet:
-    """The first `questions` of a split of the generated scenes.
+def generated(split: str, questions: int, seed: int = 0, form: str = "llava") -> DataSet:
+    """The first `questions` of a split of the generated scenes: of 192 px, or of 384 px in the form "next".
 
     Raises:
-        SettingError: unknown split, or fewer than one question.
+        SettingError: unknown split or form, or fewer than one question.
     """
     if split not in ("dev", "test"):
         raise SettingError(f"--split must be dev (for tuning) or test (untouched), got {split!r}.")
     if questions < 1:
         raise SettingError(f"--questions must be at least 1, got {questions}.")
-    return DataSet(split, questions, EXACT, UNSCORED, seed)
+    if form not in FORMS:
+        raise SettingError(f"--form must be one of {', '.join(FORMS)}, got {form!r}.")
+    return DataSet(split, questions, EXACT, UNSCORED, seed, form=form)
 
 
 def own(file: str | Path, questions: int | None = None) -> DataSet:

@@ -175,6 +175,7 @@ def config_of(
             "weights": fingerprint(model),
             "data": data.name,
             "data_seed": data.seed,
+            "data_form": data.form,
             "questions": data.total,
             "data_sha256": hashlib.sha256(data.file.read_bytes()).hexdigest() if data.file else None,
             "matching": data.matching if data.matching == EXACT else "lower case, no punctuation, no articles",

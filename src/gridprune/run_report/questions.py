@@ -39,7 +39,9 @@ def data_of(identity: Mapping[str, Any], file: Path | None) -> DataSet:
     if identity["data_sha256"] is None:
         if file is not None:
             raise SettingError("This run asked generated questions: leave --data out.")
-        return data.generated(identity["data"], identity["questions"], identity["data_seed"])
+        return data.generated(
+            identity["data"], identity["questions"], identity["data_seed"], identity.get("data_form", "llava")
+        )
     if file is None:
         raise SettingError(
             f"This run asked the questions of {identity['data']}: give that file with --data to show its pictures, or "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
@@ -16,18 +17,26 @@ from transformers import (
     LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
+    LlavaNextConfig,
+    LlavaNextForConditionalGeneration,
+    LlavaNextProcessor,
     LlavaProcessor,
     PreTrainedTokenizerFast,
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
 
 from .checksums import digest
 from .clip import MEAN, STD, TinyCLIP, TowerConfig
+from .forms import NEXT
 from .joint import Projector
 from .lm import LMConfig, TinyLM
+from .next import NextModel
 from .scenes import GRID, PATCH, SIDE
 from .vocabulary import BOS, EOS, IMAGE, PAD, SPECIALS, VOCABULARY
 
+CHECKPOINTS = ("llava", "clip", "llava-next")
+Llava = LlavaForConditionalGeneration | LlavaNextForConditionalGeneration
 CHAT_TEMPLATE = (
     "{% for message in messages %}{% if message['content'] is string %}{{ message['content'] }}{% else %}"
     "{% for part in message['content'] %}"
@@ -69,6 +78,25 @@ def build_processor() -> LlavaProcessor:
         image_std=list(STD),
     )
     return LlavaProcessor(
+        image_processor=image_processor,
+        tokenizer=build_tokenizer(close=False),
+        patch_size=PATCH,
+        vision_feature_select_strategy="default",
+        chat_template=CHAT_TEMPLATE,
+        num_additional_image_tokens=1,
+    )
+
+
+def build_next_processor() -> LlavaNextProcessor:
+    """Overview and 2x2 tiles of 192 px, one image token grown to 2880 and the newlines, chat template."""
+    image_processor = LlavaNextImageProcessorPil(
+        size={"shortest_edge": SIDE},
+        crop_size={"height": SIDE, "width": SIDE},
+        image_grid_pinpoints=[[NEXT.side, NEXT.side]],
+        image_mean=list(MEAN),
+        image_std=list(STD),
+    )
+    return LlavaNextProcessor(
         image_processor=image_processor,
         tokenizer=build_tokenizer(close=False),
         patch_size=PATCH,
@@ -168,8 +196,42 @@ def to_clip(clip: TinyCLIP) -> CLIPModel:
 
 def to_llava(clip: TinyCLIP, projector: Projector, lm: TinyLM) -> LlavaForConditionalGeneration:
     """Tower, projector (with the feature statistics folded in) and language model, fp32."""
-    cfg: LMConfig = lm.cfg
-    text_config = LlamaConfig(
+    config = LlavaConfig(
+        vision_config=vision_config(clip.cfg),
+        text_config=text_config(lm.cfg),
+        image_token_id=IMAGE,
+        image_seq_length=GRID * GRID,
+        vision_feature_layer=-2,
+        vision_feature_select_strategy="default",
+        projector_hidden_act="gelu",
+        tie_word_embeddings=True,
+    )
+    model = LlavaForConditionalGeneration(config).eval()
+    _fill(model, clip, projector, lm)
+    return model
+
+
+def to_llava_next(clip: TinyCLIP, trained: NextModel) -> LlavaNextForConditionalGeneration:
+    """The same classes of weights and the newline token, fp32."""
+    lm = trained.joint.lm
+    config = LlavaNextConfig(
+        vision_config=vision_config(clip.cfg),
+        text_config=text_config(lm.cfg),
+        image_token_id=IMAGE,
+        image_seq_length=GRID * GRID,
+        image_grid_pinpoints=[[NEXT.side, NEXT.side]],
+        vision_feature_layer=-2,
+        vision_feature_select_strategy="default",
+        projector_hidden_act="gelu",
+        tie_word_embeddings=True,
+    )
+    model = LlavaNextForConditionalGeneration(config).eval()
+    _fill(model, clip, trained.joint.projector, lm, {"model.image_newline": trained.newline})
+    return model
+
+
+def text_config(cfg: LMConfig) -> LlamaConfig:
+    return LlamaConfig(
         vocab_size=len(VOCABULARY),
         hidden_size=cfg.width,
         intermediate_size=cfg.mlp,
@@ -185,21 +247,15 @@ def to_llava(clip: TinyCLIP, projector: Projector, lm: TinyLM) -> LlavaForCondit
         pad_token_id=PAD,
         tie_word_embeddings=True,
     )
-    config = LlavaConfig(
-        vision_config=vision_config(clip.cfg),
-        text_config=text_config,
-        image_token_id=IMAGE,
-        image_seq_length=GRID * GRID,
-        vision_feature_layer=-2,
-        vision_feature_select_strategy="default",
-        projector_hidden_act="gelu",
-        tie_word_embeddings=True,
-    )
-    model = LlavaForConditionalGeneration(config).eval()
+
+
+def _fill(
+    model: Llava, clip: TinyCLIP, projector: Projector, lm: TinyLM, more: Mapping[str, Tensor] = MappingProxyType({})
+) -> None:
+    """Load the weights, tie the embeddings, set greedy generation."""
     first, second = projector.folded()
-    names = model.state_dict()
-    tower = next(name for name in names if name.endswith("embeddings.class_embedding"))
-    state = _vision_state(clip, tower.removesuffix("embeddings.class_embedding"))
+    tower = next(name for name in model.state_dict() if name.endswith("embeddings.class_embedding"))
+    state = _vision_state(clip, tower.removesuffix("embeddings.class_embedding")) | more
     for name, linear in (("linear_1", first), ("linear_2", second)):
         state[f"model.multi_modal_projector.{name}.weight"] = linear.weight
         state[f"model.multi_modal_projector.{name}.bias"] = linear.bias
@@ -218,15 +274,22 @@ def to_llava(clip: TinyCLIP, projector: Projector, lm: TinyLM) -> LlavaForCondit
     model.generation_config.update(
         bos_token_id=BOS, eos_token_id=EOS, pad_token_id=PAD, do_sample=False, max_new_tokens=24
     )
-    return model
 
 
-def write(folder: Path, clip: CLIPModel, llava: LlavaForConditionalGeneration) -> None:
-    """Save both checkpoints in bf16 with tokenizers, processor and ``checksums.json``."""
+def write(
+    folder: Path,
+    clip: CLIPModel,
+    llava: LlavaForConditionalGeneration,
+    llava_next: LlavaNextForConditionalGeneration | None = None,
+) -> None:
+    """Save the checkpoints in bf16 with tokenizers, processors and ``checksums.json``."""
     llava.to(torch.bfloat16).save_pretrained(folder / "llava")
     build_processor().save_pretrained(folder / "llava")
     clip.to(torch.bfloat16).save_pretrained(folder / "clip")
     build_tokenizer(close=True).save_pretrained(folder / "clip")
-    paths = sorted(p for name in ("llava", "clip") for p in (folder / name).rglob("*") if p.is_file())
+    if llava_next is not None:
+        llava_next.to(torch.bfloat16).save_pretrained(folder / "llava-next")
+        build_next_processor().save_pretrained(folder / "llava-next")
+    paths = sorted(p for name in CHECKPOINTS for p in (folder / name).rglob("*") if p.is_file())
     sums = {path.relative_to(folder).as_posix(): digest(path) for path in paths}
     (folder / "checksums.json").write_text(json.dumps(sums, indent=1) + "\n")

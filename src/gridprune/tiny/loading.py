@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import (
     AutoTokenizer,
     CLIPModel,
     LlavaForConditionalGeneration,
+    LlavaNextForConditionalGeneration,
+    LlavaNextProcessor,
     LlavaProcessor,
     PreTrainedTokenizerBase,
 )
 
 from ..errors import CheckpointError
 from .checksums import digest
+from .forms import LLAVA, NEXT
 
 
 class TinyWeightsError(CheckpointError):
@@ -26,17 +31,29 @@ class TinyWeightsError(CheckpointError):
 
 @dataclass(frozen=True)
 class TinyModel:
-    """The embedded model: LLaVA with its processor, and the CLIP whose vision tower it uses."""
+    """The embedded model: LLaVA or LLaVA-NeXT with its processor, and the CLIP whose vision tower it uses."""
 
-    model: LlavaForConditionalGeneration
-    processor: LlavaProcessor
+    model: LlavaForConditionalGeneration | LlavaNextForConditionalGeneration
+    processor: LlavaProcessor | LlavaNextProcessor
     clip: CLIPModel
     clip_tokenizer: PreTrainedTokenizerBase
+
+
+#: By form of :mod:`gridprune.tiny.forms`: folder, model and processor.
+CHECKPOINTS: Mapping[str, tuple[str, type[Any], type[Any]]] = {
+    LLAVA.name: ("llava", LlavaForConditionalGeneration, LlavaProcessor),
+    NEXT.name: ("llava-next", LlavaNextForConditionalGeneration, LlavaNextProcessor),
+}
 
 
 def weights_folder() -> Path:
     """Folder of the packaged weights."""
     return Path(str(files(__package__))) / "weights"
+
+
+def checkpoint_folder(form: str) -> Path:
+    """Folder of the packaged checkpoint of a form."""
+    return weights_folder() / CHECKPOINTS[form][0]
 
 
 def verify(folder: Path) -> None:
@@ -56,14 +73,20 @@ def verify(folder: Path) -> None:
             raise TinyWeightsError(f"{path} is damaged (its checksum differs); reinstall the package")
 
 
-def load(folder: str | Path | None = None, *, attn_implementation: str = "sdpa") -> TinyModel:
-    """Load LLaVA, processor, CLIP and its tokenizer in fp32 on the CPU, from ``folder`` or the package."""
+def load(folder: str | Path | None = None, *, form: str = LLAVA.name, attn_implementation: str = "sdpa") -> TinyModel:
+    """Load model, processor, CLIP and its tokenizer in fp32 on the CPU, from ``folder`` or the package.
+
+    ``form`` is ``"llava"`` (576 visual tokens) or ``"next"`` (LLaVA-NeXT, 2880).
+    """
+    name, model, processor = CHECKPOINTS[form]
     root = Path(folder) if folder is not None else weights_folder()
     verify(root)
+    if not (root / name).is_dir():
+        raise TinyWeightsError(f"{root / name} is missing; train it with `gridprune tiny train --stages next,export`")
     options = {"dtype": torch.float32, "attn_implementation": attn_implementation}
     return TinyModel(
-        model=LlavaForConditionalGeneration.from_pretrained(root / "llava", **options).eval(),
-        processor=LlavaProcessor.from_pretrained(root / "llava"),
+        model=model.from_pretrained(root / name, **options).eval(),
+        processor=processor.from_pretrained(root / name),
         clip=CLIPModel.from_pretrained(root / "clip", **options).eval(),
         clip_tokenizer=AutoTokenizer.from_pretrained(root / "clip"),
     )

@@ -16,7 +16,7 @@ from .vocabulary import VOCABULARY
 def stage_times(training: Path) -> dict[str, dict[str, float]]:
     """Steps and seconds of every stage, from its log."""
     out = {}
-    for stage in ("symbolic", "tower", "joint"):
+    for stage in ("symbolic", "tower", "joint", "next"):
         log = training / stage / "log.jsonl"
         if log.exists():
             last = json.loads(log.read_text().splitlines()[-1])

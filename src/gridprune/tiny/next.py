@@ -63,6 +63,8 @@ class NextModel(nn.Module):
         self.newline = nn.Parameter(0.3 * torch.randn(width))
         #: per block but the last: lower half, right half, y, x of a visual token in the whole picture
         self.place = nn.ModuleList(nn.Linear(width, 4) for _ in joint.lm.layers[:-1])
+        for head in self.place:
+            nn.init.zeros_(head.weight)
 
     def prompt(self, states: Sequence[Tensor], index: Sequence[np.ndarray]) -> tuple[Tensor, Tensor, Tensor]:
         """Visual tokens and newlines [B, P, D], padded on the right; their numbers [B, P] (-1: newline); lengths [B].
@@ -83,7 +85,8 @@ class NextModel(nn.Module):
         where = places(NEXT)[number[kept]]  # [M, 2]
         loss = where.new_zeros(())
         for head, states in zip(self.place, behind, strict=False):
-            half, place = head(states[kept]).split(2, -1)
+            seen = states[kept]
+            half, place = head(F.rms_norm(seen, seen.shape[-1:])).split(2, -1)
             loss = loss + F.binary_cross_entropy_with_logits(half, (where > 0.5).float()) + 4 * F.mse_loss(place, where)
         return loss / len(self.place)
 

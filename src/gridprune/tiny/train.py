@@ -17,10 +17,10 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from .clip import TinyCLIP, TowerConfig
-from .export import to_clip, to_llava, write
+from .export import to_clip, to_llava, to_llava_next, write
 from .joint import JointConfig, JointModel, Projector, train_joint
 from .lm import LMConfig
-from .next import NextConfig, train_next
+from .next import NextConfig, NextModel, train_next
 from .symbolic import SymbolicConfig, SymbolicLM, train_symbolic
 from .tower import TowerModel, TowerTraining, train_tower
 
@@ -97,9 +97,14 @@ def _joint(rank: int, world: int, out: Path, recipe: Recipe, seed: int, report: 
 
 
 def export(out: Path, recipe: Recipe, folder: Path) -> None:
-    """Write the packaged form of a finished training to ``folder``."""
+    """Write the packaged form of a finished training to ``folder``; LLaVA-NeXT's if that stage was trained."""
     clip, model = trained_clip(out, recipe), trained_joint(out, recipe)
-    write(folder, to_clip(clip), to_llava(clip, model.projector, model.lm))
+    llava_next = None
+    if (out / "next" / "state.pt").exists():
+        trained = NextModel(trained_joint(out, recipe))
+        load_stage(out, "next", trained)
+        llava_next = to_llava_next(clip, trained)
+    write(folder, to_clip(clip), to_llava(clip, model.projector, model.lm), llava_next)
 
 
 def _next(out: Path, recipe: Recipe, seed: int, report: Callable[[str], None]) -> None:

@@ -25,14 +25,15 @@ def command_line(model: str, settings: dict[str, Any], rest: Sequence[str] = ())
         settings: the fields of :class:`~gridprune.vllm.settings.Settings`; None leaves one out.
         rest: further options, for vLLM; `--hf-overrides` among them are merged with ours.
     """
-    from ..runtime import EMBEDDED
+    from ..runtime import EMBEDDED_FORMS
     from .architectures import overrides
 
     names: list[str] = []
-    if model == EMBEDDED:
-        from ..tiny.loading import weights_folder
+    if model in EMBEDDED_FORMS:
+        from ..tiny.loading import checkpoint_folder
 
-        model, names = str(weights_folder() / "llava"), ["--served-model-name", EMBEDDED]
+        names = ["--served-model-name", model]
+        model = str(checkpoint_folder(EMBEDDED_FORMS[model]))
     given, rest = _take_overrides(rest)
     merged = json.dumps({**given, **overrides(model, **settings)})
     return [sys.executable, "-m", _SERVER, "--model", model, *names, _OVERRIDES, merged, *rest]
