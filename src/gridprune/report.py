@@ -137,7 +137,7 @@ class Report:
 
     @property
     def kept_boxes(self) -> Tensor:
-        """(k, 4) x0 y0 x1 y1 of the kept tokens in the picture, in [0, 1]."""
+        """(k, 4) x0 y0 x1 y1 of the kept tokens in the picture, or in their frame of a clip, in [0, 1]."""
         return self.token_map.candidates.boxes[self.kept_indices]
 
     def to_dict(self) -> dict[str, Any]:
@@ -166,13 +166,13 @@ class Report:
         }
 
     def picture(self) -> Image:
-        """The picture as the vision tower saw it, the processor's normalisation undone."""
+        """The picture as the vision tower saw it, the processor's normalisation undone; a clip's frames as one sheet."""
         from .explain.picture import to_image
 
         return to_image(self._picture(), self._processor)
 
     def overlay(self, image: Image | None = None) -> Image:
-        """The picture with kept patches clear and the rest dimmed."""
+        """The picture, or each frame of a clip, with kept patches clear and the rest dimmed."""
         from .explain.picture import overlay
 
         return overlay(self, image if image is not None else self.picture())

@@ -16,7 +16,9 @@ from typer.testing import CliRunner
 from gridprune import GridPrune, runtime
 from gridprune.cli import app
 from gridprune.errors import ImageError, UnsupportedModelError
+from gridprune.explain import sheet
 from gridprune.methods.registry import create
+from gridprune.token_map import TokenMap
 from gridprune.video import Video, evenly_spread, is_video, read_video
 
 from .kit import VIDEO, model
@@ -149,6 +151,31 @@ def test_clips_are_asked_about(file, case, build, per_frame):
     assert set(token_map.frame[pruned.report.kept_indices].tolist()) == set(range(frames))  # no frame vanished
     assert pruned.kv_bytes < full.kv_bytes
     assert len(pruned.text.split()) == 3
+
+
+@pytest.mark.parametrize(("case", "build", "per_frame"), FAMILIES, ids=lambda value: getattr(value, "name", ""))
+def test_every_frame_is_drawn_with_its_own_tokens(file, case, build, per_frame, tmp_path):
+    """Four frames lie in a row on the sheet; a kept token's middle is clear, any other's is dimmed."""
+    ready = loaded(case, build)
+    report = runtime.answer(ready, read_video(file, 4), "Red?", GridPrune(keep="30%"), max_new_tokens=1).report
+    candidates, white = report.token_map.candidates, Image.new("RGB", report.picture().size, "white")
+    frames = int(candidates.frame.max()) + 1
+    assert white.width == frames * white.height
+    drawn = np.asarray(report.overlay(white))[..., 0]
+    height, width = drawn.shape
+    middle = (candidates.boxes[:, :2] + candidates.boxes[:, 2:]) / 2
+    x = ((candidates.frame + middle[:, 0]) / frames * width).long()
+    clear = drawn[(middle[:, 1] * height).long(), x] == 255
+    assert clear.nonzero()[0].tolist() == report.kept_indices.tolist()
+    assert report.figure(tmp_path / "figure.png").is_file()
+
+
+def test_frames_on_a_sheet():
+    frames = torch.arange(6.0).view(6, 1, 1, 1).expand(-1, 3, 2, 2)
+    assert sheet.join(frames)[0, ::2, ::2].tolist() == [[0, 1, 2, 3], [4, 5, 0, 0]]
+    assert [sheet.shape(count) for count in (1, 3, 8, 16, 32)] == [(1, 1), (1, 3), (2, 4), (4, 4), (6, 6)]
+    boxes = sheet.boxes(TokenMap.from_grid(1, 1, frames=6))
+    assert boxes[[0, 5]].tolist() == [[0, 0, 0.25, 0.5], [0.25, 0.5, 0.5, 1]]
 
 
 def test_differences_between_frames(file):

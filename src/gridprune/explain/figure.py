@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from . import sheet
 from .picture import enlarge, overlay
 
 if TYPE_CHECKING:
@@ -50,13 +51,17 @@ def draw(report: Report, image: Image.Image) -> Figure:
 
 
 def as_map(report: Report, values: Tensor) -> np.ndarray:
-    """(rows, columns) of the finest plane from one value per candidate; NaN where no token lies."""
+    """(rows, columns) of the finest plane from one value per candidate; NaN where no token lies.
+
+    A clip's frames lie as on its sheet.
+    """
     candidates = report.token_map.candidates
-    plane = int(candidates.plane.max())
-    member = (candidates.plane == plane) & (candidates.frame == 0)
-    rows, columns = candidates.row[member], candidates.column[member]
-    out = torch.full((int(rows.max()) + 1, int(columns.max()) + 1), float("nan"))
-    out[rows, columns] = values.float()[member]
+    member = candidates.plane == int(candidates.plane.max())
+    frame, row, column = candidates.frame[member], candidates.row[member], candidates.column[member]
+    down, across = sheet.shape(sheet.frame_count(report.token_map))
+    rows, columns = int(row.max()) + 1, int(column.max()) + 1
+    out = torch.full((down * rows, across * columns), float("nan"))
+    out[frame // across * rows + row, frame % across * columns + column] = values.float()[member]
     return out.numpy()
 
 

@@ -1,4 +1,4 @@
-"""One picture: kept patches clear, the rest dimmed."""
+"""One picture: kept patches clear, the rest dimmed. A clip is drawn as a sheet of its frames."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from . import sheet
+
 if TYPE_CHECKING:
     from ..report import Report
 
@@ -18,9 +20,15 @@ _DIM = 0.28
 
 
 def to_image(pixels: Tensor, processor: Any = None) -> Image.Image:
-    """A PIL picture from normalised pixels (3, H, W); without a processor values are stretched to the full range."""
+    """A PIL picture from normalised pixels (3, H, W), or the sheet of a clip's frames (T, 3, H, W).
+
+    Without a processor values are stretched to the full range.
+    """
     pixels = pixels.detach().float().cpu()
     image_processor = getattr(processor, "image_processor", None)
+    if pixels.dim() == 4:
+        image_processor = getattr(processor, "video_processor", image_processor)
+        pixels = sheet.join(pixels)
     mean, std = getattr(image_processor, "image_mean", None), getattr(image_processor, "image_std", None)
     if mean is not None and std is not None:
         pixels = pixels * torch.tensor(std)[:, None, None] + torch.tensor(mean)[:, None, None]
@@ -41,7 +49,8 @@ def token_pixels(report: Report, size: tuple[int, int]) -> Tensor:
     """(H, W) int64: for each pixel how many kept tokens cover it, over all planes."""
     width, height = size
     cover = torch.zeros(height + 1, width + 1, dtype=torch.int64)
-    corners = (report.kept_boxes.double() * torch.tensor([width, height, width, height])).round().long()
+    boxes = sheet.boxes(report.token_map.candidates)[report.kept_indices]
+    corners = (boxes * torch.tensor([width, height, width, height])).round().long()
     x0, y0, x1, y1 = corners.unbind(-1)
     one = torch.ones_like(x0)
     for x, y, sign in ((x0, y0, 1), (x1, y1, 1), (x0, y1, -1), (x1, y0, -1)):  # a 2-D difference array
@@ -50,7 +59,11 @@ def token_pixels(report: Report, size: tuple[int, int]) -> Tensor:
 
 
 def overlay(report: Report, image: Image.Image) -> Image.Image:
-    """Kept patches clear with a thin edge, everything else dimmed and greyed."""
+    """Kept patches clear with a thin edge, everything else dimmed and greyed; frames of a clip are set apart.
+
+    Args:
+        image: the picture, or the sheet of a clip's frames.
+    """
     large = enlarge(image)
     kept = (token_pixels(report, large.size) > 0).numpy()
     pixels = np.asarray(large, dtype=np.float32)
@@ -60,4 +73,7 @@ def overlay(report: Report, image: Image.Image) -> Image.Image:
     edge[1:] |= kept[1:] != kept[:-1]
     edge[:, 1:] |= kept[:, 1:] != kept[:, :-1]
     out[edge] = 0.4 * out[edge] + 0.6 * 255
+    for axis, parts in enumerate(sheet.shape(sheet.frame_count(report.token_map))):
+        borders = [round(out.shape[axis] * part / parts) for part in range(1, parts)]
+        np.moveaxis(out, axis, 0)[[border + side for border in borders for side in (-2, -1, 0, 1)]] = 0
     return Image.fromarray(out.round().astype(np.uint8))

@@ -283,7 +283,10 @@ class Family(ABC):
         )
 
     def picture(self, vision: dict[str, Any], index: int) -> Tensor:
-        """The pixels the tower saw as the whole of picture `index`: (3, H, W), normalised as the processor did it."""
+        """The pixels the tower saw as the whole of picture `index`, normalised as the processor did it.
+
+        (3, H, W), or (T, 3, H, W) for a clip, whose tokens count T frames.
+        """
         return torch.as_tensor(vision[self.pixel_keys[0]][index]).detach()
 
     # -- positions -----------------------------------------------------------------------------------------------

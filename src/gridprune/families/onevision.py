@@ -98,4 +98,4 @@ class OneVisionClips(Family):
         return Crops([vision["pixel_values_videos"].shape[1]] * len(maps), 0)
 
     def picture(self, vision: dict[str, Any], index: int) -> Tensor:
-        return torch.as_tensor(vision["pixel_values_videos"][index, 0]).detach()
+        return torch.as_tensor(vision["pixel_values_videos"][index]).detach()

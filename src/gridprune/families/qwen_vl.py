@@ -97,7 +97,8 @@ class QwenVL(Family):
     def picture(self, vision: dict[str, Any], index: int) -> Tensor:
         grid = self.grids(vision)[index]
         pixels = vision[self.pixel_keys[0]].split(vision[self._grid_key].prod(-1).tolist())[index]
-        return unpatched(pixels, grid, self.merge, self.vision_config)
+        frames = unpatched(pixels, grid, self.merge, self.vision_config)
+        return frames if self.modality == "video" else frames[0]
 
     # -- positions -----------------------------------------------------------------------------------------------
 
@@ -181,9 +182,9 @@ def window_index(visual: Any, grid_thw: Tensor) -> Tensor:
 
 
 def unpatched(pixels: Tensor, grid: Sequence[int], merge: int, config: Any) -> Tensor:
-    """(3, H, W), the first frame of a picture, from its patches (t * h * w, 3 * tp * p * p) in their order."""
+    """(t, 3, H, W) from patches (t * h * w, 3 * tp * p * p) in their order: the first of every tp frames."""
     frames, rows, columns = grid
     side = config.patch_size
     blocks = pixels.detach().view(frames, rows // merge, columns // merge, merge, merge, 3, -1, side, side)
-    first = blocks[0, :, :, :, :, :, 0]  # [h/m, w/m, m, m, 3, p, p]
-    return first.permute(4, 0, 2, 5, 1, 3, 6).reshape(3, rows * side, columns * side)
+    first = blocks[:, :, :, :, :, :, 0]  # [t, h/m, w/m, m, m, 3, p, p]
+    return first.permute(0, 5, 1, 3, 6, 2, 4, 7).reshape(frames, 3, rows * side, columns * side)

@@ -52,7 +52,7 @@ class Clips(Family):
         return Crops([vision["pixel_values_videos"].shape[1]] * len(maps), self.prefix)
 
     def picture(self, vision: dict[str, Any], index: int) -> Tensor:
-        return torch.as_tensor(vision["pixel_values_videos"][index, 0]).detach()
+        return torch.as_tensor(vision["pixel_values_videos"][index]).detach()
 
 
 class LlavaNextVideoClips(Clips):
