@@ -12,7 +12,8 @@ import torch
 from gridprune.tiny import iter_examples, load
 from gridprune.tiny.card import render
 from gridprune.tiny.evaluate import prepare, score
-from gridprune.tiny.loading import TinyModel, TinyWeightsError, weights_folder
+from gridprune.tiny.forms import NEXT
+from gridprune.tiny.loading import TinyModel, TinyWeightsError, has_form, weights_folder
 
 pytestmark = pytest.mark.skipif(not weights_folder().exists(), reason="the weights have not been exported yet")
 N = 5
@@ -20,7 +21,7 @@ N = 5
 
 def answers(tiny: TinyModel) -> list[str]:
     out = []
-    for example in iter_examples("dev", N):
+    for example in iter_examples("dev", N, form=tiny.form.name):
         content = [{"type": "image", "image": example.image}, {"type": "text", "text": example.question}]
         inputs = tiny.processor.apply_chat_template(
             [{"role": "user", "content": content}],
@@ -37,10 +38,20 @@ def tiny() -> TinyModel:
     return load()
 
 
-def test_greedy_generation_equals_teacher_forcing(tiny: TinyModel) -> None:
-    examples = list(iter_examples("dev", N))
-    forced = score(tiny, prepare(tiny, examples), None)
-    right = [answer == example.answer for answer, example in zip(answers(tiny), examples, strict=True)]
+needs_next = pytest.mark.skipif(not has_form(weights_folder(), NEXT), reason="LLaVA-NeXT's form has not been exported")
+
+
+@pytest.fixture(params=["llava", pytest.param("next", marks=needs_next)])
+def either(request: pytest.FixtureRequest) -> TinyModel:
+    return load(form=request.param)
+
+
+def test_greedy_generation_equals_teacher_forcing(either: TinyModel) -> None:
+    examples = list(iter_examples("dev", N, form=either.form.name))
+    questions = prepare(either, examples)
+    forced = score(either, questions, None)
+    assert forced == score(either, questions, [torch.arange(len(question.tokens)) for question in questions])
+    right = [answer == example.answer for answer, example in zip(answers(either), examples, strict=True)]
     assert right == forced
     assert sum(right) >= N // 2
 

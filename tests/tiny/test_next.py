@@ -15,6 +15,8 @@ from gridprune.bench.evidence import evidence as evidence_on_map
 from gridprune.families.llava_next import map_from_places
 from gridprune.tiny import views
 from gridprune.tiny.clip import TinyCLIP
+from gridprune.tiny.data import iter_examples
+from gridprune.tiny.evaluate import prefix, prepare
 from gridprune.tiny.export import build_next_processor, to_clip, to_llava, to_llava_next, write
 from gridprune.tiny.forms import GRID, NEXT
 from gridprune.tiny.joint import JointModel, Projector
@@ -177,6 +179,15 @@ def test_package_of_three_checkpoints(tmp_path: Path) -> None:
         add_generation_prompt=True,
     ), images=scene.image, return_tensors="pt")  # fmt: skip
     assert all(torch.equal(inputs[name], again[name]) for name in inputs)
+    example = next(iter(iter_examples("dev", 1, form="next")))
+    (question,) = prepare(tiny, [example])
+    kept = choose_tokens(scene, 70, np.random.default_rng(0))
+    ours, _, _ = NextModel(joint).prompt([views.view_features(clip, scene)], [kept])
+    theirs = prefix(tiny, question, torch.from_numpy(kept))
+    assert theirs.shape[0] == 1 + ours.shape[1]
+    shown = theirs[1:][torch.from_numpy(views.with_newlines(kept, NEXT)) >= 0]
+    torch.testing.assert_close(shown, joint.projector(views.view_features(clip, scene)[kept]), atol=2e-2, rtol=2e-2)
+    assert question.cues.evidence.sum() == views.evidence(example.boxes, NEXT).sum()
     with prune(tiny.model, GridPrune(keep=320), processor=tiny.processor, clip=tmp_path / "all" / "clip"):
         assert tiny.model.generate(**inputs, max_new_tokens=2).shape[1] > inputs["input_ids"].shape[1]
     (tmp_path / "all" / "llava-next" / "model.safetensors").write_bytes(b"")

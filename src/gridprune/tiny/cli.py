@@ -35,17 +35,19 @@ def scenes(
     split: Annotated[str, typer.Option(help="train, dev or test.")] = "dev",
     n: Annotated[int, typer.Option(min=1)] = 6,
     zoom: Annotated[int, typer.Option(min=1, max=8)] = 3,
+    form: Annotated[str, typer.Option(help="llava (192 px) or next (384 px).")] = "llava",
 ) -> None:
     """Write sample scenes with evidence boxes, and their questions as JSONL."""
     from PIL import Image, ImageDraw
 
+    from .forms import FORMS
     from .questions import balanced
     from .scenes import make_scene
 
     out.mkdir(parents=True, exist_ok=True)
     with (out / "questions.jsonl").open("w") as handle:
         for index in range(n):
-            scene = make_scene(split, index)
+            scene = make_scene(split, index, form=FORMS[form])
             image = scene.image.resize((scene.image.width * zoom, scene.image.height * zoom), Image.Resampling.NEAREST)
             draw = ImageDraw.Draw(image)
             for question in balanced(scene):
@@ -63,13 +65,14 @@ def evaluate(
     split: Annotated[str, typer.Option(help="dev or test.")] = "dev",
     n: Annotated[int, typer.Option(min=1, help="Number of questions.")] = 600,
     scene_seed: SceneSeed = 0,
+    form: Annotated[str, typer.Option(help="llava (576 tokens) or next (LLaVA-NeXT, 2880).")] = "llava",
     json_out: Annotated[Path | None, typer.Option("--json", help="Write the result to this file.")] = None,
 ) -> None:
     """Accuracy with all tokens and along the ladders of the model card."""
     from .evaluate import evaluate as run
     from .loading import load
 
-    result = run(load(weights), split, n, scene_seed=scene_seed, report=typer.echo)
+    result = run(load(weights, form=form), split, n, scene_seed=scene_seed, report=typer.echo)
     if json_out is not None:
         json_out.write_text(json.dumps(result, indent=1) + "\n")
 

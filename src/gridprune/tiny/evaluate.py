@@ -13,21 +13,22 @@ from itertools import groupby
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache
 
-from .cells import evidence_mask
+from . import views
 from .data import Example, iter_examples
+from .forms import LLAVA, NEXT
 from .loading import TinyModel
 from .questions import FAMILIES
-from .scenes import GRID
 from .vocabulary import ANSWER, BOS, EOS, PAD, encode
 
-PATCHES = GRID * GRID
+LADDERS: Mapping[str, tuple[int, ...]] = {LLAVA.name: (192, 128, 64, 32, 16, 8), NEXT.name: (640, 320, 160, 80)}
 
 
 @dataclass(frozen=True)
 class Cues:
-    """What a selector may look at for one question, all [576]; ``noise`` is uniform and seeded."""
+    """What a selector may look at for one question, all [N]; ``noise`` is uniform and seeded."""
 
     evidence: Tensor
     relevance: Tensor
@@ -47,7 +48,7 @@ SELECTORS: Mapping[str, Selector] = {
 
 @dataclass(frozen=True)
 class Question:
-    """One example prepared for scoring: projected visual tokens [576, D] shared by a scene, and cues."""
+    """One example prepared for scoring: projected visual tokens [N, D] shared by a scene, and cues."""
 
     example: Example
     tokens: Tensor
@@ -66,17 +67,18 @@ def prepare(tiny: TinyModel, examples: Sequence[Example], *, seed: int = 0) -> l
         if example.scene != scene:
             scene = example.scene
             pixels = tiny.processor.image_processor(images=example.image, return_tensors="pt")["pixel_values"]
+            pixels = pixels.flatten(0, -4)  # [V, 3, 192, 192]
             seen = tiny.clip.vision_model(pixel_values=pixels, output_hidden_states=True, output_attentions=True)
-            hidden = seen.hidden_states[-2][:, 1:]
-            states = tiny.clip.visual_projection(tiny.clip.vision_model.post_layernorm(hidden))[0]
-            saliency = seen.attentions[-2][0, :, 0, 1:].mean(0)
-            tokens = tiny.model.model.multi_modal_projector(hidden)[0]
+            hidden = views.in_order(seen.hidden_states[-2][:, 1:], tiny.form)
+            states = tiny.clip.visual_projection(tiny.clip.vision_model.post_layernorm(hidden))
+            saliency = views.in_order(seen.attentions[-2][:, :, 0, 1:].mean(1), tiny.form)
+            tokens = tiny.model.model.multi_modal_projector(hidden)
         ids = tiny.clip_tokenizer(example.question, return_tensors="pt")
         pooled = tiny.clip.text_model(**ids).pooler_output
         text = tiny.clip.text_projection(pooled)[0]
         relevance = F.cosine_similarity(states, text[None], dim=-1)
-        evidence = torch.from_numpy(evidence_mask(example.boxes).ravel())
-        noise = torch.rand(PATCHES, generator=generator)
+        evidence = torch.from_numpy(views.evidence(example.boxes, tiny.form))
+        noise = torch.rand(len(tokens), generator=generator)
         out.append(Question(example, tokens, Cues(evidence, relevance, saliency, noise)))
     tiny.clip.set_attn_implementation(usual)
     return out
@@ -113,7 +115,7 @@ def _hits(guess: Tensor, wanted: Sequence[tuple[int, list[int]]]) -> list[bool]:
 def score(
     tiny: TinyModel, questions: Sequence[Question], chosen: Sequence[Tensor] | None, *, batch: int = 32
 ) -> list[bool]:
-    """Exact match of every question on its chosen tokens (None: all 576)."""
+    """Exact match of every question on its chosen tokens (None: all of them)."""
     if chosen is None:
         return _score_full(tiny, questions)
     language, head = tiny.model.model.language_model, tiny.model.lm_head
@@ -122,12 +124,23 @@ def score(
     for start in range(0, len(questions), batch):
         part = questions[start : start + batch]
         ids, wanted = _rows(part)
-        visual = torch.stack([q.tokens[index] for q, index in zip(part, chosen[start : start + batch], strict=True)])
-        bos = embed(torch.full((len(part), 1), BOS))
-        inputs = torch.cat([bos, visual, embed(ids)], 1)  # right padding needs no mask under causal attention
+        seen = [prefix(tiny, q, index) for q, index in zip(part, chosen[start : start + batch], strict=True)]
+        rows = [torch.cat([visual, embed(row)]) for visual, row in zip(seen, ids, strict=True)]
+        inputs = pad_sequence(rows, batch_first=True)  # right padding needs no mask under causal attention
         hidden = language(inputs_embeds=inputs, use_cache=False).last_hidden_state
-        out += _hits(head(hidden[:, 1 + visual.shape[1] :]).argmax(-1), wanted)
+        text = [states[len(visual) :][: ids.shape[1]] for states, visual in zip(hidden, seen, strict=True)]
+        out += _hits(head(torch.stack(text)).argmax(-1), wanted)
     return out
+
+
+def prefix(tiny: TinyModel, question: Question, index: Tensor) -> Tensor:
+    """Embeddings of <s> and of the chosen visual tokens, with LLaVA-NeXT's newlines between them, [P, D]."""
+    bos = tiny.model.model.language_model.get_input_embeddings().weight[BOS][None]
+    number = torch.from_numpy(views.with_newlines(index.numpy(), tiny.form))
+    tokens = question.tokens[number.clamp(min=0)]
+    if tiny.form.tiles:
+        tokens = torch.where(number[:, None] < 0, tiny.model.model.image_newline, tokens)
+    return torch.cat([bos, tokens])
 
 
 def _score_full(tiny: TinyModel, questions: Sequence[Question]) -> list[bool]:
@@ -138,9 +151,9 @@ def _score_full(tiny: TinyModel, questions: Sequence[Question]) -> list[bool]:
     for _, group in groupby(questions, key=lambda q: q.example.scene):
         part = list(group)
         ids, wanted = _rows(part)
-        prefix = torch.cat([embed(torch.full((1, 1), BOS)), part[0].tokens[None]], 1)
+        everything = prefix(tiny, part[0], torch.arange(len(part[0].tokens)))
         cache = DynamicCache()
-        language(inputs_embeds=prefix, past_key_values=cache, use_cache=True)
+        language(inputs_embeds=everything[None], past_key_values=cache, use_cache=True)
         cache.batch_repeat_interleave(len(part))
         hidden = language(inputs_embeds=embed(ids), past_key_values=cache, use_cache=True).last_hidden_state
         out += _hits(head(hidden).argmax(-1), wanted)
@@ -163,15 +176,17 @@ def evaluate(
     n_questions: int,
     *,
     scene_seed: int = 0,
-    keeps: Sequence[int] = (192, 128, 64, 32, 16, 8),
+    keeps: Sequence[int] | None = None,
     selectors: Sequence[str] = ("oracle", "random", "cls", "relevance"),
     report: Callable[[str], None] = lambda line: None,
 ) -> dict[str, object]:
     """Accuracy with all tokens, then by selector and number of kept tokens, with evidence recall.
 
     ``scene_seed`` gives another set of scenes of the split: one that nothing was chosen on is left for final numbers.
+    ``keeps`` is by default the ladder of the model's form.
     """
-    questions = prepare(tiny, list(iter_examples(split, n_questions, seed=scene_seed)))
+    keeps = keeps or LADDERS[tiny.form.name]
+    questions = prepare(tiny, list(iter_examples(split, n_questions, seed=scene_seed, form=tiny.form.name)))
     full = by_family(questions, score(tiny, questions, None))
     report(f"full {full}")
     rows = []
@@ -179,7 +194,7 @@ def evaluate(
         for keep in keeps:
             index = [kept(q, SELECTORS[name], keep) for q in questions]
             recalls = [r for q, i in zip(questions, index, strict=True) if (r := recall(q, i)) is not None]
-            families = by_family(questions, score(tiny, questions, index, batch=64))
+            families = by_family(questions, score(tiny, questions, index, batch=64 if keep <= 192 else 16))
             row = {"method": name, "keep": keep, "evidence_recall": sum(recalls) / len(recalls), "families": families}
             rows.append(row)
             report(f"{name} {keep}: mean {families['mean']:.3f} recall {row['evidence_recall']:.3f}")

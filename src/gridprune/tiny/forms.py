@@ -32,8 +32,8 @@ class Form:
 
     @property
     def tiles(self) -> int:
-        """Tiles along a side of the mosaic; 1: the picture is a single view."""
-        return self.side // VIEW
+        """Tiles along a side of the mosaic; 0: the picture is a single view."""
+        return 0 if self.side == VIEW else self.side // VIEW
 
     @property
     def third(self) -> int:

@@ -22,7 +22,7 @@ from transformers import (
 
 from ..errors import CheckpointError
 from .checksums import digest
-from .forms import LLAVA, NEXT
+from .forms import FORMS, LLAVA, NEXT, Form
 
 
 class TinyWeightsError(CheckpointError):
@@ -37,6 +37,7 @@ class TinyModel:
     processor: LlavaProcessor | LlavaNextProcessor
     clip: CLIPModel
     clip_tokenizer: PreTrainedTokenizerBase
+    form: Form = LLAVA
 
 
 #: By form of :mod:`gridprune.tiny.forms`: folder, model and processor.
@@ -54,6 +55,11 @@ def weights_folder() -> Path:
 def checkpoint_folder(form: str) -> Path:
     """Folder of the packaged checkpoint of a form."""
     return weights_folder() / CHECKPOINTS[form][0]
+
+
+def has_form(folder: Path, form: Form) -> bool:
+    """Whether the weights of a form are there."""
+    return (folder / CHECKPOINTS[form.name][0]).is_dir()
 
 
 def verify(folder: Path) -> None:
@@ -81,7 +87,7 @@ def load(folder: str | Path | None = None, *, form: str = LLAVA.name, attn_imple
     name, model, processor = CHECKPOINTS[form]
     root = Path(folder) if folder is not None else weights_folder()
     verify(root)
-    if not (root / name).is_dir():
+    if not has_form(root, FORMS[form]):
         raise TinyWeightsError(f"{root / name} is missing; train it with `gridprune tiny train --stages next,export`")
     options = {"dtype": torch.float32, "attn_implementation": attn_implementation}
     return TinyModel(
@@ -89,4 +95,5 @@ def load(folder: str | Path | None = None, *, form: str = LLAVA.name, attn_imple
         processor=processor.from_pretrained(root / name),
         clip=CLIPModel.from_pretrained(root / "clip", **options).eval(),
         clip_tokenizer=AutoTokenizer.from_pretrained(root / "clip"),
+        form=FORMS[form],
     )

@@ -9,7 +9,9 @@ from typing import Any
 
 from .data import text_prior
 from .evaluate import evaluate
-from .loading import load
+from .export import CHECKPOINTS
+from .forms import NEXT
+from .loading import has_form, load
 from .vocabulary import VOCABULARY
 
 
@@ -43,7 +45,7 @@ def measure(
     """Everything ``MODEL_CARD.md`` needs."""
     tiny = load(weights)
     result = evaluate(tiny, split, n, scene_seed=scene_seed, report=report)
-    files = [path for name in ("llava", "clip") for path in (weights / name).glob("*.safetensors")]
+    files = [path for name in CHECKPOINTS for path in (weights / name).glob("*.safetensors")]
     return {
         "seed": seed,
         "parameters": sum(p.numel() for p in tiny.model.parameters()),
@@ -52,5 +54,12 @@ def measure(
         "stages": stage_times(training),
         "notes": notes(training),
         "text_prior": text_prior(split, seed=scene_seed),
-        **{key: result[key] for key in ("split", "scene_seed", "n", "full", "rows")},
+        **result,
+        **({"next": measure_next(weights, split, n // 3, scene_seed, report)} if has_form(weights, NEXT) else {}),
     }
+
+
+def measure_next(weights: Path, split: str, n: int, scene_seed: int, report: Callable[[str], None]) -> dict[str, Any]:
+    """Gates and ladder of LLaVA-NeXT's form."""
+    result = evaluate(load(weights, form=NEXT.name), split, n, scene_seed=scene_seed, report=report)
+    return {"text_prior": text_prior(split, seed=scene_seed, form=NEXT.name), **result}

@@ -23,6 +23,8 @@ def cut(scene: Scene) -> np.ndarray:
     """Overview and tiles, uint8 [V, 192, 192, 3], as the processor makes them."""
     overview = scene.image.resize((VIEW, VIEW), Image.Resampling.BICUBIC)
     tiles = scene.form.tiles
+    if not tiles:
+        return scene.pixels[None]
     mosaic = scene.pixels.reshape(tiles, VIEW, tiles, VIEW, 3).swapaxes(1, 2).reshape(-1, VIEW, VIEW, 3)
     return np.concatenate([np.asarray(overview)[None], mosaic])
 
@@ -37,8 +39,8 @@ def view_features(clip: TinyCLIP, scene: Scene) -> Tensor:
 
 def in_order(states: Tensor, form: Form) -> Tensor:
     """Patches of all views [V, 576, D] in the order of the visual tokens, [N, D]."""
-    tiles, width = form.tiles, states.shape[-1]
-    mosaic = states[1:].reshape(tiles, tiles, GRID, GRID, width).transpose(1, 2).reshape(-1, width)
+    tiles, rest = form.tiles, states.shape[2:]
+    mosaic = states[1:].reshape(tiles, tiles, GRID, GRID, *rest).transpose(1, 2).reshape(-1, *rest)
     return torch.cat([states[0], mosaic])
 
 
@@ -56,15 +58,20 @@ def mosaic_row(form: Form) -> np.ndarray:
 def places(form: Form) -> Tensor:
     """Middle (y, x) of every visual token as fractions of the picture, [N, 2]."""
     parts = []
-    for side in (GRID, GRID * form.tiles):
+    for side in filter(None, (GRID, GRID * form.tiles)):
         line = (torch.arange(side) + 0.5) / side
         parts.append(torch.stack(torch.meshgrid(line, line, indexing="ij"), -1).flatten(0, 1))
     return torch.cat(parts)
 
 
-def truth(scene: Scene) -> tuple[Cells, Cells]:
-    """Ground truth of the overview's patches and of the mosaic's."""
-    return cells(scene, PATCH * scene.form.tiles), cells(scene)
+def patch_sides(form: Form) -> tuple[int, ...]:
+    """Pixels of the picture along a side of a patch: in the overview, and in the mosaic if there is one."""
+    return (PATCH * form.tiles, PATCH) if form.tiles else (PATCH,)
+
+
+def truth(scene: Scene) -> tuple[Cells, ...]:
+    """Ground truth of the overview's patches, and of the mosaic's."""
+    return tuple(cells(scene, patch) for patch in patch_sides(scene.form))
 
 
 def occupied(scene: Scene) -> np.ndarray:
@@ -74,7 +81,7 @@ def occupied(scene: Scene) -> np.ndarray:
 
 def evidence(boxes: Sequence[Box], form: Form) -> np.ndarray:
     """Visual tokens of a question's evidence in every view, bool [N]."""
-    return np.concatenate([evidence_mask(boxes, form.side, patch).ravel() for patch in (PATCH * form.tiles, PATCH)])
+    return np.concatenate([evidence_mask(boxes, form.side, patch).ravel() for patch in patch_sides(form)])
 
 
 def with_newlines(index: np.ndarray, form: Form) -> np.ndarray:
