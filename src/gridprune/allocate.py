@@ -191,7 +191,5 @@ def zscore(values: Tensor) -> Tensor:
 
 
 def deviation(values: Tensor) -> Tensor:
-    """Standard deviation (population) of each row of (B, N), (B, 1) fp32, above 0 also where a row is constant."""
-    values = values.float()
-    floor = values.abs().amax(-1, keepdim=True).mul_(1e-6).add_(_TINY32)
-    return torch.maximum(values.std(-1, correction=0, keepdim=True), floor)
+    """Standard deviation (population) of each row of cosines (B, N), (B, 1) fp32; at least 1e-6, which is rounding."""
+    return values.float().std(-1, correction=0, keepdim=True).clamp_(min=1e-6)

@@ -20,7 +20,6 @@ Guide = Literal["mean", "mass"]
 
 _LOWEST = float("-inf")
 _FAR = -1e30  # stands for tokens that do not exist; unlike -inf, it can be subtracted from itself
-_FEW = 16  # tokens of a zone up to which all pairs are compared; larger zones are sorted
 
 
 def best_seats(
@@ -31,7 +30,7 @@ def best_seats(
     temperature: float | Tensor,
     minimum: int = 0,
     guide: Guide = "mean",
-) -> tuple[Tensor, Tensor]:
+) -> Tensor:
     """The best tokens of each zone, as many as its softmax share of `k` gives it.
 
     Equal to :func:`~gridprune.allocate.topk_per_zone` with the budgets of :func:`~gridprune.allocate.apportion` for
@@ -39,7 +38,7 @@ def best_seats(
 
     Args:
         scores: (B, N); the larger ones of a zone win, ties go to the earlier token, NaN comes last.
-        relevance: (B, N) fp32, what the shares follow. NaN is worth nothing.
+        relevance: (B, N) fp32, what the shares follow. A zone with a NaN is worth nothing.
         k: ``zones.size.clamp(max=minimum).sum() <= k <= N``; the caller checks.
         temperature: tau > 0 of the softmax; a number, or (B, 1, 1) fp64.
         minimum: tokens that every non-empty zone gets first.
@@ -47,21 +46,18 @@ def best_seats(
             tokens; see :func:`zone_logits`.
 
     Returns:
-        (B, k) int64 ascending token indices, and (B, Z) int64 budgets, rows sum to `k`.
+        (B, k) int64 ascending token indices.
     """
     seats = zones.seats
     place = places(scores, seats)
     logits = zone_logits(relevance, seats, temperature, guide)
     key = _keys(place, logits, zones, k, minimum)
     chosen = key.flatten(1).topk(k, dim=-1, sorted=False).indices
-    indices = seats.token.take(chosen).sort(dim=-1).values
-    zone = zones.index.take(indices)
-    budgets = zone.new_zeros(zone.shape[0], zones.count).scatter_add_(1, zone, torch.ones_like(zone))
-    return indices, budgets
+    return seats.token.take(chosen).sort(dim=-1).values
 
 
 def zone_logits(values: Tensor, seats: Seats, temperature: float | Tensor, guide: Guide) -> Tensor:
-    """Logits of the zones' shares of the budget, (B, 1, Z) fp64; what an empty zone has is not finite.
+    """Logits of the zones' shares of the budget, (B, 1, Z) fp64; NaN, or hardly anything, where a zone is empty.
 
     "mean": the mean of a zone over the temperature. "mass": the logarithm of its sum of exp(v / temperature), so that
     a softmax over zones is the part of a softmax over all *tokens* that falls into each zone: one token that answers
@@ -70,27 +66,27 @@ def zone_logits(values: Tensor, seats: Seats, temperature: float | Tensor, guide
     Sums are rounded to fp32, so that the order of summing does not show.
 
     Args:
-        values: (B, N) fp32; NaN is worth nothing.
+        values: (B, N) fp32; a zone with a NaN has the logit NaN.
         temperature: above 0; a number, or (B, 1, 1) fp64.
     """
     if guide == "mean":
         sums = seats.lay(values, 0.0).sum(1, keepdim=True, dtype=torch.float64)
         return sums.div_(seats.size).float().double().div_(temperature)
-    logits = seats.lay(values.nan_to_num(nan=_FAR), _FAR).double().div_(temperature)
+    logits = seats.lay(values, _FAR).double().div_(temperature)
     highest = logits.amax(1, keepdim=True)
     return logits.sub_(highest).exp_().sum(1, keepdim=True).log_().add_(highest).float().double()
 
 
 def places(scores: Tensor, seats: Seats) -> Tensor:
-    """Place of every token in its zone by descending score, ties to the earlier token, NaN last; (B, M, Z) integers."""
+    """Place of every token in its zone by descending score, ties to the earlier token, NaN last; (B, M, Z) int64."""
     table = seats.lay(scores.float().nan_to_num(nan=_LOWEST), _LOWEST)
-    if seats.rows > _FEW:
+    if seats.pairs is None:
         order = table.argsort(dim=1, descending=True, stable=True)
         row = torch.arange(seats.rows, device=table.device)[:, None]
         return torch.zeros_like(order).scatter_(1, order, row.expand_as(order))
-    # Of each pair of rows i < j, one passes the other. uint8 arithmetic wraps around, and what it sums up is below M.
-    passes = (table[:, :, None] >= table[:, None]).view(torch.uint8).mul_(seats.earlier)  # [B, i, j, Z]
-    return passes.sum(1, dtype=torch.uint8).sub_(passes.sum(2, dtype=torch.uint8)).add_(seats.behind)
+    pairs = seats.pairs
+    wins = table.index_select(1, pairs.earlier).ge_(table.index_select(1, pairs.later))  # [B, P, Z], 1 or 0
+    return torch.baddbmm(pairs.behind, pairs.moved.expand(len(wins), -1, -1), wins).long()
 
 
 def _keys(place: Tensor, logits: Tensor, zones: Zones, k: int, minimum: int) -> Tensor:
@@ -110,8 +106,8 @@ def _keys(place: Tensor, logits: Tensor, zones: Zones, k: int, minimum: int) -> 
     key = torch.minimum(left * weight, divisor * room)
     if first:
         key += divisor * (size - room)
-    key = key.mul_(count).add_(seats.zone)
-    return key.scatter(-1, order, key) - place * (divisor * count)
+    key = torch.add(seats.zone, key, alpha=count)
+    return torch.addcmul(key.scatter(-1, order, key), place, divisor, value=-count)
 
 
 def _level(weight: Tensor, room: Tensor | int, surplus: int, seats: Seats) -> tuple[Tensor, Tensor]:
@@ -132,5 +128,6 @@ def _level(weight: Tensor, room: Tensor | int, surplus: int, seats: Seats) -> tu
         weight, room = weight.gather(-1, by), room.gather(-1, by)
         left = room.cumsum(-1) + surplus
     divisor = weight.cumsum(-1)
-    last = (left * weight <= divisor * room).sum(-1, keepdim=True) - 1
+    fits = left * weight <= divisor * room  # the first one always does
+    last = fits[..., 1:].sum(-1, keepdim=True)
     return left.expand_as(divisor).gather(-1, last), divisor.gather(-1, last)

@@ -11,7 +11,6 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from .budget import Budget
 from .errors import BudgetError
@@ -98,17 +97,16 @@ def apart(selection: Selection, sizes: Sequence[int]) -> list[Selection]:
         indices = selection.indices[0]
         own = indices[(indices >= start) & (indices < start + size)] - start
         scores = None if selection.scores is None else selection.scores[:, span]
-        zones, budgets = _own_zones(selection, span)
-        found.append(Selection(own[None], zones=zones, budgets=budgets, scores=scores))
+        found.append(Selection(own[None], zones=_own_zones(selection, span), scores=scores))
         start += size
     return found
 
 
-def _own_zones(selection: Selection, span: slice) -> tuple[Zones | None, Tensor | None]:
+def _own_zones(selection: Selection, span: slice) -> Zones | None:
     """The zones of one picture, which never reach into another."""
-    if selection.zones is None or selection.budgets is None:
-        return None, None
+    if selection.zones is None:
+        return None
     index = selection.zones.index[span].cpu()
     first, last = int(index.min()), int(index.max())
     size = torch.bincount(index - first, minlength=last - first + 1)
-    return Zones(index - first, size), selection.budgets[:, first : last + 1]
+    return Zones(index - first, size)

@@ -6,14 +6,15 @@ it without its separators (newline tokens and the like), through :attr:`TokenMap
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from .errors import BudgetError, SettingError
+
+_FEW = 16  # tokens of a zone up to which all pairs are compared; larger zones are sorted
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,6 +103,30 @@ class Zones:
 
 
 @dataclass(frozen=True, eq=False)
+class Pairs:
+    """All P = M (M - 1) / 2 pairs of M rows: who of M comes where, from who wins each pair.
+
+    Attributes:
+        earlier, later: (P,) int64, the two rows of every pair.
+        moved: (M, P) fp32; a pair that its earlier row wins moves the later one back by one place, and itself up.
+        behind: (M, 1) fp32, places if every pair is won by its later row: M - 1, ..., 0.
+    """
+
+    earlier: Tensor
+    later: Tensor
+    moved: Tensor
+    behind: Tensor
+
+    @classmethod
+    def of(cls, rows: int, device: torch.device) -> Pairs:
+        """The pairs of `rows` rows, at least two."""
+        place = torch.arange(rows, device=device)
+        earlier, later = torch.triu_indices(rows, rows, offset=1, device=device)
+        moved = (place[:, None] == later).float() - (place[:, None] == earlier).float()
+        return cls(earlier, later, moved, (rows - 1 - place)[:, None].float())
+
+
+@dataclass(frozen=True, eq=False)
 class Seats:
     """Zones as a table (M, Z): row m holds the m-th token of every zone, zones from the last to the first.
 
@@ -114,8 +139,8 @@ class Seats:
         absent: (M, Z) bool, seats without a token; None if there is none.
         size: (Z,) int64, tokens per zone.
         zone: (Z,) int64, 0 to Z - 1: the number of a zone in this order.
-        earlier: (M, M, 1) uint8, 1 where row i comes before row j.
-        behind: (M, 1) uint8, how many rows come after row m.
+        rows: M, the number of tokens in the largest zone.
+        pairs: all pairs of rows, where they are few.
     """
 
     token: Tensor
@@ -123,35 +148,35 @@ class Seats:
     absent: Tensor | None
     size: Tensor
     zone: Tensor
-    earlier: Tensor
-    behind: Tensor
+    rows: int
+    pairs: Pairs | None
 
     @classmethod
     def of(cls, zones: Zones) -> Seats:
         """The seats of `zones`, on their device."""
         count, most = zones.count, zones.most
         device = zones.index.device
-        rows = torch.arange(most, device=device)
         return cls(
             token=zones.members.view(count, most).flip(0).T.reshape(-1),
             seat=zones.slot % most * count + (count - 1 - zones.slot // most) if most else zones.slot,
             absent=None if zones.absent is None else zones.absent.flip(0).T.contiguous(),
             size=zones.size.flip(0),
             zone=torch.arange(count, device=device),
-            earlier=(rows[:, None] < rows)[..., None].to(torch.uint8),
-            behind=(most - 1 - rows)[:, None].to(torch.uint8),
+            rows=most,
+            pairs=Pairs.of(most, device) if 1 < most <= _FEW else None,
         )
 
     def on(self, device: torch.device) -> Seats:
         """The same seats on another device."""
-        parts: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
-        parts |= {name: value.to(device) for name, value in parts.items() if value is not None}
-        return Seats(**parts)
-
-    @property
-    def rows(self) -> int:
-        """M, the number of tokens in the largest zone."""
-        return self.behind.shape[0]
+        return Seats(
+            token=self.token.to(device),
+            seat=self.seat.to(device),
+            absent=None if self.absent is None else self.absent.to(device),
+            size=self.size.to(device),
+            zone=self.zone.to(device),
+            rows=self.rows,
+            pairs=self.pairs and Pairs.of(self.rows, device),
+        )
 
     def lay(self, values: Tensor, fill: float) -> Tensor:
         """(B, N) laid out as (B, M, Z); absent seats hold `fill`."""

@@ -122,9 +122,7 @@ class UniformBudgets(_Holding):
         )  # who gets the remainder: spread evenly
         budgets = apportion(size.double(), k, zones.size, spread.expand_as(size))
         scores = selection.scores.expand(cues.batch, -1)
-        return Selection(
-            topk_per_zone(scores, zones, budgets, k), zones=selection.zones, budgets=budgets, scores=scores
-        )
+        return Selection(topk_per_zone(scores, zones, budgets, k), zones=selection.zones, scores=scores)
 
 
 @dataclass(frozen=True, kw_only=True)

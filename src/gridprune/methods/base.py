@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -152,16 +153,22 @@ class Selection:
     Attributes:
         indices: (B, k) int64, ascending and unique, among the N candidates.
         zones: the partition that budgets were given to, if the method has one.
-        budgets: (B, Z) int64 tokens per zone, rows sum to k.
         scores: (B, N) fp32, what the local selection ranked by, if it ranked.
         merge: how kept slots absorb the rest, if they do; `indices` then says where the merged tokens sit.
     """
 
     indices: Tensor
     zones: Zones | None = None
-    budgets: Tensor | None = None
     scores: Tensor | None = None
     merge: Merge | None = None
+
+    @cached_property
+    def budgets(self) -> Tensor | None:
+        """(B, Z) int64: how many tokens each zone keeps, rows sum to k; None if there are no zones."""
+        if self.zones is None:
+            return None
+        zone = self.zones.on(self.indices.device).index[self.indices]
+        return zone.new_zeros(zone.shape[0], self.zones.count).scatter_add_(1, zone, torch.ones_like(zone))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -125,12 +125,11 @@ class GridPrune(Method):
         if self.calibrate:
             temperature = deviation(relevance).double().mul_(self.temperature)[..., None]
         if self.scope == "image" and not self._floored(token_map):
-            indices, budgets = best_seats(scores, relevance, here, k, temperature, self.minimum, self.guide)
+            indices = best_seats(scores, relevance, here, k, temperature, self.minimum, self.guide)
         else:
             logits = zone_logits(relevance, here, temperature, self.guide)
-            budgets = self._budgets(logits, here, token_map, k)
-            indices = topk_per_zone(scores, here, budgets, k)
-        return Selection(indices, zones=zones, budgets=budgets, scores=scores)
+            indices = topk_per_zone(scores, here, self._budgets(logits, here, token_map, k), k)
+        return Selection(indices, zones=zones, scores=scores)
 
     def _scores(self, relevance: Tensor, cues: Cues, token_map: TokenMap) -> Tensor:
         """s_i, (B, N) fp32."""

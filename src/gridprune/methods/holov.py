@@ -56,7 +56,7 @@ class HoloV(Method):
         here = zones.on(saliency.device)
         mean = zone_mean(self._scores(cues, saliency, here), here)
         budgets = _budgets(mean, here.size, k)
-        return Selection(topk_per_zone(saliency, here, budgets, k), zones=zones, budgets=budgets, scores=saliency)
+        return Selection(topk_per_zone(saliency, here, budgets, k), zones=zones, scores=saliency)
 
     def _scores(self, cues: Cues, saliency: Tensor, zones: Zones) -> Tensor:
         return saliency

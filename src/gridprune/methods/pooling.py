@@ -35,7 +35,4 @@ class Pooling(Method):
         slot[zones.index[centres]] = torch.arange(k)  # cells are numbered by band, slots by token order
         group = slot[zones.index].to(cues.device).expand(batch, n)
         weight = (1.0 / zones.size.float())[zones.index].to(cues.device).expand(batch, n)
-        budgets = torch.ones(batch, k, dtype=torch.int64, device=cues.device)
-        return Selection(
-            centres.to(cues.device).expand(batch, k), zones=zones, budgets=budgets, merge=Merge(group, weight)
-        )
+        return Selection(centres.to(cues.device).expand(batch, k), zones=zones, merge=Merge(group, weight))

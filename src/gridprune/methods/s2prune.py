@@ -68,7 +68,7 @@ class S2Prune(Method):
         start = budgets.cumsum(1) - budgets
         cell = torch.where(cell >= 0, cell + start[:, here.index], -1)
         scores = self._token_scores(cues)
-        return Selection(best_of_cells(scores, cell, k), zones=regions, budgets=budgets, scores=scores)
+        return Selection(best_of_cells(scores, cell, k), zones=regions, scores=scores)
 
     def _token_scores(self, cues: Cues) -> Tensor:
         if self.score == "saliency":

@@ -20,11 +20,9 @@ class Uniform(Method):
     cost: ClassVar[str] = "O(N)"
 
     def select(self, cues: Cues, token_map: TokenMap, k: int) -> Selection:
-        batch = cues.batch
         zones = token_map.cells(k)
         indices = cell_centres(token_map, zones.index, zones.size).to(cues.device)
-        budgets = torch.ones(batch, k, dtype=torch.int64, device=cues.device)
-        return Selection(indices.expand(batch, k), zones=zones, budgets=budgets)
+        return Selection(indices.expand(cues.batch, k), zones=zones)
 
 
 def cell_centres(token_map: TokenMap, cell: torch.Tensor, size: torch.Tensor) -> torch.Tensor:
