@@ -21,6 +21,7 @@ from .errors import GridPruneError
 from .plan import plan_command
 from .run_report.cli import report_command
 from .speed.cli import bench_command
+from .start import import_transformers, uncollected
 from .tiny.cli import app as tiny_app
 from .vllm.serve import serve_command
 
@@ -91,10 +92,12 @@ def _quiet() -> None:
 def _opened(image: Path, frames: int, model: str, clip: str | None, device: str, dtype: str) -> Opened:
     """What `ask` and `explain` look at, and the model they ask. The file is read first: that is where people err."""
     from .images import read_image
-    from .runtime import load
     from .video import is_video, read_video
 
     seen = read_video(image, frames) if is_video(image) else read_image(image)
+    import_transformers()
+    from .runtime import load
+
     _quiet()
     with stderr.status("loading the model"):
         return seen, load(model, clip=clip, device=device, dtype=dtype)
@@ -118,8 +121,9 @@ def ask(
     as_json: Json = False,
 ) -> None:
     """Answer a question about a picture or a clip with a part of its visual tokens."""
-    chosen = _method(method, keep)
-    picture, loaded = _opened(image, frames, model, clip, device, dtype)
+    with uncollected():
+        chosen = _method(method, keep)
+        picture, loaded = _opened(image, frames, model, clip, device, dtype)
     from .runtime import answer
 
     with stderr.status("answering"):
@@ -200,8 +204,9 @@ def explain(
     as_json: Json = False,
 ) -> None:
     """Draw which visual tokens are kept and why: zones, budgets, relevance and saliency maps."""
-    chosen = _method(method, keep)
-    picture, loaded = _opened(image, frames, model, clip, device, dtype)
+    with uncollected():
+        chosen = _method(method, keep)
+        picture, loaded = _opened(image, frames, model, clip, device, dtype)
     from .runtime import answer
 
     with stderr.status("looking"):

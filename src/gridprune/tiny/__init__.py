@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from .data import Example, iter_examples, text_prior
-from .scenes import make_scene
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from .data import Example, iter_examples, text_prior
+    from .loading import load
+    from .scenes import make_scene
 
-    from .loading import TinyModel
-
+_EXPORTS = {
+    "Example": ".data",
+    "iter_examples": ".data",
+    "load": ".loading",
+    "make_scene": ".scenes",
+    "text_prior": ".data",
+}
 __all__ = ["Example", "iter_examples", "load", "make_scene", "text_prior"]
 
 
-def load(folder: str | Path | None = None, *, attn_implementation: str = "sdpa") -> TinyModel:
-    """Load the packaged model (or ``folder``): see :func:`gridprune.tiny.loading.load`."""
-    from .loading import load as load_model  # transformers is imported only when the model is wanted
-
-    return load_model(folder, attn_implementation=attn_implementation)
+def __getattr__(name: str) -> Any:  # lazy: the command line mounts `tiny.cli` and needs neither NumPy nor transformers
+    if name in _EXPORTS:
+        return getattr(import_module(_EXPORTS[name], __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
