@@ -96,17 +96,3 @@ def test_no_path_of_the_server_is_told(ask, server):
         reply = ask(path)[1]
         for secret in (str(server.temporary), str(server.log.parent), "site-packages", "Traceback", "/root", "/home"):
             assert secret not in reply, path
-
-
-def test_a_port_that_is_taken(server):
-    import socket
-
-    from gridprune.demo.server import bind
-    from gridprune.errors import SettingError
-
-    port = int(server.url.rpartition(":")[2])
-    with pytest.raises(SettingError, match="another --port"):
-        bind("127.0.0.1", port)
-    free = bind("127.0.0.1", None)
-    assert isinstance(free, socket.socket)
-    free.close()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
 from ..errors import UnsupportedCallError
+from ..start import import_transformers, uncollected
 
 _stderr = Console(stderr=True)
 
@@ -29,6 +30,22 @@ def demo_command(
     """Open a page in the browser: a picture, a question, what is kept of it, and both answers side by side."""
     if find_spec("gradio") is None:
         raise UnsupportedCallError("The page needs Gradio, which is not installed: pip install 'gridprune[demo]'")
+    from .opening import bind, loading_page
+
+    with bind(host, port) as where:
+        address = f"[{host}]" if ":" in host else host
+        print(f"http://{address}:{where.getsockname()[1]}", flush=True)
+        with _stderr.status("loading the model and the page"), loading_page(where), uncollected():
+            app = _app(model, clip, device, dtype)
+        from .server import serve
+
+        _stderr.print("Ready. Ctrl+C ends it. Nothing is stored.")
+        serve(app, where)
+
+
+def _app(model: str, clip: str | None, device: str, dtype: str) -> Any:
+    """The page with its model. All that is heavy is imported here."""
+    import_transformers()
     from transformers.utils import logging
 
     from ..runtime import load
@@ -36,13 +53,8 @@ def demo_command(
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    with _stderr.status("loading the model and the page"):
-        loaded = load(model, clip=clip, device=device, dtype=dtype)
-        import_gradio()
-        from .server import bind, make_app, serve
+    loaded = load(model, clip=clip, device=device, dtype=dtype)
+    import_gradio()
+    from .server import make_app
 
-        app, where = make_app(loaded), bind(host, port)
-    address = f"[{host}]" if ":" in host else host
-    print(f"http://{address}:{where.getsockname()[1]}", flush=True)
-    _stderr.print("Ctrl+C ends it. Nothing is stored.")
-    serve(app, where)
+    return make_app(loaded)

@@ -16,7 +16,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
 
-from ..errors import ImageError, SettingError
+from ..errors import ImageError
 from ..runtime import EMBEDDED, Loaded
 from .engine import Engine
 from .export import save
@@ -26,7 +26,6 @@ from .samples import samples
 from .session import Session, Sessions
 from .view import static
 
-_PORTS = range(7860, 7900)
 _PATHS = ("/", "/config", "/theme.css", "/picture", "/favicon.ico", "/manifest.json", "/robots.txt")
 _PREFIXES = (
     *("/assets/", "/static/", "/svelte/", "/save/"),
@@ -76,25 +75,6 @@ def make_app(loaded: Loaded) -> Any:
         max_file_size=1,
     )
     return Guard(app, _PATHS, _PREFIXES, {"/picture": MAX_BYTES})
-
-
-def bind(host: str, port: int | None) -> socket.socket:
-    """A socket on `port`, or on the first free one from 7860.
-
-    Raises:
-        SettingError: the port, or every one of the range, is taken, or the host is not of this machine.
-    """
-    for number in _PORTS if port is None else [port]:
-        found = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            found.bind((host, number))
-            found.listen(128)  # whoever comes before the server is up waits
-            return found
-        except OSError as error:
-            problem = error.strerror
-            found.close()
-    raise SettingError(f"Cannot listen on {host}, port {port or _PORTS}: {problem}. Give another --port or --host.")
 
 
 def serve(app: Any, where: socket.socket) -> None:
