@@ -1,7 +1,8 @@
-"""Work that need not be done again: the encoder's output for pictures that come back."""
+"""Work that need not be done again: the processing and encoding of pictures that come back."""
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import threading
 import weakref
@@ -78,3 +79,28 @@ def _digest(vision: dict[str, Any]) -> bytes:
         else:
             digest.update(f"{name} {value!r}".encode())
     return digest.digest()
+
+
+def processed_once(processor: Any) -> Any:
+    """A copy of a processor that works on its first picture or clip only, and takes later ones to be the same."""
+    own = copy.copy(processor)
+    for name in ("image_processor", "video_processor"):
+        if getattr(own, name, None) is not None:
+            setattr(own, name, _Once(getattr(own, name)))
+    return own
+
+
+class _Once:
+    """An image or video processor that is called once; every later call is handed a copy of what that gave."""
+
+    def __init__(self, processor: Any) -> None:
+        self._processor = processor
+        self._first: Any = None
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self._first is None:
+            self._first = self._processor(*args, **kwargs)
+        return copy.copy(self._first)  # processors take entries out of it
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._processor, name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +20,7 @@ from .errors import CheckpointError, GridPruneError, QuestionError, UnsupportedM
 from .methods.base import Method
 from .pruning import Pruning, prune
 from .report import Report
-from .reuse import EncoderCache
+from .reuse import EncoderCache, processed_once
 from .video import Video
 
 EMBEDDED = "embedded"
@@ -195,8 +195,8 @@ def ask_many(
 ) -> list[Answer]:
     """Ask several questions about one picture or clip, each by itself, with one vision pass. Greedy decoding.
 
-    The answers are those of :func:`answer`. Only the vision pass is shared: the picture is processed, selected from
-    and read by the language model once for each question.
+    The answers are those of :func:`answer`. The picture is processed and encoded once; it is selected from and read by
+    the language model once for each question.
 
     Args:
         image: a picture, or the frames of a clip (:func:`gridprune.video.read_video`).
@@ -208,8 +208,8 @@ def ask_many(
         QuestionError: a question is empty.
         SettingError: `method` acts inside the language model or on pixels, where no encoder output can be shared.
     """
-    cache = EncoderCache(1)
-    prompts = [prepare(loaded, image, question) for question in questions]
+    cache, once = EncoderCache(1), replace(loaded, processor=processed_once(loaded.processor))
+    prompts = [prepare(once, image, question) for question in questions]
     return [
         respond(
             loaded,
