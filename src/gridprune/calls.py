@@ -15,13 +15,13 @@ from torch import Tensor
 from .cues.collect import TextSide, needs_question
 from .cues.question import QuestionReader, clean
 from .errors import QuestionError, UnsupportedCallError
-from .families.base import CHUNKED_PREFILL, LATER_PICTURES, PADDING_BEHIND_CACHE, Family, Place
+from .families.base import CHUNKED_PREFILL, LATER_PICTURES, PADDING_BEHIND_CACHE, STATIC_CACHE, Family, Place
 from .methods.base import Method
 from .pictures import pick
 from .prompt import Layout, along, contiguous_positions, shorten
 from .report import Report
 from .reuse import EncoderCache
-from .sequences import PromptStreamer, infer_mask, pad_token, restore_prompt, shorten_limits
+from .sequences import PromptStreamer, infer_mask, is_static, pad_token, restore_prompt, shorten_limits
 from .together import split_over_rows
 from .turns import Past, Record, recall, remember
 
@@ -114,6 +114,8 @@ class Shortener:
             raise UnsupportedCallError("Assisted generation with an assistant_model cannot be pruned; leave it out.")
         if call.get("prefill_chunk_size") is not None:
             self._refuse(CHUNKED_PREFILL)
+        if is_static(call, self.model):
+            self._refuse(STATIC_CACHE)
         if plan.cut > 0:
             shorten_limits(plan.call, self.model, plan.cut)
             if plan.call.get("streamer") is not None:

@@ -29,6 +29,12 @@ def infer_mask(ids: Tensor, call: dict[str, Any], model: Any) -> Tensor | None:
     return (ids != pad).long()
 
 
+def is_static(call: dict[str, Any], model: Any) -> bool:
+    """Whether `generate` is asked to make a static cache."""
+    config = call.get("generation_config") or model.generation_config
+    return "static" in str(_first(call.get("cache_implementation"), getattr(config, "cache_implementation", None)))
+
+
 def pad_token(model: Any) -> int:
     """An id for padding that was needed because rows were shortened by different amounts."""
     text = model.config.get_text_config()

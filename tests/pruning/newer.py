@@ -227,7 +227,7 @@ def _gemma4_vision(rows: list[list[Picture]]) -> dict[str, Any]:
 def _gemma4_per_layer(net: Any, row: Any, written: Written) -> dict[str, Any]:
     """What each layer adds per token; a picture's tokens count as padding."""
     ids = torch.tensor([written.ids])
-    return {"per_layer_inputs": net.model.language_model.get_per_layer_inputs(ids.masked_fill(ids == IMAGE, PAD))}
+    return {"per_layer_inputs": net.model.language_model.get_per_layer_inputs(ids.masked_fill(ids == IMAGE, PAD), None)}
 
 
 def _gemma4_types(net: Any, row: Any, written: Written) -> dict[str, Any]:

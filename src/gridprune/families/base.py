@@ -31,6 +31,7 @@ EMBEDDINGS = "the language model's input embeddings"
 LATER_PICTURES = "pictures in a later turn"
 PADDING_BEHIND_CACHE = "padding behind a cache"
 CHUNKED_PREFILL = "chunked prefill"
+STATIC_CACHE = "a static cache"
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..cues.tower import Tower, find_tower
 from ..errors import UnsupportedCallError
 from ..token_map import TokenMap
-from .base import CHUNKED_PREFILL, PADDING_BEHIND_CACHE, Family, Limit, Place
+from .base import CHUNKED_PREFILL, PADDING_BEHIND_CACHE, STATIC_CACHE, Family, Limit, Place
 from .internvl import runs
 from .maps import join, pooled
 from .parts import PaddedCrops, Parts
@@ -101,6 +101,7 @@ class Gemma4(Patched):
         CHUNKED_PREFILL: Limit(
             "a chunk would cut a picture, which sees itself in both directions in the larger models"
         ),
+        STATIC_CACHE: Limit("the larger models mask it wrongly", before="5.23"),
     }
 
     @property
