@@ -35,13 +35,16 @@ LIMITS = """
 
 * Positions: contiguous by default, `positions="original"` on request; models with M-RoPE (Qwen) always keep theirs.
 * Methods that merge before the projector run where it takes patches one by one (LLaVA, LLaVA-NeXT, LLaVA-OneVision,
-  PaliGemma, Video-LLaVA pictures); elsewhere they are refused. Methods that merge projected embeddings run everywhere.
+  PaliGemma, DeepSeek-VL, Video-LLaVA pictures); elsewhere they are refused. Methods that merge projected embeddings run everywhere.
 * `downsample` runs on LLaVA-1.5; elsewhere the processor sets the token count, so give it a smaller picture.
 * Idefics3 and SmolVLM: where pictures end and how their tiles lie is read from the prompt's tile markers.
 * InternVL: a call does not say how tiles lie in a picture. Each tile is a plane of its own, and only the view of the whole
   picture has boxes.
 * Frames of a clip count as pictures in InternVL, Idefics3 and SmolVLM, each with its own budget (or under one budget with
   the other pictures: `budget="prompt"`); `gridprune ask clip.mp4` refuses them.
+* Aya Vision, Command A Vision, Qianfan-OCR and LFM2-VL: as InternVL.
+* GLM: clips are refused (their frames share the pictures' placeholder); Gemma 4: clips are refused, audio stays whole.
+  DeepSeek-VL, Janus: one view, as LLaVA-1.5.
 * Clips: GridPrune leaves no frame without a token unless `frames_may_vanish=True`; the other methods are as published.
 * LLaVA-OneVision: in a later turn of a batch with `batch_num_images`, give the new pictures only.
 
@@ -54,15 +57,23 @@ DataParallel; a compiled vision tower for methods that read it, a compiled langu
 ## Other image-text-to-text classes of transformers
 
 All that transformers 5.23 lists and that have no family here. They are refused with a message that says what a family file
-needs. Sorted by what their source shows; none was tried. Names without `ForConditionalGeneration`.
+needs. Names without `ForConditionalGeneration`. Tried means that a tiny random model was built, or failed to be, and that
+is what was seen; the others are sorted by what their source shows.
 
-| why not yet | classes |
+| tried: what was seen | classes |
 |---|---|
-| the same protocol (`get_image_features`, `mm_encoder_outputs`), a geometry of their own: a family file away | AyaVision, Cohere2Vision, DeepseekOcr2, DeepseekVL, DeepseekVLHybrid, Exaone4_5_, FastVlm, FuyuForCausalLM, Glm5Next, GotOcr2, Granite4Vision, GraniteDocling, HyperCLOVAXVisionV2, Inkling2, Kimi_K25, Lfm2Vl, Lfm3Vl, LightOnOcr, Llama4, MiniCPMOcr, MiniMaxM3Sparse, MistralLarge4, Molmo2, MuseGlimmer, Ovis2, PerceptionLM, QianfanOCR, Step3p7, UnlimitedOcr, VideoLlama3 |
-| as above, with M-RoPE of their own | CohereCompass, Cosmos3Edge, Ernie4_5_VLMoe, Glm46V, Glm4v, Glm4vMoe, GlmOcr, HunYuanVL, PaddleOCRVL, Qwen4Exp |
-| as above, with audio in the same sequence | Cosmos3Omni, DiffusionGemmaForBlockDiffusion, Dots3Note, Gemma3n, Gemma4, Gemma4Unified, Inkling, MuseSpark, NemotronH_Omni_Reasoning_V3, Qwen2_5OmniThinker, Qwen3OmniMoeThinker |
+| the tower is one of timm's, which is not installed, so the model cannot be built here; its attention would not go through transformers' interface either | FastVlm, Gemma3n, PerceptionLM |
+| the encoder hands on `last_hidden_state` and no `pooler_output`: the model projects inside `forward`, and `generate` would not repeat it for beams | Llama4 |
+| the encoder's output must also carry embeddings of indicator tokens; without them `forward` fails | Ovis2 |
+| the tower's attention does not go through transformers' interface, so no method can read it | GotOcr2 |
+
+| untried: why not yet | classes |
+|---|---|
+| the same protocol (`get_image_features`, `mm_encoder_outputs`), a geometry of their own: a family file away | DeepseekOcr2, DeepseekVLHybrid, Exaone4_5_, FuyuForCausalLM, Glm5Next, Granite4Vision, GraniteDocling, HyperCLOVAXVisionV2, Inkling2, Kimi_K25, Lfm3Vl, MiniCPMOcr, MiniMaxM3Sparse, MistralLarge4, Molmo2, MuseGlimmer, Step3p7, UnlimitedOcr, VideoLlama3 |
+| as above, with M-RoPE of their own | CohereCompass, Cosmos3Edge, Ernie4_5_VLMoe, HunYuanVL, PaddleOCRVL, Qwen4Exp |
+| as above, with audio in the same sequence | Cosmos3Omni, DiffusionGemmaForBlockDiffusion, Dots3Note, Gemma4Unified, Inkling, MuseSpark, NemotronH_Omni_Reasoning_V3, Qwen2_5OmniThinker, Qwen3OmniMoeThinker |
 | a resampler: tokens have no place in the picture | Aria, Blip2, Idefics2, InstructBlip, InstructBlipVideo, MiniCPMV4_6, MiniCPMV4_7 |
-| pictures as discrete codes | Chameleon, Emu3, Janus |
+| pictures as discrete codes | Chameleon, Emu3 |
 | `forward` takes no `mm_encoder_outputs`: there is no supported way to hand on fewer tokens | Blip, EvollaForProteinText2Text, Florence2, GitForCausalLM, IdeficsForVisionText2Text, Kosmos2, Kosmos2_5, Mistral4ForCausalLM, Mllama, PI0, PPFormulaNet, Pix2Struct, T5Gemma2, Udop, VisionEncoderDecoderModel |
 """
 
