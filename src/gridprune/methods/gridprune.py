@@ -44,7 +44,9 @@ class GridPrune(Method):
     saliency, tie-breaking, spreading what a full zone cannot take, one budget over all views of an anyres image, and
     the sign of r_i (TRIM, CDPruner and EADP negate the same cosine on OpenAI's CLIP; the paper prints a plus).
     `guide` and `calibrate` depart from it: means of cosines hardly differ between zones, so that at the printed
-    temperature rounding decides; a sum of softmax weights on a scale of the picture's own needs no tuned temperature.
+    temperature rounding decides; a sum of softmax weights on a scale of the picture's own can be as sharp as wanted on
+    any tower. How sharp (`temperature`) and how coarse (`zone`) was chosen on development scenes of the embedded model:
+    sharper budgets find small things, flatter ones keep what counting needs.
     :meth:`literal` is the method as printed.
 
     Attributes:
@@ -63,10 +65,10 @@ class GridPrune(Method):
             any token. If not, the most relevant zone of each gets one token before the shares are dealt out.
     """
 
-    zone: int = 2
+    zone: int = 3
     guide: Guide = "mass"
     calibrate: bool = True
-    temperature: float = 1.0
+    temperature: float = 3.0
     alpha: float = 0.5
     saliency_norm: Literal["none", "minmax", "rank"] = "minmax"
     relevance_sign: int | Literal["tower"] = "tower"
@@ -206,8 +208,10 @@ def _whole(value: object) -> bool:
 class LiteralGridPrune(GridPrune):
     """GridPrune as printed: zone means, tau = 1, alpha = 0.5, relevance with a plus sign, k / views for every view."""
 
+    zone: int = 2
     guide: Guide = "mean"
     calibrate: bool = False
+    temperature: float = 1.0
     relevance_sign: int | Literal["tower"] = 1
     scope: Literal["image", "view"] = "view"
 
