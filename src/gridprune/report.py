@@ -166,7 +166,7 @@ class Report:
         }
 
     def picture(self) -> Image:
-        """The picture as the vision tower saw it, the processor's normalisation undone; a clip's frames as one sheet."""
+        """The picture as the vision tower saw it, normalisation undone; a clip's frames as one sheet."""
         from .explain.picture import to_image
 
         return to_image(self._picture(), self._processor)
