@@ -62,7 +62,7 @@ is what was seen; the others are sorted by what their source shows.
 
 | tried: what was seen | classes |
 |---|---|
-| the tower is one of timm's, which is not installed, so the model cannot be built here; its attention would not go through transformers' interface either | FastVlm, Gemma3n, PerceptionLM |
+| the tower is one of timm's, which the tests do not install; untried | FastVlm, Gemma3n, PerceptionLM |
 | the encoder hands on `last_hidden_state` and no `pooler_output`: the model projects inside `forward`, and `generate` would not repeat it for beams | Llama4 |
 | the encoder's output must also carry embeddings of indicator tokens; without them `forward` fails | Ovis2 |
 | the tower's attention does not go through transformers' interface, so no method can read it | GotOcr2 |
