@@ -14,7 +14,7 @@ from gridprune.families.maps import tiled
 from gridprune.token_map import TokenMap
 
 SQUARE = TokenMap.from_grid(24, 24)
-TILES = tiled(TokenMap.from_grid(4, 4), 16, 2, 3, whole=True)  # tile by tile: no plane in raster order
+TILES = tiled(TokenMap.from_grid(4, 4), 2, 3, whole=True)  # tile by tile: no plane in raster order
 
 
 def anyres() -> TokenMap:

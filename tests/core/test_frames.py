@@ -46,7 +46,7 @@ def test_every_frame_keeps_a_token(settings, k):
 
 def test_frames_vanish_when_asked():
     token_map = TokenMap.from_grid(ROWS, COLUMNS, frames=FRAMES)
-    selection = GridPrune(keep=10, frames_may_vanish=True).select(clip_cues(), token_map, 10)
+    selection = GridPrune(keep=10, zone=2, temperature=1.0, frames_may_vanish=True).select(clip_cues(), token_map, 10)
     assert frames_kept(selection, token_map) == [[2], [2]]
 
 
@@ -90,7 +90,7 @@ def test_pictures_side_by_side_compete():
     generator = torch.Generator().manual_seed(1)
     cues = [Cues(relevance=torch.rand(1, len(m), generator=generator), images=1) for m in maps]
     cues[1].relevance.add_(3)
-    joined, method = side_by_side(maps), GridPrune(keep=9, alpha=0, relevance_sign=1)
+    joined, method = side_by_side(maps), GridPrune(keep=9, zone=2, temperature=1.0, alpha=0, relevance_sign=1)
     whole = method.select(cues_side_by_side(cues), joined, 9)
     parts = apart(whole, [len(m) for m in maps])
     assert [part.indices.shape[1] for part in parts] == [1, 7, 1]

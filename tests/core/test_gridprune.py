@@ -170,12 +170,12 @@ def test_nan_inside_the_core_still_gives_a_whole_selection():
 def test_minimum_that_does_not_fit():
     cues = Cues(relevance=torch.rand(1, 36), saliency=torch.rand(1, 36))
     with pytest.raises(BudgetError, match=r"minimum = 1 .* 9 zones needs 9 tokens, but only 8"):
-        GridPrune(minimum=1).select(cues, TokenMap.from_grid(6, 6), 8)
+        GridPrune(zone=2, minimum=1).select(cues, TokenMap.from_grid(6, 6), 8)
     token_map = anyres((4, 4), (1, 1), (4, 4))
     cues = Cues(relevance=torch.rand(1, 32), saliency=torch.rand(1, 32))
-    GridPrune(minimum=1).select(cues, token_map, 8)
+    GridPrune(zone=2, minimum=1).select(cues, token_map, 8)
     with pytest.raises(BudgetError, match="4 zones needs 4 tokens, but only 3"):
-        GridPrune(minimum=1, scope="view").select(cues, token_map, 7)
+        GridPrune(zone=2, minimum=1, scope="view").select(cues, token_map, 7)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ METHODS = {
     "relevance": create("relevance"),
 }
 # A kernel costs a CPU about 5 us whatever it does: at a few hundred tokens their number is the decision's time.
-KERNELS = {"default": 61, "large zones": 61, "ranks": 65, "literal": 88, "fastervlm": 16, "relevance": 16}
+KERNELS = {"default": 71, "large zones": 61, "ranks": 76, "literal": 88, "fastervlm": 16, "relevance": 16}
 MAPS = {"grid": TokenMap.from_grid(12, 12), "ragged": anyres((5, 5), (2, 2), (5, 6), crop=(1, 3))}
 
 

@@ -41,7 +41,7 @@ def test_zones_of_all_pictures_compete():
     """Two pictures of one prompt, the question asks for the second: more tokens than an equal part go there."""
     net = model(LLAVA_NEXT)
     row = [*shuffled(1), LLAVA_NEXT.picture(0), 9, LLAVA_NEXT.picture(1), *shuffled(2)]
-    method = GridPrune(keep=40, relevance_sign=1, temperature=0.02)
+    method = GridPrune(keep=40, relevance_sign=1, zone=2, guide="mean", calibrate=False, temperature=0.02)
     from .test_cues import clip_text
 
     given = {"clip": clip_text(), "question": "What is red?", "budget": "prompt"}

@@ -79,7 +79,7 @@ def test_counts_settle_on_a_picture() -> None:
     with pytest.raises(BudgetError, match="only 20"):
         Ask(Budget(count=64), explicit=True).settle(method, where)
     with pytest.raises(BudgetError, match="minimum"):
-        Ask(Budget(count=5)).settle(create("gridprune", minimum=1), where)
+        Ask(Budget(count=5)).settle(create("gridprune", zone=2, minimum=1), where)
     assert Ask(Budget(count=3)).settle(create("keep-all"), where).keep == 20
 
 
