@@ -247,6 +247,13 @@ def test_narrow_screens_do_not_scroll_sideways(visit):
             assert box["x"] + box["width"] <= width, (width, kind)
 
 
+OPAQUE = """() => {
+    for (let e = document.querySelector('.gp-all'); e; e = e.parentElement)
+        if (getComputedStyle(e).opacity !== '1') return false;
+    return true;
+}"""
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_accessibility(visit, scheme):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs gridprune[page-tests]").Axe()
@@ -256,6 +263,7 @@ def test_accessibility(visit, scheme):
     page.locator("#gp-ask textarea").fill(" ")
     page.get_by_role("button", name="Ask", exact=True).click()
     page.locator(".gp-problem").wait_for()
+    page.wait_for_function(OPAQUE)  # Gradio fades what is being updated
     for width in (1280, 390):
         page.set_viewport_size({"width": width, "height": 900})
         result = axe.run(page).response
