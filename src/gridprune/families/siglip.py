@@ -16,9 +16,10 @@ from ..cues.text_tower import SIGLIP_TEXT
 from ..token_map import TokenMap
 from .base import CHUNKED_PREFILL, LATER_PICTURES, Family, Limit
 from .maps import pooled
+from .raster import Raster
 
 
-class PaliGemma(Family):
+class PaliGemma(Raster):
     """PaliGemma and PaliGemma 2; positions count from 1."""
 
     name: ClassVar[str] = "paligemma"
@@ -30,21 +31,6 @@ class PaliGemma(Family):
         LATER_PICTURES: Limit("the bidirectional prefix cannot grow behind what was generated"),
         CHUNKED_PREFILL: Limit("a chunk would cut the prefix, which sees itself in both directions"),
     }
-
-    def crops(self, vision: dict[str, Any]) -> Tensor:
-        return vision["pixel_values"]  # type: ignore[no-any-return]
-
-    def token_maps(self, vision: dict[str, Any]) -> list[TokenMap]:
-        return [self._map] * len(vision["pixel_values"])
-
-    @cached_property
-    def _map(self) -> TokenMap:
-        side = self.vision_config.image_size // self.vision_config.patch_size
-        return TokenMap.from_grid(side, side)
-
-    def project(self, tower_features: Tensor) -> Tensor:
-        projector = self.base.multi_modal_projector
-        return projector(tower_features.to(next(projector.parameters()).dtype))
 
 
 class Gemma3(Family):

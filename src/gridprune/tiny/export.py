@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import torch
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
@@ -69,41 +70,32 @@ def build_tokenizer(*, close: bool) -> PreTrainedTokenizerFast:
     )
 
 
+def _pixels() -> dict[str, Any]:
+    """Settings of both image processors: views of 192 px."""
+    crop = {"height": SIDE, "width": SIDE}
+    return {"size": {"shortest_edge": SIDE}, "crop_size": crop, "image_mean": list(MEAN), "image_std": list(STD)}
+
+
+def _words() -> dict[str, Any]:
+    """Settings of both processors: tokenizer, chat template, one token a patch of a view."""
+    return {
+        "tokenizer": build_tokenizer(close=False),
+        "patch_size": PATCH,
+        "vision_feature_select_strategy": "default",
+        "chat_template": CHAT_TEMPLATE,
+        "num_additional_image_tokens": 1,
+    }
+
+
 def build_processor() -> LlavaProcessor:
     """Images to 192 px, one image token grown to 576, chat template."""
-    image_processor = CLIPImageProcessorPil(
-        size={"shortest_edge": SIDE},
-        crop_size={"height": SIDE, "width": SIDE},
-        image_mean=list(MEAN),
-        image_std=list(STD),
-    )
-    return LlavaProcessor(
-        image_processor=image_processor,
-        tokenizer=build_tokenizer(close=False),
-        patch_size=PATCH,
-        vision_feature_select_strategy="default",
-        chat_template=CHAT_TEMPLATE,
-        num_additional_image_tokens=1,
-    )
+    return LlavaProcessor(image_processor=CLIPImageProcessorPil(**_pixels()), **_words())
 
 
 def build_next_processor() -> LlavaNextProcessor:
     """Overview and 2x2 tiles of 192 px, one image token grown to 2880 and the newlines, chat template."""
-    image_processor = LlavaNextImageProcessorPil(
-        size={"shortest_edge": SIDE},
-        crop_size={"height": SIDE, "width": SIDE},
-        image_grid_pinpoints=[[NEXT.side, NEXT.side]],
-        image_mean=list(MEAN),
-        image_std=list(STD),
-    )
-    return LlavaNextProcessor(
-        image_processor=image_processor,
-        tokenizer=build_tokenizer(close=False),
-        patch_size=PATCH,
-        vision_feature_select_strategy="default",
-        chat_template=CHAT_TEMPLATE,
-        num_additional_image_tokens=1,
-    )
+    image_processor = LlavaNextImageProcessorPil(**_pixels(), image_grid_pinpoints=[[NEXT.side, NEXT.side]])
+    return LlavaNextProcessor(image_processor=image_processor, **_words())
 
 
 def vision_config(cfg: TowerConfig) -> CLIPVisionConfig:
