@@ -22,7 +22,11 @@ if TYPE_CHECKING:
 _stderr = Console(stderr=True)
 
 Model = Annotated[
-    str, typer.Option("--model", help="'embedded', 'embedded-next' (LLaVA-NeXT), a checkpoint folder, or a hub id.")
+    str,
+    typer.Option(
+        "--model",
+        help="'embedded', 'embedded-next' (LLaVA-NeXT, once it is trained), a checkpoint folder, or a hub id.",
+    ),
 ]
 Clip = Annotated[
     str | None,
