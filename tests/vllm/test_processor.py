@@ -120,7 +120,7 @@ def test_bad_requests_are_value_errors(made: Callable[..., Made], options: dict[
 
 
 def test_a_budget_that_the_method_cannot_meet(made: Callable[..., Made]) -> None:
-    one = made(keep=100, options={"minimum": 2})
+    one = made(keep=100, options={"zone": 2, "minimum": 2})
     assert one(words(1))["mm_placeholders"]["image"][0].length == 100
     with pytest.raises(ValueError, match="minimum = 2"):
         one(words(1), keep=71)
