@@ -138,12 +138,12 @@ def test_cells_are_compact():
             for cell, (_, _, r, c, _) in zip(token_map.cells(k).index.tolist(), listed(token_map)):
                 cells.setdefault(cell, set()).add((r, c))
             for members in cells.values():
-                seen, todo = set(), [next(iter(members))]
-                while todo:
-                    r, c = todo.pop()
+                seen, edge = set(), [next(iter(members))]
+                while edge:
+                    r, c = edge.pop()
                     if (r, c) in members and (r, c) not in seen:
                         seen.add((r, c))
-                        todo += [(r + i, c + j) for i in (-1, 0, 1) for j in (-1, 0, 1)]
+                        edge += [(r + i, c + j) for i in (-1, 0, 1) for j in (-1, 0, 1)]
                 assert seen == members, (rows, columns, k)
 
 

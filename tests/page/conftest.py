@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 import re
-import shutil
 import subprocess
 import sys
 import time
@@ -113,18 +112,6 @@ def wait_until_ready(url: str, process: subprocess.Popen[str]) -> None:
             if error.code != HTTPStatus.SERVICE_UNAVAILABLE:
                 raise
             time.sleep(0.5)
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[object]:
-    playwright = pytest.importorskip("playwright.sync_api", reason="browser tests need gridprune[page-tests]")
-    executable = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if executable is None:
-        pytest.skip("browser tests need Chromium: apt install chromium")
-    with playwright.sync_playwright() as driver:
-        found = driver.chromium.launch(executable_path=executable, args=["--no-sandbox", "--disable-gpu"])
-        yield found
-        found.close()
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from pathlib import Path
 
 import pytest
@@ -97,16 +96,3 @@ def own_file(tmp_path_factory) -> Path:
     line = {"image": "photo.png", "question": "What colour?", "answer": "blue", "boxes": [[160, 0, 320, 160]]}
     (folder / "questions.jsonl").write_text(json.dumps(line) + "\n" + json.dumps({**line, "question": "How many?"}))
     return folder / "questions.jsonl"
-
-
-@pytest.fixture(scope="session")
-def browser():
-    """Debian's Chromium; without it or Playwright the tests of the page are skipped."""
-    playwright = pytest.importorskip("playwright.sync_api")
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
-    if chromium is None:
-        pytest.skip("no chromium: apt-get install chromium")
-    with playwright.sync_playwright() as started:
-        opened = started.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        yield opened
-        opened.close()

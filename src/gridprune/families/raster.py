@@ -1,7 +1,8 @@
-"""What families share whose picture is one view: a square raster of patches, projected one by one."""
+"""What families share whose picture is one view: its tokens lie alike in every picture."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from functools import cached_property
 from typing import Any
 
@@ -11,19 +12,28 @@ from ..token_map import TokenMap
 from .base import Family
 
 
-class Raster(Family):
-    """One view a picture, one token a patch."""
+class OneView(Family):
+    """One view a picture, of one size."""
 
-    @property
-    def projector(self) -> Any:
-        """From tower features to the language model's embeddings."""
-        return self.base.multi_modal_projector
+    @cached_property
+    @abstractmethod
+    def _map(self) -> TokenMap:
+        """Where the tokens of every picture lie."""
 
     def crops(self, vision: dict[str, Any]) -> Tensor:
         return vision["pixel_values"]  # type: ignore[no-any-return]
 
     def token_maps(self, vision: dict[str, Any]) -> list[TokenMap]:
         return [self._map] * len(vision["pixel_values"])
+
+
+class Raster(OneView):
+    """One token a patch, projected one by one."""
+
+    @property
+    def projector(self) -> Any:
+        """From tower features to the language model's embeddings."""
+        return self.base.multi_modal_projector
 
     @cached_property
     def _map(self) -> TokenMap:

@@ -8,15 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Any, ClassVar
-
-from torch import Tensor
+from typing import ClassVar
 
 from ..cues.text_tower import SIGLIP_TEXT
 from ..token_map import TokenMap
-from .base import CHUNKED_PREFILL, LATER_PICTURES, Family, Limit
+from .base import CHUNKED_PREFILL, LATER_PICTURES, Limit
 from .maps import pooled
-from .raster import Raster
+from .raster import OneView, Raster
 
 
 class PaliGemma(Raster):
@@ -33,7 +31,7 @@ class PaliGemma(Raster):
     }
 
 
-class Gemma3(Family):
+class Gemma3(OneView):
     """Gemma 3: squares of patches are averaged, 4 x 4 in the released models."""
 
     name: ClassVar[str] = "gemma3"
@@ -44,12 +42,6 @@ class Gemma3(Family):
         LATER_PICTURES: Limit("generate masks them by the types of the wrong tokens", before="5.23"),
         CHUNKED_PREFILL: Limit("a chunk would cut a picture, which sees itself in both directions"),
     }
-
-    def crops(self, vision: dict[str, Any]) -> Tensor:
-        return vision["pixel_values"]  # type: ignore[no-any-return]
-
-    def token_maps(self, vision: dict[str, Any]) -> list[TokenMap]:
-        return [self._map] * len(vision["pixel_values"])
 
     @cached_property
     def _map(self) -> TokenMap:
