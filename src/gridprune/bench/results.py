@@ -3,8 +3,9 @@
 A block ``<!-- results:RUN/NAME -->`` ... ``<!-- /results:RUN/NAME -->`` holds the table or plot NAME of results/RUN
 (:data:`gridprune.bench.tables.TABLES`, :data:`gridprune.bench.plots.PLOTS`); ``results:RUN/NAME?gridprune,oracle``
 takes some of the methods only. ``results:bench/NAME`` shows results/bench.json, the run of `gridprune bench`
-(:data:`gridprune.speed.tables.TABLES`, :data:`gridprune.speed.plots.PLOTS`). results/leaderboard.json is the short form
-of results/leaderboard/.
+(:data:`gridprune.speed.tables.TABLES`, :data:`gridprune.speed.plots.PLOTS`), and ``results:vllm/NAME``
+results/vllm.json, that of scripts/vllm_bench.py (:data:`gridprune.speed.serving.TABLES`). results/leaderboard.json is
+the short form of results/leaderboard/.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Any
 
 from ..errors import SettingError, UnknownNameError
 from ..speed import plots as speed_plots
+from ..speed import serving
 from ..speed import tables as speed_tables
 from .entries import parse_list
 from .metrics import leaderboard, summarise
@@ -30,8 +32,9 @@ from .tables import TABLES
 _BLOCK = re.compile(r"(<!-- results:(?P<spec>\S+?) -->\n)(?P<body>.*?)(<!-- /results:(?P=spec) -->)", re.DOTALL)
 _OPEN = re.compile(r"<!-- results:(\S+?) -->")
 LEADERBOARD = "leaderboard"
-_TABLES: Mapping[str, Callable[[Any], str]] = {**TABLES, **speed_tables.TABLES}
+_TABLES: Mapping[str, Callable[[Any], str]] = {**TABLES, **speed_tables.TABLES, **serving.TABLES}
 _PLOTS: Mapping[str, Callable[[Any, Any], None]] = {**PLOTS, **speed_plots.PLOTS}
+_OF_A_FILE = {*speed_tables.TABLES, *speed_plots.PLOTS, *serving.TABLES}  # they show one JSON file, not a run's folder
 
 
 def write(root: Path) -> list[str]:
@@ -95,7 +98,7 @@ def _filled(match: re.Match[str], *, root: Path, page: Path, drawn: list[str] | 
     """A block with its content; a plot is drawn if it is stale and `drawn` takes its name."""
     spec = match["spec"]
     if _unmeasured(spec, root):
-        return f"{match[1]}\nNot measured yet: `gridprune bench --out results/bench.json`.\n\n{match[4]}"
+        return f"{match[1]}\nNot measured yet: there is no results/{_split(spec)[0]}.json.\n\n{match[4]}"
     run = _run(spec, root)
     plot = _plot_of(spec, root)
     if plot is None:
@@ -123,7 +126,7 @@ def _split(spec: str) -> tuple[str, str, list[str]]:
 def _run(spec: str, root: Path) -> dict[str, Any]:
     """Metrics, config and timing of a block's run."""
     name, table, chosen = _split(spec)
-    if _is_speed(table):
+    if table in _OF_A_FILE:
         return dict(_read(root / "results" / f"{name}.json"))
     folder = root / "results" / name
     if not (folder / "metrics.json").is_file():
@@ -135,14 +138,10 @@ def _run(spec: str, root: Path) -> dict[str, Any]:
     return run
 
 
-def _is_speed(table: str) -> bool:
-    return table in speed_tables.TABLES or table in speed_plots.PLOTS
-
-
 def _unmeasured(spec: str, root: Path) -> bool:
-    """Whether a block shows the speed bench before it was ever run."""
+    """Whether a block shows a bench before it was ever run."""
     name, table, _ = _split(spec)
-    return _is_speed(table) and not (root / "results" / f"{name}.json").is_file()
+    return table in _OF_A_FILE and not (root / "results" / f"{name}.json").is_file()
 
 
 def _plot_of(spec: str, root: Path) -> tuple[str, Path] | None:

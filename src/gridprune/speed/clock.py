@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
+
+LONG = 2.0  # seconds: a call that long is not made twice to warm up
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,30 @@ class Timing:
         values = sorted(self.seconds)
         n = len(values)
         return [float(f"{v:.4g}") for v in (values[n // 2], values[n // 4], values[(3 * n - 1) // 4])]
+
+
+@dataclass
+class Journal:
+    """What was measured so far, so that a run that was cut off goes on with what is missing.
+
+    Attributes:
+        values: one value per round, by name.
+        save: called after every measurement.
+    """
+
+    values: dict[str, list[float]] = field(default_factory=dict)
+    save: Callable[[], None] = lambda: None
+
+    def add(self, found: Mapping[str, float]) -> None:
+        for name, value in found.items():
+            self.values.setdefault(name, []).append(float(f"{value:.5g}"))
+        self.save()
+
+    def once(self, name: str, measure: Callable[[], float]) -> float:
+        """A value that is measured a single time."""
+        if name not in self.values:
+            self.add({name: measure()})
+        return self.values[name][0]
 
 
 @dataclass(frozen=True)
@@ -58,21 +86,72 @@ class Ratio:
 
 
 def interleave(
-    variants: Mapping[str, Callable[[], Any]], rounds: int, *, repeats: Mapping[str, int] | None = None
+    variants: Mapping[str, Callable[[], Any]],
+    rounds: int,
+    *,
+    repeats: Mapping[str, int] | None = None,
+    fewer: Mapping[str, int] | None = None,
+    inside: Mapping[str, Sequence[nn.Module]] | None = None,
+    journal: Journal | None = None,
+    progress: Callable[[str], None] = lambda message: None,
 ) -> dict[str, Timing]:
-    """Run every variant once to warm up, then `rounds` times in turn.
+    """Run the variants in turn, forwards and backwards, after a call each to warm up.
+
+    A call that took longer than `LONG` seconds counts although it was the first.
 
     Args:
         repeats: calls per measurement for variants that are too short for the clock; the mean is taken.
+        fewer: variants that take part in the first rounds only.
+        inside: modules whose seconds are wanted as well, by any name: they are found under "variant/name", the mean
+            of one call.
+        journal: holds what was measured before, and keeps what is measured now.
     """
-    repeats = repeats or {}
-    collected: dict[str, list[float]] = {name: [] for name in variants}
-    for variant in variants.values():
-        variant()
-    for _ in range(rounds):
-        for name, variant in variants.items():
-            collected[name].append(seconds(variant, repeats.get(name, 1)))
-    return {name: Timing(tuple(values)) for name, values in collected.items()}
+    repeats, fewer, inside = repeats or {}, fewer or {}, inside or {}
+    journal = journal or Journal()
+    warm: set[str] = set()
+    for number in range(rounds):
+        for name in variants if number % 2 == 0 else reversed(list(variants)):
+            if number >= fewer.get(name, rounds) or len(journal.values.get(name, ())) > number:
+                continue
+            progress(f"{name}, {number + 1} of {fewer.get(name, rounds)}")
+            found: dict[str, float] = {}
+            if name not in warm:
+                found = _measured(name, variants[name], 1, inside)
+                warm.add(name)
+            if found.get(name, 0.0) < LONG:
+                found = _measured(name, variants[name], repeats.get(name, 1), inside)
+            journal.add(found)
+    return {name: Timing(tuple(v)) for name, v in journal.values.items() if name.split("/")[0] in variants}
+
+
+def _measured(
+    name: str, call: Callable[[], Any], repeats: int, inside: Mapping[str, Sequence[nn.Module]]
+) -> dict[str, float]:
+    with ExitStack() as stack:
+        watches = {part: stack.enter_context(_watch(modules)) for part, modules in inside.items()}
+        total = seconds(call, repeats)
+    parts = {f"{name}/{part}": sum(found) / len(found) for part, found in watches.items() if found}
+    return {name: total} | parts
+
+
+@contextmanager
+def _watch(modules: Sequence[nn.Module]) -> Iterator[list[float]]:
+    """Appends the seconds of every call of one of `modules`."""
+    found: list[float] = []
+    began: list[float] = []
+    with ExitStack() as undo:
+        for module in modules:
+            undo.callback(module.register_forward_pre_hook(lambda *_: began.append(_now())).remove)
+            undo.callback(module.register_forward_hook(lambda *_: found.append(_now() - began.pop())).remove)
+        yield found
+
+
+def _now() -> float:
+    """Seconds of this thread on a CPU; on a GPU wall seconds, once the device has finished."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+        return time.perf_counter()
+    return time.thread_time()
 
 
 def seconds(call: Callable[[], Any], repeats: int = 1) -> float:
@@ -86,10 +165,15 @@ def seconds(call: Callable[[], Any], repeats: int = 1) -> float:
         end.record()
         torch.cuda.synchronize()
         return float(begin.elapsed_time(end)) / 1e3 / repeats
-    started = time.process_time()
+    started = time.thread_time()
     for _ in range(repeats):
         call()
-    return (time.process_time() - started) / repeats
+    return (time.thread_time() - started) / repeats
+
+
+def free_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def wall(call: Callable[[], Any], threads: int) -> float:

@@ -27,7 +27,7 @@ def summary(result: Result) -> str:
         "its FLOPs",
         "decision",
     ]
-    return _table(head, lines) + "\n\n" + _foot(result)
+    return markdown(head, lines) + "\n\n" + _foot(result)
 
 
 def decisions(result: Result) -> str:
@@ -47,7 +47,7 @@ def decisions(result: Result) -> str:
         f"Left out: {'; '.join(skipped)}." if skipped else "",
         f"Cut off: {'; '.join(stopped)}." if stopped else "",
     ]
-    return "\n\n".join([_table(head, lines), *filter(None, notes)])
+    return "\n\n".join([markdown(head, lines), *filter(None, notes)])
 
 
 def published(result: Result) -> str:
@@ -56,7 +56,7 @@ def published(result: Result) -> str:
         [pair, f"{row['published_ms']:.1f}", _interval(row["ours"]), _interval(row["gridprune"]), _yes(row["equal"])]
         for pair, row in result["parts"]["published"].items()
     ]
-    return _table(["method/N", "published, ms", "published / ours", "published / gridprune", "equal choice"], lines)
+    return markdown(["method/N", "published, ms", "published / ours", "published / gridprune", "equal choice"], lines)
 
 
 def capture(result: Result) -> str:
@@ -65,7 +65,7 @@ def capture(result: Result) -> str:
         [tower, f"{row['blocks_built']} of {row['blocks']}", _percent(row["capture"]), _percent(row["eager"])]
         for tower, row in result["parts"]["capture"].items()
     ]
-    return _table(["tower", "blocks built", "capture over sdpa", "eager over sdpa"], lines)
+    return markdown(["tower", "blocks built", "capture over sdpa", "eager over sdpa"], lines)
 
 
 def parts(result: Result) -> str:
@@ -95,7 +95,7 @@ def parts(result: Result) -> str:
         "prefill, all / fewest",
         "a token",
     ]
-    return _table([*head, "KV in MB", "layers built"], lines)
+    return markdown([*head, "KV in MB", "layers built"], lines)
 
 
 TABLES: Mapping[str, Callable[[Result], str]] = {
@@ -144,6 +144,7 @@ def _yes(value: bool) -> str:
     return "yes" if value else "no"
 
 
-def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+def markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """Cells as a Markdown table; the first column is text, the others are numbers."""
     rule = ["---", *["---:"] * (len(head) - 1)]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, rule, *lines))
