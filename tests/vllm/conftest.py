@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 _vllm = find_spec("vllm")  # without the package, this folder itself is found by that name, and has no origin
 collect_ignore_glob = [] if _vllm and _vllm.origin else ["test_*.py"]
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE))
+sys.path[:0] = [str(HERE), str(HERE.parents[1] / "scripts")]
 
 # One engine at a time, one thread, no network; engines in this process unless a test starts a server.
 os.environ.update(
@@ -41,36 +39,6 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path
         return root / name
 
     return folder
-
-
-@pytest.fixture(scope="session")
-def in_environment() -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Start Python programs that see what this process sees; they are stopped at the end."""
-    running: list[subprocess.Popen[str]] = []
-
-    def start(*command: str, log: Path, **extra: str) -> subprocess.Popen[str]:
-        environment = {**os.environ, "PYTHONPATH": str(HERE / "startup"), **extra}
-        with log.open("w") as output:
-            process = subprocess.Popen(
-                [sys.executable, *command], env=environment, stdout=output, stderr=output, text=True
-            )
-        running.append(process)
-        return process
-
-    yield start
-    for process in running:
-        stop(process)
-
-
-def stop(process: subprocess.Popen[Any]) -> None:
-    """End a process, and wait for it."""
-    if process.poll() is None:
-        process.terminate()
-        try:
-            process.wait(60)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
 
 
 @pytest.fixture(scope="session", autouse=True)

