@@ -43,8 +43,8 @@ class Request:
 
 
 @contextmanager
-def engine(folder: Path, settings: dict[str, Any], **options: Any) -> Iterator[Any]:
-    """An engine of vLLM's in this process."""
+def engine(folder: Path, settings: dict[str, Any] | None, **options: Any) -> Iterator[Any]:
+    """An engine of vLLM's in this process; without settings, that of the stock architecture."""
     from vllm.distributed import cleanup_dist_env_and_memory
 
     from vllm import LLM
@@ -53,9 +53,10 @@ def engine(folder: Path, settings: dict[str, Any], **options: Any) -> Iterator[A
         "dtype": "float32", "max_model_len": 1024, "enforce_eager": True, "max_num_seqs": 8,
         "limit_mm_per_prompt": {"image": 4, "video": 0},
     }  # fmt: skip
-    if (overriding := overrides(str(folder), **settings))["architectures"][0].startswith("GridPruneLlava"):
+    overriding = overrides(str(folder), **(settings or {}))
+    if overriding["architectures"][0].startswith("GridPruneLlava"):
         defaults["limit_mm_per_prompt"] = {"image": 4}
-    llm = LLM(str(folder), hf_overrides=overriding, **{**defaults, **options})
+    llm = LLM(str(folder), hf_overrides=None if settings is None else overriding, **{**defaults, **options})
     try:
         yield llm
     finally:

@@ -14,6 +14,8 @@ from PIL import Image
 from tokenizers import Regex, Tokenizer, pre_tokenizers, processors
 from tokenizers import models as token_models
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 WORDS = 300
 SPECIAL = (
@@ -105,48 +107,33 @@ def clip(folder: Path) -> None:
     tokenizer(close=True).save_pretrained(folder)
 
 
+_CLIP_LLAVA = {
+    "vision_config": hf.CLIPVisionConfig(**VISION),
+    "text_config": hf.LlamaConfig(**TEXT),
+    "image_token_id": ID["<image>"],
+    "image_seq_length": (CLIP_SIDE // PATCH) ** 2,
+    "vision_feature_layer": -2,
+    "vision_feature_select_strategy": "default",
+}
+_CROPS = {"size": {"shortest_edge": CLIP_SIDE}, "crop_size": {"height": CLIP_SIDE, "width": CLIP_SIDE}}
+
+
 def _llava(folder: Path) -> None:
-    config = hf.LlavaConfig(
-        vision_config=hf.CLIPVisionConfig(**VISION),
-        text_config=hf.LlamaConfig(**TEXT),
-        image_token_id=ID["<image>"],
-        image_seq_length=(CLIP_SIDE // PATCH) ** 2,
-        vision_feature_layer=-2,
-        vision_feature_select_strategy="default",
-    )
-    shake(hf.LlavaForConditionalGeneration(config), 1).save_pretrained(folder)
-    hf.LlavaProcessor(
-        image_processor=CLIPImageProcessorPil(
-            size={"shortest_edge": CLIP_SIDE}, crop_size={"height": CLIP_SIDE, "width": CLIP_SIDE}
-        ),
-        tokenizer=tokenizer(),
-        patch_size=PATCH,
-        vision_feature_select_strategy="default",
-        num_additional_image_tokens=1,
-        chat_template=VICUNA,
-    ).save_pretrained(folder)
-    clip(folder / "clip")
+    shake(hf.LlavaForConditionalGeneration(hf.LlavaConfig(**_CLIP_LLAVA)), 1).save_pretrained(folder)
+    _with_clip(folder, hf.LlavaProcessor, CLIPImageProcessorPil(**_CROPS))
 
 
 def _llava_next(folder: Path) -> None:
-    config = hf.LlavaNextConfig(
-        vision_config=hf.CLIPVisionConfig(**VISION),
-        text_config=hf.LlamaConfig(**TEXT),
-        image_token_id=ID["<image>"],
-        image_seq_length=(CLIP_SIDE // PATCH) ** 2,
-        vision_feature_layer=-2,
-        vision_feature_select_strategy="default",
-        image_grid_pinpoints=PINPOINTS,
-    )
+    config = hf.LlavaNextConfig(**_CLIP_LLAVA, image_grid_pinpoints=PINPOINTS)
     shake(hf.LlavaNextForConditionalGeneration(config), 2).save_pretrained(folder)
-    from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
+    pictures = LlavaNextImageProcessorPil(**_CROPS, image_grid_pinpoints=PINPOINTS)
+    _with_clip(folder, hf.LlavaNextProcessor, pictures)
 
-    hf.LlavaNextProcessor(
-        image_processor=LlavaNextImageProcessorPil(
-            size={"shortest_edge": CLIP_SIDE},
-            crop_size={"height": CLIP_SIDE, "width": CLIP_SIDE},
-            image_grid_pinpoints=PINPOINTS,
-        ),
+
+def _with_clip(folder: Path, processor: Any, pictures: Any) -> None:
+    """A LLaVA's processor, and its CLIP."""
+    processor(
+        image_processor=pictures,
         tokenizer=tokenizer(),
         patch_size=PATCH,
         vision_feature_select_strategy="default",
@@ -165,29 +152,27 @@ _QWEN_IDS = {
     "vision_start_token_id": ID["<|vision_start|>"],
     "vision_end_token_id": ID["<|vision_end|>"],
 }
+_QWEN_WIDTHS = {"hidden_size": 64, "out_hidden_size": 128, "intermediate_size": 96}
 _MROPE = {"rope_type": "default", "mrope_section": [4, 6, 6], "rope_theta": 10000.0}
+_QWEN_TEXT = {**TEXT, "rope_parameters": _MROPE}
 
 
 def _qwen2_vl(folder: Path) -> None:
     vision = {**_QWEN_VISION, "embed_dim": 64, "hidden_size": 128, "mlp_ratio": 2}
-    text = {**TEXT, "rope_parameters": _MROPE}
-    config = hf.Qwen2VLConfig(vision_config=vision, text_config=text, **_QWEN_IDS)
+    config = hf.Qwen2VLConfig(vision_config=vision, text_config=_QWEN_TEXT, **_QWEN_IDS)
     shake(hf.Qwen2VLForConditionalGeneration(config), 3).save_pretrained(folder)
     _qwen_processor(hf.Qwen2VLProcessor, hf.Qwen2VLVideoProcessor).save_pretrained(folder)
 
 
 def _qwen2_5_vl(folder: Path) -> None:
-    vision = {**_QWEN_VISION, "hidden_size": 64, "out_hidden_size": 128, "intermediate_size": 96, "window_size": 32}
-    vision["fullatt_block_indexes"] = [1]
-    text = {**TEXT, "rope_parameters": _MROPE}
-    config = hf.Qwen2_5_VLConfig(vision_config=vision, text_config=text, **_QWEN_IDS)
+    vision = {**_QWEN_VISION, **_QWEN_WIDTHS, "window_size": 32, "fullatt_block_indexes": [1]}
+    config = hf.Qwen2_5_VLConfig(vision_config=vision, text_config=_QWEN_TEXT, **_QWEN_IDS)
     shake(hf.Qwen2_5_VLForConditionalGeneration(config), 4).save_pretrained(folder)
     _qwen_processor(hf.Qwen2_5_VLProcessor, hf.Qwen2VLVideoProcessor).save_pretrained(folder)
 
 
 def _qwen3_vl(folder: Path) -> None:
-    vision = {**_QWEN_VISION, "hidden_size": 64, "out_hidden_size": 128, "intermediate_size": 96}
-    vision |= {"deepstack_visual_indexes": [0, 1], "num_position_embeddings": 64}
+    vision = {**_QWEN_VISION, **_QWEN_WIDTHS, "deepstack_visual_indexes": [0, 1], "num_position_embeddings": 64}
     rope = {**_MROPE, "mrope_section": [6, 5, 5], "mrope_interleaved": True}
     text = {**TEXT, "head_dim": 32, "rope_parameters": rope}
     config = hf.Qwen3VLConfig(vision_config=vision, text_config=text, **_QWEN_IDS)
@@ -196,8 +181,6 @@ def _qwen3_vl(folder: Path) -> None:
 
 
 def _qwen_processor(processor: Any, video_processor: Any) -> Any:
-    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
-
     sizes = {
         "patch_size": 8, "merge_size": 2, "temporal_patch_size": 2,
         "size": {"shortest_edge": 16 * 16 * 16, "longest_edge": 16 * 16 * 240},

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import inspect
 import re
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import pytest
-from vllm.config import CompilationConfig, LoRAConfig, MultiModalConfig, SchedulerConfig
+from vllm.config import CompilationConfig, LoRAConfig, ModelConfig, MultiModalConfig, SchedulerConfig, VllmConfig
 from vllm.distributed import get_tensor_model_parallel_world_size, tensor_model_parallel_all_gather
+from vllm.entrypoints.generate.base.protocol import validate_request_mm_kwargs
+from vllm.exceptions import VLLMValidationError
 from vllm.model_executor.layers.attention.mm_encoder_attention import MMEncoderAttention
 from vllm.model_executor.models import clip, llava, llava_next, qwen2_5_vl, qwen2_vl, qwen3_vl
 from vllm.model_executor.models.interfaces import SupportsMultiModalPruning
@@ -17,16 +22,30 @@ from vllm.model_executor.models.utils import WeightsMapper
 from vllm.multimodal.hasher import MultiModalHasher
 from vllm.multimodal.inputs import MultiModalFeatureSpec, MultiModalFieldConfig, PlaceholderRange
 from vllm.multimodal.parse import DictEmbeddingItems, EmbeddingItems
-from vllm.multimodal.processing import BaseMultiModalProcessor, PromptReplacement
+from vllm.multimodal.processing import (
+    BaseMultiModalProcessor,
+    BaseProcessingInfo,
+    InputProcessingContext,
+    PromptReplacement,
+)
 from vllm.multimodal.processing.inputs import ProcessorInputs
 from vllm.v1.worker import gpu_model_runner
 from vllm.v1.worker.cpu_model_runner import CPUModelRunner
 
+import gridprune.vllm
 from gridprune.vllm import ARCHITECTURES
 from gridprune.vllm.llava import LlavaNextProcessor, LlavaProcessor
 from gridprune.vllm.qwen import PrunedQwen, Qwen2VLProcessor, Qwen3VLProcessor, Qwen25VLProcessor
 from vllm import ModelRegistry
 
+_PLUGIN = Path(gridprune.vllm.__file__).parent
+_IMPORTS = sorted(
+    (node.module, alias.name)
+    for file in _PLUGIN.glob("*.py")
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+    if isinstance(node, ast.ImportFrom) and node.level == 0 and str(node.module).split(".")[0] == "vllm"
+    for alias in node.names
+)
 _PROCESSOR_HOOKS = {
     "apply": ["self", "inputs", "timing_ctx"],
     "get_dummy_inputs": ["self", "seq_len", "mm_counts", "mm_options"],
@@ -53,6 +72,16 @@ def parameters(function: Any) -> list[str]:
 def attributes(function: Any) -> set[str]:
     """Names that the source of a function reads or sets on `self`."""
     return set(re.findall(r"self\.(\w+)", inspect.getsource(function)))
+
+
+@pytest.mark.parametrize(("module", "name"), sorted(set(_IMPORTS)))
+def test_import(module: str, name: str) -> None:
+    """Every name that a file of the plugin imports, read from the files."""
+    assert hasattr(import_module(module), name)
+
+
+def test_the_imports_were_found() -> None:
+    assert {module for module, _ in _IMPORTS} >= {"vllm", "vllm.config", "vllm.multimodal.hasher"}
 
 
 @pytest.mark.parametrize("name", _PROCESSOR_HOOKS)
@@ -108,6 +137,23 @@ def test_model_hooks(model: Any) -> None:
     assert "language_model" in inspect.getsource(model.__init__)
 
 
+def test_what_is_read_of_the_configuration() -> None:
+    assert {
+        "model_config", "compilation_config", "lora_config", "scheduler_config", "device_config",
+    } <= {f.name for f in dataclasses.fields(VllmConfig)}  # fmt: skip
+    assert {"hf_config", "model"} <= set(ModelConfig.__annotations__)
+    assert callable(ModelConfig.get_multimodal_config)
+    assert {"get_hf_config", "get_hf_processor"} <= set(dir(BaseProcessingInfo))
+    assert "get_mm_config" in dir(InputProcessingContext)
+
+
+def test_requests_are_not_trusted_with_options_unless_the_server_says_so() -> None:
+    given = {"mm_processor_kwargs": {"gridprune_keep": 3}, "media_io_kwargs": None}
+    validate_request_mm_kwargs(**given, trust_request_mm_kwargs=True)
+    with pytest.raises(VLLMValidationError, match="--trust-request-mm-kwargs"):
+        validate_request_mm_kwargs(**given, trust_request_mm_kwargs=False)
+
+
 def test_tower_of_llava() -> None:
     assert "require_post_norm=False" in inspect.getsource(llava.LlavaForConditionalGeneration.__init__)
     assert {"encoder", "post_layernorm"} <= attributes(clip.CLIPVisionTransformer.__init__)
@@ -120,14 +166,25 @@ def test_tower_of_llava() -> None:
 
 
 @pytest.mark.parametrize(
-    ("attention", "merger", "norm"),
+    ("tower", "attention", "merger", "norm"),
     [
-        (qwen2_vl.Qwen2VisionAttention, qwen2_vl.Qwen2VisionPatchMerger, "ln_q"),
-        (qwen2_5_vl.Qwen2_5_VisionAttention, qwen2_5_vl.Qwen2_5_VisionPatchMerger, "ln_q"),
-        (qwen3_vl.Qwen2_5_VisionAttention, qwen3_vl.Qwen3_VisionPatchMerger, "norm"),
+        (qwen2_vl.Qwen2VisionTransformer, qwen2_vl.Qwen2VisionAttention, qwen2_vl.Qwen2VisionPatchMerger, "ln_q"),
+        (
+            qwen2_5_vl.Qwen2_5_VisionTransformer,
+            qwen2_5_vl.Qwen2_5_VisionAttention,
+            qwen2_5_vl.Qwen2_5_VisionPatchMerger,
+            "ln_q",
+        ),
+        (
+            qwen3_vl.Qwen3_VisionTransformer,
+            qwen3_vl.Qwen2_5_VisionAttention,
+            qwen3_vl.Qwen3_VisionPatchMerger,
+            "norm",
+        ),
     ],
 )
-def test_tower_of_qwen(attention: Any, merger: Any, norm: str) -> None:
+def test_tower_of_qwen(tower: Any, attention: Any, merger: Any, norm: str) -> None:
+    assert {"blocks", "merger"} <= attributes(tower.__init__)
     assert {"attn", "hidden_size_per_attention_head"} <= attributes(attention.__init__)
     call = inspect.getsource(attention.forward)
     assert "query=q" in call
@@ -142,6 +199,7 @@ def test_attention_operator_runs_hooks() -> None:
 
 @pytest.mark.parametrize("model", _QWEN_MODELS, ids=lambda model: model.__name__)
 def test_positions(model: Any) -> None:
+    assert "visual" in attributes(model.__init__)
     assert parameters(model.get_mrope_input_positions) == ["self", "input_tokens", "mm_features"]
 
 

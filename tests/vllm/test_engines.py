@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from kit import Reference, Request, ask, engine, tokens
+import torch
+from kit import TOKENS, Reference, Request, ask, engine, tokens
 from models import CASES, Case, picture, words
 
 from gridprune.vllm.settings import Ask
@@ -34,7 +35,7 @@ class Side(NamedTuple):
 def side(request: pytest.FixtureRequest, checkpoint: Callable[[str], Path]) -> Iterator[Side]:
     case = CASES[request.param]
     folder = checkpoint(case.name)
-    with engine(folder, {"keep": case.keeps[0]}, max_num_batched_tokens=128) as llm:
+    with engine(folder, {"keep": case.keeps[0]}, max_num_batched_tokens=128, enable_mm_embeds=True) as llm:
         yield Side(case, llm, Reference(folder, keep=case.keeps[0]))
 
 
@@ -66,6 +67,31 @@ def test_question_of_the_request_and_pictures_kept_whole(side: Side) -> None:
     shown = [picture(9, side.case.sizes[0])]
     requests = [Request(shown, [words(5)], question=words(6)), Request(shown, [words(5)], keep="100%")]
     assert tokens(side.ask(requests)) == side.expected(requests)
+
+
+def test_embeddings_of_the_client_pass_unpruned(side: Side) -> None:
+    """What transformers makes of a picture, given in its place beside a pruned one: as if it were kept whole."""
+    from vllm import SamplingParams
+
+    shown, sent = picture(14, side.case.sizes[0]), Request([picture(15, side.case.sizes[0])], [words(15)], "100%")
+    pruned = Request([shown], [words(14)])
+    vision = side.reference.processor.image_processor(images=list(sent.pictures), return_tensors="pt")
+    with torch.no_grad():
+        encoded = side.reference.model.model.get_image_features(**vision, return_dict=True)
+    deeper = getattr(encoded, "deepstack_features", None) or ()  # by level, then by picture
+    values = torch.cat([level[0] for level in (encoded.pooler_output, *deeper)], dim=-1)
+    grid = vision.get("image_grid_thw")
+    given = [
+        {"prompt": side.reference.prompt(pruned), "multi_modal_data": {"image": shown}},
+        {
+            "prompt": side.reference.prompt(sent),
+            "multi_modal_data": {
+                "image": values[None] if grid is None else {"image_embeds": values, "image_grid_thw": grid}
+            },
+        },
+    ]
+    sampling = SamplingParams(temperature=0, max_tokens=TOKENS, ignore_eos=True)
+    assert tokens(side.llm.generate(given, sampling, use_tqdm=False)) == side.expected([pruned, sent])
 
 
 def test_hash_without_the_question_gives_wrong_answers(side: Side, monkeypatch: pytest.MonkeyPatch) -> None:

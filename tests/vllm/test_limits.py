@@ -1,4 +1,4 @@
-"""What happens at the edges: a full KV cache, a restart, embeddings from the client, options that are refused."""
+"""What happens at the edges: a full KV cache, a restart, many pictures at once, options that are refused."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from kit import TOKENS, Reference, Request, ask, engine, tokens
+from kit import Reference, Request, ask, engine, tokens
 from models import picture, words
 
 KEEP = 40
@@ -43,19 +42,6 @@ def test_restart_and_full_kv_cache(folder: Path, reference: Reference, requests:
         assert cache.num_freeable_slots == cache.cache_size
 
 
-def test_embeddings_are_not_pruned(folder: Path, reference: Reference) -> None:
-    from vllm import SamplingParams
-
-    request = Request([picture(20)], [words(20)], "100%")
-    pixels = reference.processor.image_processor(images=request.pictures[0], return_tensors="pt")["pixel_values"]
-    with torch.no_grad():
-        features = reference.model.model.get_image_features(pixels, return_dict=True).pooler_output[0]
-    with engine(folder, {"keep": KEEP}, enable_mm_embeds=True) as llm:
-        given = {"prompt": reference.prompt(request), "multi_modal_data": {"image": features[None]}}
-        sampling = SamplingParams(temperature=0, max_tokens=TOKENS, ignore_eos=True)
-        assert tokens(llm.generate([given], sampling, use_tqdm=False)) == [reference.tokens(request)]
-
-
 @pytest.mark.parametrize(
     ("options", "named"),
     [
@@ -79,6 +65,17 @@ def test_the_tower_runs_in_batches(folder: Path, reference: Reference) -> None:
     assert found == [reference.tokens(request) for request in asked]
     assert sum(batches) == 9
     assert max(batches) == 2
+
+
+def test_without_text_a_picture_is_encoded_once(folder: Path) -> None:
+    """Three questions, one after the other, about one picture; a method that reads no text keeps the same tokens."""
+    reference = Reference(folder, "fastervlm", KEEP)
+    asked = [Request([picture(40)], [words(i)]) for i in range(3)]
+    with engine(folder, {"method": "fastervlm", "keep": KEEP}) as llm:
+        llm.apply_model(_watch)
+        found = [tokens(ask(llm, [reference.prompt(request)], [request]))[0] for request in asked]
+        assert llm.apply_model(_seen)[0] == [1]
+    assert found == [reference.tokens(request) for request in asked]
 
 
 def _watch(model: Any) -> None:
