@@ -152,10 +152,19 @@ def ask(model, conversations):
     return [answer.text for answer in model.generate_until(requests)]
 
 
-def test_batches_of_several_and_no_pictures(model):
+def test_batches_of_several_and_no_pictures(model, monkeypatch):
+    """Four questions in batches of three are two calls of the model, and the answers are those of one by one."""
     asked = [("Is there a bird?", 1), ("Is there a bird?", 0), ("How many cats are there?", 2), ("Is there a cat?", 1)]
     alone = [ask(model, [picture_and(*one)])[0] for one in asked]
+    rows, generate = [], model.loaded.model.generate
+
+    def counted(**inputs):
+        rows.append(len(inputs["input_ids"]))
+        return generate(**inputs)
+
+    monkeypatch.setattr(model.loaded.model, "generate", counted)
     assert ask(model, [picture_and(*one) for one in asked]) == alone
+    assert rows == [3, 1]
 
 
 def test_what_is_not_offered_says_so(model):
@@ -196,11 +205,13 @@ def test_two_processes_answer_what_one_does(tmp_path):
     launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
     arguments = ["--model", "gridprune", "--model_args", "pretrained=embedded,method=fastervlm,keep=64"]
     arguments += ["--include_path", str(TASKS), "--tasks", TASK, "--limit", "9", "--device", "cpu", "--log_samples"]
-    subprocess.run(
+    done = subprocess.run(
         [sys.executable, *launch, "-m", "lmms_eval", *arguments, "--output_path", str(tmp_path)],
         check=True,
         capture_output=True,
+        text=True,
     )
+    assert re.search(r"answering: 100%.* 5/5 ", done.stderr), "the first process has five of nine documents"
     (results,) = Path(tmp_path).rglob("*_results.json")
     (samples,) = Path(tmp_path).rglob("*_samples_*.jsonl")
     lines = [json.loads(line) for line in samples.read_text().splitlines()]
