@@ -11,9 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from vllm.config import CompilationConfig, LoRAConfig, ModelConfig, MultiModalConfig, SchedulerConfig, VllmConfig
 from vllm.distributed import get_tensor_model_parallel_world_size, tensor_model_parallel_all_gather
+from vllm.entrypoints.cli.serve import ServeSubcommand
 from vllm.entrypoints.generate.base.protocol import validate_request_mm_kwargs
+from vllm.entrypoints.launchers.cli_args import make_arg_parser
 from vllm.exceptions import VLLMValidationError
 from vllm.model_executor.layers.attention.mm_encoder_attention import MMEncoderAttention
 from vllm.model_executor.models import clip, llava, llava_next, qwen2_5_vl, qwen2_vl, qwen3_vl
@@ -29,13 +32,17 @@ from vllm.multimodal.processing import (
     PromptReplacement,
 )
 from vllm.multimodal.processing.inputs import ProcessorInputs
+from vllm.utils.argparse_utils import FlexibleArgumentParser
+from vllm.v1.metrics import loggers
 from vllm.v1.worker import gpu_model_runner
 from vllm.v1.worker.cpu_model_runner import CPUModelRunner
 
 import gridprune.vllm
+from gridprune.cli import app
 from gridprune.vllm import ARCHITECTURES
 from gridprune.vllm.llava import LlavaNextProcessor, LlavaProcessor
 from gridprune.vllm.qwen import PrunedQwen, Qwen2VLProcessor, Qwen3VLProcessor, Qwen25VLProcessor
+from gridprune.vllm.serve import command_line
 from vllm import ModelRegistry
 
 _PLUGIN = Path(gridprune.vllm.__file__).parent
@@ -152,6 +159,26 @@ def test_requests_are_not_trusted_with_options_unless_the_server_says_so() -> No
     validate_request_mm_kwargs(**given, trust_request_mm_kwargs=True)
     with pytest.raises(VLLMValidationError, match="--trust-request-mm-kwargs"):
         validate_request_mm_kwargs(**given, trust_request_mm_kwargs=False)
+
+
+def test_options_and_metrics_of_the_cluster_page_exist() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "cluster.md").read_text(encoding="utf-8")
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    ours = {option for name in ("serve", "plan") for each in commands[name].params for option in each.opts}
+    theirs = make_arg_parser(FlexibleArgumentParser())._option_string_actions
+    named = set(re.findall(r"(?<![\w-])--[a-z-]+\b", page)) - {"--no-cache-dir"}  # pip's
+    assert "--data-parallel-start-rank" in named
+    assert named <= ours | set(theirs)
+    metrics = set(re.findall(r"vllm:\w+", page))
+    assert "vllm:num_preemptions" in metrics
+    assert {name for name in metrics if f'"{name}"' not in inspect.getsource(loggers)} == set()
+
+
+def test_headless_nodes_are_known_to_the_command_that_serves() -> None:
+    """Not to the older entry point, which would start a second API server instead."""
+    assert parameters(ServeSubcommand.cmd) == ["args"]
+    assert "run_headless(args)" in inspect.getsource(ServeSubcommand.cmd)
+    assert command_line("embedded", {})[2:4] == ["vllm.entrypoints.cli.main", "serve"]
 
 
 def test_tower_of_llava() -> None:
