@@ -11,6 +11,8 @@ results=${results:-results-lmms}
 gpus=${gpus:-1}
 batch=${batch:-1}
 extra=()
+several=()
+if ((gpus > 1)); then several=(--multi_gpu); fi # without it accelerate may start one process alone, and says nothing
 
 run() { # run NAME MODEL_ARGS
   local folder="$results/$recipe/$1"
@@ -20,7 +22,7 @@ run() { # run NAME MODEL_ARGS
   fi
   # shellcheck disable=SC2086  # $launch holds several words
   python -m accelerate.commands.launch --num_processes "$gpus" --num_machines 1 --mixed_precision no \
-    --dynamo_backend no ${launch:-} -m lmms_eval --model gridprune --model_args "$common,$2" --tasks "$tasks" \
+    --dynamo_backend no "${several[@]}" ${launch:-} -m lmms_eval --model gridprune --model_args "$common,$2" --tasks "$tasks" \
     --batch_size "$batch" --output_path "$folder" --log_samples "${extra[@]}"
   # lmms-eval reports errors and ends with 0 all the same
   find "$folder" -name '*_results.json' 2>/dev/null | grep -q . || { echo "$1: no results were written" >&2; exit 1; }

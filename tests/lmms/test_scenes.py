@@ -200,9 +200,8 @@ def test_tasks_of_the_recipes_exist_with_their_metrics():
 
 @pytest.mark.slow
 def test_two_processes_answer_what_one_does(tmp_path):
-    """The command line itself, data-parallel through accelerate."""
-    launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"]
-    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    """The command line itself, data-parallel; torch starts the processes, for accelerate starts one alone on CPUs."""
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     arguments = ["--model", "gridprune", "--model_args", "pretrained=embedded,method=fastervlm,keep=64"]
     arguments += ["--include_path", str(TASKS), "--tasks", TASK, "--limit", "9", "--device", "cpu", "--log_samples"]
     done = subprocess.run(
