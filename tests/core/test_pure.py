@@ -9,6 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from gridprune.methods import Cues, create
 from gridprune.methods.gridprune import GridPrune
+from gridprune.speed.memory import peak_bytes
 from gridprune.token_map import TokenMap
 
 from .maps import anyres
@@ -23,6 +24,8 @@ METHODS = {
 }
 # A kernel costs a CPU about 5 us whatever it does: at a few hundred tokens their number is the decision's time.
 KERNELS = {"default": 71, "large zones": 61, "ranks": 76, "literal": 88, "fastervlm": 16, "relevance": 16}
+# Bytes a token that a decision holds at once; the cues are not counted.
+ALIVE = {"default": 50, "large zones": 69, "ranks": 50, "literal": 45, "fastervlm": 20, "relevance": 20}
 MAPS = {"grid": TokenMap.from_grid(12, 12), "ragged": anyres((5, 5), (2, 2), (5, 6), crop=(1, 3))}
 
 
@@ -96,6 +99,19 @@ def test_memory_is_linear_in_the_tokens(name):
             METHODS[name].select(cues, token_map, k)
         per_token.append(counting.largest / len(token_map))
     assert max(per_token) <= 48
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_what_is_alive_at_once_is_linear_in_the_tokens(name):
+    """All tensors of a decision that are held together, not only the largest one."""
+    alive = []
+    for side in (16, 64):
+        token_map = TokenMap.from_grid(side, side)
+        cues, k = cues_for(token_map, batch=1), len(token_map) // 4
+        METHODS[name].select(cues, token_map, k)
+        alive.append(peak_bytes(lambda cues=cues, m=token_map, k=k: METHODS[name].select(cues, m, k)) / len(token_map))
+    assert max(alive) <= ALIVE[name]
+    assert alive[1] <= 1.05 * alive[0]
 
 
 @pytest.mark.parametrize("place", MAPS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -23,7 +24,7 @@ def bench_command(
     ] = 20.0,
     out: Annotated[
         Path | None,
-        typer.Option("--out", help="JSON file, written after every part; a run continues where it stopped."),
+        typer.Option("--out", help="JSON file, written after every measurement; a run continues where it stopped."),
     ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Measure again what the file holds.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout and nothing else.")] = False,
@@ -38,6 +39,13 @@ def bench_command(
     chosen = (QUICK if quick else PARTS) if parts == "all" else [part.strip() for part in parts.split(",")]
     stderr = Console(stderr=True)
     with stderr.status("measuring") as status:
+
+        def progress(stage: str) -> None:
+            if stderr.is_terminal:
+                status.update(f"measuring: {stage}")
+            else:
+                stderr.print(f"{time.strftime('%H:%M:%S')} {stage}", highlight=False)
+
         result = bench(
             chosen,
             rounds=rounds,
@@ -45,7 +53,7 @@ def bench_command(
             quick=quick,
             out=out,
             fresh=fresh,
-            progress=lambda stage: status.update(f"measuring: {stage}"),
+            progress=progress,
         )
     if as_json:
         json.dump(result, sys.stdout)

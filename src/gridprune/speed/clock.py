@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import platform
-import threading
+import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,15 +27,22 @@ class Timing:
 
     seconds: tuple[float, ...]
 
+    def __add__(self, other: Timing) -> Timing:
+        """Round by round, as long as both have one."""
+        return Timing(tuple(a + b for a, b in zip(self.seconds, other.seconds)))
+
     @property
     def median(self) -> float:
-        return sorted(self.seconds)[len(self.seconds) // 2]
+        return statistics.median(self.seconds)
+
+    @property
+    def quartiles(self) -> tuple[float, float, float]:
+        """Median and the range of the middle half."""
+        return _quartiles(self.seconds)
 
     def to_list(self) -> list[float]:
         """Median and the range of the middle half."""
-        values = sorted(self.seconds)
-        n = len(values)
-        return [float(f"{v:.4g}") for v in (values[n // 2], values[n // 4], values[(3 * n - 1) // 4])]
+        return [float(f"{v:.4g}") for v in self.quartiles]
 
 
 @dataclass
@@ -53,7 +59,7 @@ class Journal:
 
     def add(self, found: Mapping[str, float]) -> None:
         for name, value in found.items():
-            self.values.setdefault(name, []).append(float(f"{value:.5g}"))
+            self.values.setdefault(name, []).append(value)
         self.save()
 
     def once(self, name: str, measure: Callable[[], float]) -> float:
@@ -77,12 +83,15 @@ class Ratio:
 
     @classmethod
     def from_values(cls, ratios: Iterator[float]) -> Ratio:
-        values = sorted(ratios)
-        n = len(values)
-        return cls(values[n // 2], values[n // 4], values[(3 * n - 1) // 4])
+        return cls(*_quartiles(tuple(ratios)))
 
     def to_list(self) -> list[float]:
         return [round(v, 5) for v in (self.median, self.low, self.high)]
+
+
+def _quartiles(values: Sequence[float]) -> tuple[float, float, float]:
+    ascending, n = sorted(values), len(values)
+    return statistics.median(ascending), ascending[n // 4], ascending[(3 * n - 1) // 4]
 
 
 def interleave(
@@ -120,7 +129,7 @@ def interleave(
                 warm.add(name)
             if found.get(name, 0.0) < LONG:
                 found = _measured(name, variants[name], repeats.get(name, 1), inside)
-            journal.add(found)
+            journal.add({part: float(f"{value:.5g}") for part, value in found.items()})
     return {name: Timing(tuple(v)) for name, v in journal.values.items() if name.split("/")[0] in variants}
 
 
@@ -187,39 +196,6 @@ def wall(call: Callable[[], Any], threads: int) -> float:
         return time.perf_counter() - started
     finally:
         torch.set_num_threads(before)
-
-
-@contextmanager
-def resident_peak() -> Iterator[list[int]]:
-    """Appends by how many bytes the process grew at most meanwhile: GPU memory, or resident memory on Linux."""
-    grown: list[int] = []
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        yield grown
-        grown.append(torch.cuda.max_memory_allocated() - before)
-        return
-    before, most, done = _resident(), [0], threading.Event()
-
-    def watch() -> None:
-        while not done.wait(0.005):
-            most[0] = max(most[0], _resident())
-
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    try:
-        yield grown
-    finally:
-        done.set()
-        watcher.join()
-        grown.append(max(most[0] - before, 0))
-
-
-def _resident() -> int:
-    try:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
-    except OSError:
-        return 0
 
 
 def machine() -> dict[str, Any]:

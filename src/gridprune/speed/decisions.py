@@ -12,7 +12,7 @@ from ..methods.base import Cues, Method
 from ..methods.gridprune import GridPrune
 from ..methods.registry import available, create
 from ..token_map import TokenMap
-from .clock import Ratio, interleave, seconds
+from .clock import LONG, Ratio, Timing, interleave, seconds
 from .memory import peak_bytes
 from .published import cdpruner, divprune
 
@@ -24,23 +24,42 @@ _MEMORY_UP_TO = 16384
 
 
 def every_method(
-    sizes: Sequence[int], rounds: int, cap: float, progress: Callable[[str], None], names: Sequence[str] | None = None
+    sizes: Sequence[int],
+    rounds: int,
+    cap: float,
+    progress: Callable[[str], None],
+    names: Sequence[str] | None = None,
+    *,
+    held: dict[str, Any] | None = None,
+    save: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
     """Milliseconds and peak bytes of `select` at 11 % by method and number of tokens, with fitted exponents.
 
     Args:
         cap: seconds; a method whose next size would take longer, by its growth so far, stops there and says so.
+        held: rows of an earlier run; what they lack is measured and added in place.
+        save: called after every method.
     """
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = {} if held is None else held
     for name in names or available():
         method = create(name)
         reason = _no_decision(method)
         if reason:
             found[name] = {"skipped": reason}
             continue
-        progress(f"decision: {name}")
-        found[name] = _over_sizes(method, sizes, rounds, cap)
+        if name not in found or _worth_it(found[name], cap):
+            found[name] = _over_sizes(method, sizes, rounds, cap, found.get(name, {}), progress)
+            save()
     return found
+
+
+def unfinished(rows: dict[str, Any], cap: float) -> bool:
+    """Whether a method is missing, or was stopped by a smaller cap than `cap`."""
+    return any(name not in rows or _worth_it(rows[name], cap) for name in available())
+
+
+def _worth_it(row: dict[str, Any], cap: float) -> bool:
+    return "stopped" in row and row.get("expected", 0.0) <= cap
 
 
 def _no_decision(method: Method) -> str:
@@ -49,33 +68,49 @@ def _no_decision(method: Method) -> str:
     return "compares the frames of clips" if method.min_frames > 1 else ""
 
 
-def _over_sizes(method: Method, sizes: Sequence[int], rounds: int, cap: float) -> dict[str, Any]:
-    milliseconds: dict[str, list[float]] = {}
-    memory: dict[str, int] = {}
+def _over_sizes(
+    method: Method,
+    sizes: Sequence[int],
+    rounds: int,
+    cap: float,
+    held: dict[str, Any],
+    progress: Callable[[str], None],
+) -> dict[str, Any]:
+    milliseconds: dict[str, list[float]] = dict(held.get("ms", {}))
+    memory: dict[str, int] = dict(held.get("bytes", {}))
     row: dict[str, Any] = {"ms": milliseconds, "bytes": memory}
-    before: list[tuple[int, float]] = []
+    before = [(int(n), values[0] / 1e3) for n, values in milliseconds.items()]
     for n in sizes:
-        growth = _slope(before) if len(before) > 1 else 1.0
-        expected = before[-1][1] * (n / before[-1][0]) ** max(growth, 1.0) if before else 0.0
-        if expected > cap:
-            row["stopped"] = f"at N = {n}: about {expected:.0f} s by its growth, more than {cap:g} s"
-            break
+        if str(n) not in milliseconds:
+            growth = _slope(before) if len(before) > 1 else 1.0
+            expected = before[-1][1] * (n / before[-1][0]) ** max(growth, 1.0) if before else 0.0
+            if expected > cap:
+                row["stopped"] = f"at N = {n}: about {expected:.0f} s by its growth, more than {cap:g} s"
+                row["expected"] = float(f"{expected:.4g}")
+                break
         cues, token_map = random_cues(n)
 
         def select(cues: Cues = cues, token_map: TokenMap = token_map) -> Any:
             return method.select(cues, token_map, method.count(cues, token_map))
 
-        select()  # lays the zones out
-        once = seconds(select)
-        repeats = max(1, min(20, int(0.02 / max(once, 1e-6))))
-        timing = interleave({"select": select}, rounds if once < 1 else 1, repeats={"select": repeats})["select"]
-        milliseconds[str(n)] = [1e3 * v for v in timing.to_list()]
-        if n <= _MEMORY_UP_TO and once < cap / 10:
+        if str(n) not in milliseconds:
+            progress(f"decision: {method.name}, {n} tokens")
+            timing = _timed(select, rounds)
+            milliseconds[str(n)] = [1e3 * v for v in timing.to_list()]
+            before.append((n, timing.median))
+        if str(n) not in memory and n <= _MEMORY_UP_TO and milliseconds[str(n)][0] < 1e3 * min(cap / 10, LONG):
             memory[str(n)] = peak_bytes(select)
-        before.append((n, timing.median))
     row["time_exponent"] = _rounded(_slope(before))
     row["memory_exponent"] = _rounded(_slope([(int(n), float(b)) for n, b in memory.items() if b]))
     return row
+
+
+def _timed(select: Callable[[], Any], rounds: int) -> Timing:
+    once = seconds(select)  # lays the zones out as well
+    if once >= LONG:
+        return Timing((once,))
+    repeats = max(1, min(20, int(0.02 / max(once, 1e-6))))
+    return interleave({"select": select}, rounds, repeats={"select": repeats})["select"]
 
 
 def _slope(points: Sequence[tuple[int, float]]) -> float:

@@ -12,6 +12,16 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 
+def peak(call: Callable[[], Any]) -> int:
+    """The most bytes `call` holds beyond what there was: GPU memory, or tensors on a CPU."""
+    if not torch.cuda.is_available():
+        return peak_bytes(call)
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    call()
+    return int(torch.cuda.max_memory_allocated() - before)
+
+
 def peak_bytes(call: Callable[[], Any]) -> int:
     """The most bytes of tensors `call` holds at once beyond its inputs; what a kernel allocates within is not seen."""
     with _Live() as live:

@@ -15,6 +15,7 @@ def show(result: dict[str, Any], console: Console) -> None:
     shapes = [name for name, part in result["parts"].items() if "stages" in part]
     wanted = {
         "speed": bool(shapes),
+        "speed-gap": bool(shapes),
         "speed-parts": bool(shapes),
         **{f"speed-{part}": part in result["parts"] for part in ("decisions", "published", "capture")},
     }

@@ -2,169 +2,187 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from functools import cached_property, partial
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from .. import families
-from ..cues.collect import TextSide, collect, wanted_blocks
-from ..families.base import Family
+from ..cues.collect import collect, wanted_blocks
+from ..families.base import Encoded
 from ..methods.base import checked_select
 from ..methods.gridprune import GridPrune
-from ..pruning import prune
 from ..runtime import cache_bytes
-from .clock import Ratio, Timing, interleave, resident_peak, wall
+from . import ends
+from .clock import Journal, Ratio, Timing, free_cores, interleave, wall
 from .flops import kv_bytes, prefill_flops
-from .shapes import IMAGE_TOKEN, FixedText, FixedWords, Shape, build, build_text
+from .memory import peak
+from .rig import QUESTION, Rig
+from .shapes import Shape, build_text
 
-QUESTION = "what is this"
+Progress = Callable[[str], None]
+_COUNT_MEMORY_UP_TO = 30.0  # seconds of a call: it is made once more to count its tensors
 
 
 @torch.no_grad()
-def measure(shape: Shape, rounds: int, progress: Callable[[str], None]) -> dict[str, Any]:
-    """All stages of one shape; see :func:`gridprune.speed.run.bench` for the keys."""
+def measure(shape: Shape, rounds: int, progress: Progress, journal: Journal | None = None) -> dict[str, Any]:
+    """All stages of one shape; see :func:`gridprune.speed.run.bench` for the keys.
+
+    Args:
+        rounds: of the unpruned model and of research code; there are at least `shape.pairs` of pruned and native calls.
+        journal: where measurements are kept one by one.
+    """
     progress(f"{shape.name}: building")
-    return _Bench(shape, rounds, progress).run()
+    journal = journal or Journal()
+    return _Bench(Rig(shape), rounds, lambda message: progress(f"{shape.name}: {message}"), journal).run()
 
 
 class _Bench:
-    def __init__(self, shape: Shape, rounds: int, progress: Callable[[str], None]) -> None:
-        self.shape, self.rounds, self.progress = shape, rounds, progress
-        self.model = build(shape)
-        self.family: Family = families.find(self.model)
-        device = self.model.device
-        vision = {key: value.to(device) for key, value in shape.vision().items()}
-        self.vision = {k: v.to(self.model.dtype) if v.is_floating_point() else v for k, v in vision.items()}
-        self.map = self.family.token_maps(self.vision)[0]
-        config = self.family.vision_config
-        text = FixedText(config.hidden_size, config.projection_dim) if shape.clip else None
-        self.text: Any = text
-        self.side = TextSide(text, FixedWords())
-        self.language = self.family.base.language_model
-        self.layers = self.language.layers
+    def __init__(self, rig: Rig, rounds: int, progress: Progress, journal: Journal) -> None:
+        self.rig, self.shape, self.rounds = rig, rig.shape, rounds
+        self.progress, self.journal = progress, journal
+        self.caches: dict[int, Any] = {}
 
     def run(self) -> dict[str, Any]:
-        shape = self.shape
-        stages = self._stages()
-        ends = self._end_to_end()
-        few, many = shape.counts
-        total = len(self.map)
-        whole = {length: _extrapolated(stages, length, shape) for length in self._lengths()}
-        tower = stages["tower"].median * shape.tower_layers / shape.build_tower
-        decision = stages["cues"].median + stages["decision"].median + (t.median if (t := stages.get("text")) else 0.0)
-        unpruned = tower + whole[total]
-        name = str(len(self.map.candidates))
-        return {
-            "shape": {
-                "name": shape.name,
-                "visual_tokens": len(self.map.candidates),
-                "separators": total - len(self.map.candidates),
-                "text_tokens": shape.prompt,
-                "layers_built": [few, many],
-                "layers": shape.layers,
-                "tower_blocks_built": shape.build_tower,
-                "tower_blocks": shape.tower_layers,
-            },
-            "stages": {key: value.to_list() for key, value in stages.items()},
+        rig, shape = self.rig, self.shape
+        for k in shape.keeps:
+            rig.rows[k] = int(self.journal.once(f"rows {k}", partial(ends.rows, rig, k)))
+        ended, stages = self._ended(), self._stages()
+        decoding = self._decoding()
+        total, n = len(rig.map), len(rig.map.candidates)
+        called = {total: "unpruned"} | {k: f"native {k}" for k in shape.keeps}
+        tower = rig.tower(ended, "unpruned")
+        prefill = {length: rig.prefill(ended, name) for length, name in called.items()}
+        whole = {name: rig.whole(ended, name) for name in ended if "/" not in name}
+        text = stages["text"].median if "text" in stages else 0.0
+        looking = text + stages["cues"].median + stages["decision"].median
+        pruned = {k: Timing(tuple(s + text for s in whole[f"pruned {k}"].seconds)) for k in shape.keeps}
+
+        def every(value: Callable[[int], Any]) -> dict[str, Any]:
+            return {f"{n}/{k}": value(k) for k in shape.keeps}
+
+        def rounded(value: float) -> float:
+            return float(f"{value:.4g}")
+
+        result = {
+            "shape": self._shape(),
+            "stages": {name: timing.to_list() for name, timing in (stages | decoding | ended).items()},
+            "every_round": self.journal.values,
             "wall_two_threads": self._wall(),
             "extrapolated": {
-                "tower": round(tower, 3),
-                "prefill": {str(length): round(value, 3) for length, value in whole.items()},
+                "tower": rounded(tower.median),
+                "tower_read": rounded(rig.tower(ended, f"pruned {shape.keeps[-1]}").median),
+                "prefill": {str(length): rounded(timing.median) for length, timing in prefill.items()},
                 "decode_per_token": {
-                    str(length): round(_extrapolated(stages, length, shape, "decode"), 4) for length in self._lengths()
+                    str(length): rounded(rig.decode(decoding, f"decode {length}").median) for length in rig.lengths
                 },
+                "first_token": {name: rounded(timing.median) for name, timing in whole.items()},
             },
-            "decision_share_of_prefill": round(decision / unpruned, 5),
-            "ratio_to_native": {
-                f"{name}/{k}": Ratio.of(ends[f"pruned {k}"], ends[f"native {k}"]).to_list() for k in shape.keeps
-            },
-            "speedup": {f"{name}/{k}": round(unpruned / (tower + decision + whole[k]), 3) for k in shape.keeps},
-            "speedup_prefill": {f"{name}/{k}": round(whole[total] / whole[k], 3) for k in shape.keeps},
-            "speedup_flops": {f"{name}/{k}": self._flops_ratio(k) for k in shape.keeps},
-            "speedup_built": {
-                f"{name}/{k}": Ratio.of(ends["unpruned"], ends[f"pruned {k}"]).to_list() for k in shape.keeps
-            },
-            "seconds": {key: round(value.median, 4) for key, value in ends.items()},
-            "kv_bytes": {str(length): self._kv(length) for length in self._lengths()},
-            "peak_bytes": self._peaks(),
+            "decision_share_of_prefill": round(looking / whole["unpruned"].median, 6),
+            "ratio_to_native": every(lambda k: Ratio.of(pruned[k], whole[f"native {k}"]).to_list()),
+            "ratio_to_native_built": every(lambda k: Ratio.of(ended[f"pruned {k}"], ended[f"native {k}"]).to_list()),
+            "extra_outside_modules": every(
+                lambda k: [
+                    round(extra / whole[f"native {k}"].median, 6) for extra in _extra(rig, ended, k, text).quartiles
+                ]
+            ),
+            "rounds": self.rounds,
+            "pairs": len(ended[f"native {shape.keeps[0]}"].seconds),
+            "speedup": every(lambda k: rounded(Ratio.of(whole["unpruned"], pruned[k]).median)),
+            "speedup_prefill": every(lambda k: rounded(Ratio.of(prefill[total], prefill[k]).median)),
+            "speedup_tower": every(lambda k: rounded(Ratio.of(tower + prefill[total], tower + prefill[k]).median)),
+            "speedup_flops": every(lambda k: rounded(self._flops(total) / self._flops(k))),
+            "flops": {str(length): self._flops(length) for length in rig.lengths},
+            "kv_bytes": {str(length): self._kv(length) for length in rig.lengths},
+            "peak_bytes": self._peaks(ended["unpruned"].median),
+        }
+        if ends.has_cls(rig):
+            result["research_over_pruned"] = every(lambda k: Ratio.of(whole[f"research {k}"], pruned[k]).to_list())
+            result["speedup_research"] = every(
+                lambda k: rounded(Ratio.of(whole["unpruned"], whole[f"research {k}"]).median)
+            )
+        return result
+
+    def _shape(self) -> dict[str, Any]:
+        rig, shape = self.rig, self.shape
+        return {
+            "name": shape.name,
+            "visual_tokens": len(rig.map.candidates),
+            "separators": len(rig.map) - len(rig.map.candidates),
+            "text_tokens": shape.prompt,
+            "rows": {str(k): rows for k, rows in rig.rows.items()},
+            "layers_built": shape.build_layers,
+            "layers": shape.layers,
+            "tower_blocks_built": shape.build_tower,
+            "tower_blocks": shape.tower_layers,
         }
 
-    def _lengths(self) -> list[int]:
-        return [len(self.map), *self.shape.keeps]
+    # -- end to end ----------------------------------------------------------------------------------------------
+
+    def _ended(self) -> dict[str, Timing]:
+        """Seconds to the first token, and of tower, language model and blocks within, all interleaved."""
+        pairs = max(self.rounds, self.shape.pairs)
+        calls = self._calls
+        alone = {name: self.rounds for name in calls if name.split()[0] in ("unpruned", "research")}
+        return interleave(
+            calls, pairs, fewer=alone, inside=self.rig.inside, journal=self.journal, progress=self.progress
+        )
+
+    @cached_property
+    def _calls(self) -> dict[str, ends.Call]:
+        """The calls; what the unpruned and the pruned ones cached is kept for decoding."""
+        calls = ends.variants(self.rig)
+        kept = {"unpruned": len(self.rig.map)} | {f"pruned {k}": k for k in self.shape.keeps}
+
+        def keeping(call: ends.Call, length: int) -> ends.Call:
+            def run() -> Any:
+                self.caches[length] = call().past_key_values
+
+            return run
+
+        return calls | {name: keeping(calls[name], length) for name, length in kept.items()}
 
     # -- stages --------------------------------------------------------------------------------------------------
 
     def _stages(self) -> dict[str, Timing]:
-        """Seconds of every stage by itself."""
-        self.progress(f"{self.shape.name}: stages")
-        method = GridPrune(keep=self.shape.keeps[-1])
-        read = wanted_blocks(self.family, method)
-        maps = [self.map]
-        encoded = self.family.encode(self.vision, maps, read)
-        candidates = self.map.candidates
-        cues = collect(self.family, method, encoded, [0], [QUESTION], self.side)
-        k = method.count(cues, candidates)
-        variants: dict[str, Callable[[], Any]] = {
-            "tower": lambda: self.family.features(self.vision),
-            "tower with capture": lambda: self.family.encode(self.vision, maps, read),
-            "cues": lambda: collect(self.family, method, encoded, [0], [QUESTION], self.side),
-            "decision": lambda: checked_select(method, cues, candidates, k),
-        }
-        if self.text is not None:
-            tower, question = build_text(self.family.vision_config), torch.full((1, 16), 7)
+        """Seconds of what is not a module of the model."""
+        variants: dict[str, Callable[[], Any]] = {"cues": self._cues, "decision": self._decision}
+        if self.rig.text is not None:
+            tower, question = build_text(self.rig.family.vision_config), torch.full((1, 16), 7)
             question[0, -1] = 3
             variants["text"] = lambda: tower(input_ids=question)
         variants |= self._processing()
-        for count in self.shape.counts:
-            for length in self._lengths():
-                variants[f"prefill {length} x{count}"] = self._prefill(length, count)
-        timing = interleave(variants, self.rounds, repeats={"cues": 3, "decision": 10, "text": 3})
-        return timing | self._decoding()
+        return interleave(
+            variants,
+            5 * self.rounds,
+            repeats={"cues": 3, "decision": 10, "text": 3},
+            journal=self.journal,
+            progress=self.progress,
+        )
 
-    def _prefill(self, length: int, count: int) -> Callable[[], Any]:
-        """The language model alone, with `count` layers, on a prompt with `length` visual tokens."""
-        embeds = torch.randn(1, self.shape.prompt + length, self.language.config.hidden_size, dtype=self.model.dtype)
-        embeds = embeds.to(self.model.device)
+    @cached_property
+    def _method(self) -> GridPrune:
+        return GridPrune(keep=self.shape.keeps[-1])
 
-        def run() -> Any:
-            with self._only(count):
-                states = self.language(inputs_embeds=embeds, use_cache=True)
-                return states.past_key_values, self.model.lm_head(states.last_hidden_state[:, -1:])
+    @cached_property
+    def _encoded(self) -> Encoded:
+        rig = self.rig
+        return rig.family.encode(rig.vision, [rig.map], wanted_blocks(rig.family, self._method))
 
-        return run
+    def _cues(self) -> Any:
+        return collect(self.rig.family, self._method, self._encoded, [0], [QUESTION], self.rig.side)
 
-    @contextmanager
-    def _only(self, count: int) -> Iterator[None]:
-        """The language model with its first `count` layers."""
-        config, before = self.language.config, self.language.config.num_hidden_layers
-        self.language.layers, config.num_hidden_layers = self.layers[:count], count
-        try:
-            yield
-        finally:
-            self.language.layers, config.num_hidden_layers = self.layers, before
+    @cached_property
+    def _collected(self) -> Any:
+        return self._cues()
 
-    def _decoding(self) -> dict[str, Timing]:
-        """One more token behind prompts of every length, for both numbers of layers."""
-        variants: dict[str, Callable[[], Any]] = {}
-        token = torch.randn(1, 1, self.language.config.hidden_size, dtype=self.model.dtype, device=self.model.device)
-        for count in self.shape.counts:
-            for length in self._lengths():
-                cache, _ = self._prefill(length, count)()
-
-                def step(cache: Any = cache, count: int = count) -> Any:
-                    with self._only(count):
-                        states = self.language(inputs_embeds=token, past_key_values=cache, use_cache=True)
-                        return self.model.lm_head(states.last_hidden_state)
-
-                variants[f"decode {length} x{count}"] = step
-        return interleave(variants, self.rounds, repeats=dict.fromkeys(variants, 4))
+    def _decision(self) -> Any:
+        cues, candidates = self._collected, self.rig.map.candidates
+        return checked_select(self._method, cues, candidates, self._method.count(cues, candidates))
 
     def _processing(self) -> dict[str, Callable[[], Any]]:
         """The stock processor on a photograph of 640 x 480, where this family resizes to one size."""
-        side = getattr(self.family.vision_config, "image_size", None)
+        side = getattr(self.rig.family.vision_config, "image_size", None)
         if self.shape.name.startswith(("qwen", "llava-next")) or side is None:
             return {}
         from PIL import Image
@@ -174,93 +192,77 @@ class _Bench:
         picture = Image.effect_noise((640, 480), 60).convert("RGB")
         return {"image processing": lambda: processor(picture, return_tensors="pt")}
 
-    def _wall(self) -> dict[str, float]:
-        """Wall seconds with two threads: the encoder, and the language model with and without pruning."""
-        calls = {"tower": lambda: self.family.features(self.vision)}
-        few = self.shape.counts[0]
-        calls |= {f"prefill {length} x{few}": self._prefill(length, few) for length in self._lengths()}
-        return {name: round(wall(call, 2), 4) for name, call in calls.items()}
+    def _cache(self, length: int) -> Any:
+        if length not in self.caches:
+            self._calls["unpruned" if length == len(self.rig.map) else f"pruned {length}"]()
+        return self.caches[length]
 
-    # -- end to end ----------------------------------------------------------------------------------------------
+    def _held(self, length: int) -> int:
+        return cache_bytes(self._cache(length))
 
-    def _end_to_end(self) -> dict[str, Timing]:
-        """Picture in, first token out, with the smaller number of layers: unpruned, pruned, and k native tokens."""
-        self.progress(f"{self.shape.name}: end to end")
-        whole = {"input_ids": self._prompt(len(self.map)), "logits_to_keep": 1, **self.vision, **self._types()}
-        variants: dict[str, Callable[[], Any]] = {"unpruned": lambda: self.model(**whole)}
-        for k in self.shape.keeps:
-            variants[f"native {k}"] = self._native(k)
-            variants[f"pruned {k}"] = self._pruned(k, whole)
-        with self._only(self.shape.counts[0]):
-            return interleave(variants, self.rounds)
+    def _decoding(self) -> dict[str, Timing]:
+        """One more token behind what the unpruned and the pruned calls left in the cache."""
+        rig = self.rig
+        token = torch.randn(1, 1, rig.language.config.hidden_size, dtype=rig.model.dtype, device=rig.model.device)
 
-    def _native(self, k: int) -> Callable[[], Any]:
-        """The limit: the same encoder, then the language model on k visual tokens as if the picture had no more."""
-        embed = self.model.get_input_embeddings()
-        ids = self._prompt(k)
+        def step(length: int) -> Any:
+            states = rig.language(inputs_embeds=token, past_key_values=self._cache(length), use_cache=True)
+            return rig.model.lm_head(states.last_hidden_state)
 
-        def run() -> Any:
-            features = self.family.features(self.vision)
-            kept = self.family.embeddings(features, [self.map])[0][:k]
-            embeds = embed(ids).masked_scatter((ids == IMAGE_TOKEN)[..., None], kept)
-            states = self.language(inputs_embeds=embeds, use_cache=True)
-            return self.model.lm_head(states.last_hidden_state[:, -1:])
+        for length in rig.lengths:
+            self.journal.once(f"kv {length}", partial(self._held, length))
+        variants = {f"decode {length}": partial(step, length) for length in rig.lengths}
+        return interleave(
+            variants,
+            2 * self.rounds,
+            repeats=dict.fromkeys(variants, 4),
+            inside={"layer": rig.inside["layer"]},
+            journal=self.journal,
+            progress=self.progress,
+        )
 
-        return run
-
-    def _pruned(self, k: int, call: dict[str, Any]) -> Callable[[], Any]:
-        pruning = prune(self.model, GridPrune(keep=k), question=QUESTION, clip=self.text, processor=FixedWords())
-
-        def run() -> Any:
-            with pruning:
-                return self.model(**call)
-
-        return run
-
-    def _prompt(self, images: int) -> Tensor:
-        half = self.shape.prompt // 2
-        row = [1, *[10] * (half - 1), *[IMAGE_TOKEN] * images, *[11] * (self.shape.prompt - half)]
-        return torch.tensor([row], device=self.model.device)
-
-    def _types(self) -> dict[str, Tensor]:
-        """Token types, for models with M-RoPE."""
-        if self.shape.clip:
-            return {}
-        return {"mm_token_type_ids": (self._prompt(len(self.map)) == IMAGE_TOKEN).int()}
+    def _wall(self) -> dict[str, Any]:
+        """Wall seconds of the built model with two threads."""
+        if free_cores() < 2:
+            return {"skipped": "this run had one core"}
+        names = ["unpruned", *(f"pruned {k}" for k in self.shape.keeps)]
+        return {name: self.journal.once(f"wall {name}", partial(wall, self._calls[name], 2)) for name in names}
 
     # -- memory and FLOPs ----------------------------------------------------------------------------------------
 
-    def _peaks(self) -> dict[str, int]:
-        """Growth of the process during one end-to-end call."""
-        found = {}
-        whole = {"input_ids": self._prompt(len(self.map)), "logits_to_keep": 1, **self.vision, **self._types()}
-        with self._only(self.shape.counts[0]):
-            for name, call in {
-                "unpruned": lambda: self.model(**whole),
-                f"pruned {self.shape.keeps[-1]}": self._pruned(self.shape.keeps[-1], whole),
-            }.items():
-                with resident_peak() as grown:
-                    call()
-                found[name] = grown[0]
+    def _peaks(self, seconds: float) -> dict[str, int]:
+        """The most bytes one call holds beyond the weights, with the blocks that were built; none for long calls."""
+        found: dict[str, int] = {}
+        if seconds > _COUNT_MEMORY_UP_TO:
+            return found
+        for name in ("unpruned", f"pruned {self.shape.keeps[-1]}"):
+            self.progress(f"memory, {name}")
+            found[name] = int(self.journal.once(f"peak {name}", partial(peak, self._calls[name])))
         return found
 
     def _kv(self, visual: int) -> dict[str, int]:
-        """Keys and values of the whole model, and as the cache of the built layers holds them."""
-        few = self.shape.counts[0]
-        cache, _ = self._prefill(visual, few)()
-        config = self.language.config
-        element = torch.finfo(self.model.dtype).bits // 8
-        a_layer = kv_bytes(config, self.shape.prompt + visual, element) // config.num_hidden_layers
-        return {"all_layers": a_layer * self.shape.layers, "measured": cache_bytes(cache), "measured_layers": few}
+        """Keys and values of the whole model, and as the cache of the built layers held them."""
+        config = self.rig.language.config
+        element = torch.finfo(self.rig.model.dtype).bits // 8
+        a_layer = kv_bytes(config, self._length(visual), element) // config.num_hidden_layers
+        measured = int(self.journal.values[f"kv {visual}"][0])
+        return {
+            "all_layers": a_layer * self.shape.layers,
+            "measured": measured,
+            "measured_layers": self.shape.build_layers,
+        }
 
-    def _flops_ratio(self, k: int) -> float:
-        config = self.language.config
-        full, cut = (prefill_flops(config, self.shape.prompt + n) for n in (len(self.map), k))
-        return round(full / cut, 3)
+    def _length(self, visual: int) -> int:
+        """Of the prompt with all visual tokens, or pruned to `visual`."""
+        return self.shape.prompt + self.rig.rows.get(visual, visual)
+
+    def _flops(self, visual: int) -> float:
+        """Of the whole language model."""
+        config = self.rig.language.config
+        return prefill_flops(config, self._length(visual)) / config.num_hidden_layers * self.shape.layers
 
 
-def _extrapolated(stages: dict[str, Timing], length: int, shape: Shape, what: str = "prefill") -> float:
-    """Seconds with all layers: the smaller model plus one layer's time for each that is missing."""
-    few, many = shape.counts
-    small, large = (stages[f"{what} {length} x{count}"].median for count in shape.counts)
-    return small + max(large - small, 0.0) / (many - few) * (shape.layers - few)
+def _extra(rig: Rig, ended: dict[str, Timing], k: int, text: float) -> Timing:
+    """Seconds that pruning spends more than the limit outside tower, projector and language model."""
+    pairs = zip(rig.outside(ended, f"pruned {k}").seconds, rig.outside(ended, f"native {k}").seconds)
+    return Timing(tuple(pruned - native + text for pruned, native in pairs))

@@ -9,25 +9,83 @@ Result = Mapping[str, Any]  # results/bench.json
 
 
 def summary(result: Result) -> str:
-    """Decision, its share of the prefill, and end to end against the limit and the unpruned model."""
-    shapes = [part for name, part in _shapes(result).items() if name != "tiny"] or list(_shapes(result).values())
-    lines = []
-    for part in shapes:
-        shape = part["shape"]
-        for pair, ratio in part["ratio_to_native"].items():
-            share = f"{100 * part['decision_share_of_prefill']:.2f} %"
-            gains = [f"{part[key][pair]:.2f}" for key in ("speedup", "speedup_prefill", "speedup_flops")]
-            lines.append([shape["name"], pair, _interval(ratio), *gains, share])
+    """End to end against the limit, the unpruned model and research code; the decision's share of the prefill."""
+    lines = [
+        [
+            part["shape"]["name"],
+            pair,
+            _interval(ratio),
+            _interval(part["ratio_to_native_built"][pair]),
+            _percent(part["extra_outside_modules"][pair], 2),
+            f"{part['speedup'][pair]:.2f}",
+            f"{gain:.2f}" if (gain := part.get("speedup_research", {}).get(pair)) else "-",
+            _share(part),
+        ]
+        for part in _real(result)
+        for pair, ratio in part["ratio_to_native"].items()
+    ]
     head = [
         "shape",
         "N/k",
         "pruned / k native tokens",
+        "built blocks alone",
+        "looking and choosing",
         "faster to first token",
-        "prefill alone",
-        "its FLOPs",
-        "decision",
+        "research code",
+        "deciding / unpruned",
     ]
-    return markdown(head, lines) + "\n\n" + _foot(result)
+    return "\n\n".join(filter(None, [markdown(head, lines), _foot(result), _long(result)]))
+
+
+def short(result: Result) -> str:
+    """The fewest columns: what pruning gains, how near the limit it is, what deciding costs."""
+    lines = [
+        [
+            part["shape"]["name"],
+            *pair.split("/"),
+            f"{gain:.2f} x",
+            f"{part['ratio_to_native'][pair][0]:.3f}",
+            _share(part),
+        ]
+        for part in _real(result)
+        for pair, gain in part["speedup"].items()
+    ]
+    head = ["shape", "visual tokens", "kept", "faster to first token", "time / k native tokens", "deciding / unpruned"]
+    return markdown(head, lines)
+
+
+def gap(result: Result) -> str:
+    """From the ratio of tokens to that of times, one cost after the other."""
+    lines = []
+    for part in _real(result):
+        whole, rows = part["extrapolated"], part["shape"]["rows"]
+        n = next(iter(whole["prefill"]))
+        for pair, gain in part["speedup"].items():
+            k = pair.split("/")[1]
+            rates = [part["flops"][length] / whole["prefill"][length] / 1e9 for length in (n, k)]
+            lines.append(
+                [
+                    part["shape"]["name"],
+                    pair,
+                    f"{int(n) / rows[k]:.2f}",
+                    f"{part['speedup_flops'][pair]:.2f}",
+                    f"{part['speedup_prefill'][pair]:.2f}",
+                    f"{part['speedup_tower'][pair]:.2f}",
+                    f"{gain:.2f}",
+                    f"{rates[0]:.0f} / {rates[1]:.0f}",
+                ]
+            )
+    head = [
+        "shape",
+        "N/k",
+        "visual tokens",
+        "FLOPs, text included",
+        "prefill, measured",
+        "with the tower",
+        "with looking and choosing",
+        "GFLOP/s, all / k",
+    ]
+    return markdown(head, lines)
 
 
 def decisions(result: Result) -> str:
@@ -82,7 +140,7 @@ def parts(result: Result) -> str:
                 f"{_seconds(whole['prefill'][n])} / {_seconds(whole['prefill'][k])}",
                 f"{_seconds(whole['decode_per_token'][n])} / {_seconds(whole['decode_per_token'][k])}",
                 f"{part['kv_bytes'][n]['all_layers'] / 1e6:.0f} / {part['kv_bytes'][k]['all_layers'] / 1e6:.0f}",
-                f"{shape['layers_built'][1]} of {shape['layers']}",
+                *(f"{shape[f'{kind}_built']} of {shape[kind]}" for kind in ("layers", "tower_blocks")),
             ]
         )
     head = [
@@ -95,11 +153,13 @@ def parts(result: Result) -> str:
         "prefill, all / fewest",
         "a token",
     ]
-    return markdown([*head, "KV in MB", "layers built"], lines)
+    return markdown([*head, "KV in MB", "layers built", "tower blocks"], lines)
 
 
 TABLES: Mapping[str, Callable[[Result], str]] = {
     "speed": summary,
+    "speed-short": short,
+    "speed-gap": gap,
     "speed-decisions": decisions,
     "speed-published": published,
     "speed-capture": capture,
@@ -111,12 +171,45 @@ def _shapes(result: Result) -> dict[str, Any]:
     return {name: part for name, part in result["parts"].items() if "stages" in part}
 
 
+def _real(result: Result) -> list[dict[str, Any]]:
+    """The shapes of real models; the embedded one's if there is no other."""
+    shapes = _shapes(result)
+    return [part for name, part in shapes.items() if name != "tiny"] or list(shapes.values())
+
+
+def _share(part: Mapping[str, Any]) -> str:
+    return f"{100 * part['decision_share_of_prefill']:.2f} %"
+
+
 def _foot(result: Result) -> str:
     machine = result["machine"]
+    built = "; ".join(
+        f"{s['name']} {s['layers_built']} of {s['layers']} layers and {s['tower_blocks_built']} of {s['tower_blocks']} "
+        f"tower blocks, {part['rounds']} rounds and {part['pairs']} pairs pruned and native"
+        for part in _real(result)
+        for s in [part["shape"]]
+    )
     return (
         f"Random weights, {machine['dtype']}, {machine['attention']}, {machine['clock']}, {machine['processor']}, "
-        f"torch {machine['torch']}. Times of all layers are extrapolated from two numbers of layers; pruned over "
-        "native is measured with the smaller one, end to end, in brackets the middle half of the rounds."
+        f"torch {machine['torch']}, all interleaved. Built: {built}. Every call times its blocks; times of the whole "
+        "model add the missing ones at what one of their kind took in the same call, so that what happens once a "
+        "picture (text tower, cues, decision) weighs what it weighs in the whole model. Built blocks alone are what "
+        "was timed, without the text tower: there the decision weighs more. Both ratios carry the clock's noise on "
+        "matrix products that are the same in either call; looking and choosing is what pruning spends more than the "
+        "limit outside tower, projector and language model, text tower included, over the limit's time. In brackets "
+        "the middle half of the rounds."
+    )
+
+
+def _long(result: Result) -> str:
+    part = result["parts"].get("long")
+    if part is None:
+        return ""
+    shape = part["shape"]
+    return (
+        f"At {shape['visual_tokens']:,} tokens the decision with its cues and the text tower is {_share(part)} of the "
+        f"language model's prefill ({part['prefill']:.0f} s, from one pass through {shape['layers_built']} of "
+        f"{shape['layers']} layers; the tower's work is left out of it)."
     )
 
 
@@ -128,8 +221,9 @@ def _interval(values: Sequence[float]) -> str:
     return f"{values[0]:.3g} ({values[1]:.3g} to {values[2]:.3g})"
 
 
-def _percent(values: Sequence[float]) -> str:
-    return f"{100 * values[0]:+.1f} % ({100 * values[1]:+.1f} to {100 * values[2]:+.1f})"
+def _percent(values: Sequence[float], digits: int = 1) -> str:
+    middle, low, high = (f"{100 * value:+.{digits}f}" for value in values)
+    return f"{middle} % ({low} to {high})"
 
 
 def _number(value: float | None) -> str:
