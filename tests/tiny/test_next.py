@@ -62,8 +62,6 @@ def test_order_of_patches_is_the_maps(token_map: TokenMap) -> None:
     patches = torch.arange(5 * GRID * GRID).view(5, GRID * GRID, 1)
     source = token_map.source[~token_map.separator]
     assert torch.equal(views.in_order(patches, NEXT), source)
-    middle = (token_map.boxes[:, :2] + token_map.boxes[:, 2:]) / 2
-    torch.testing.assert_close(views.places(NEXT), middle[~token_map.separator].flip(-1))
 
 
 def test_evidence_lies_in_overview_and_tiles(token_map: TokenMap) -> None:
@@ -89,7 +87,7 @@ def test_padding_changes_no_answer() -> None:
     lm = TinyLM(RECIPE.lm)
     questions = [balanced(make_scene("dev", index, form=NEXT))[:2] for index in range(2)]
     visual = torch.randn(2, 30, RECIPE.lm.width) * 0.1
-    together = lm.trace(visual, pack(questions, 40), torch.tensor([30, 17]))[0]
+    together = lm.states(visual, pack(questions, 40), torch.tensor([30, 17]))[0]
     alone = lm(visual[1:, :17], pack(questions[1:], 40))
     torch.testing.assert_close(together[1], alone[0], atol=1e-4, rtol=1e-4)
 
@@ -100,11 +98,12 @@ def test_prompt_is_newlines_between_projected_patches() -> None:
     scene = make_scene("train", 0, form=NEXT)
     states = views.view_features(clip.eval(), scene)
     kept = choose_tokens(scene, 60, np.random.default_rng(0))
-    tokens, number, lengths = model.prompt([states], [kept])
+    tokens, lengths = model.prompt([states], [kept])
+    newline = torch.from_numpy(views.with_newlines(kept, NEXT) < 0)
     assert len(kept) == 60
-    assert lengths.tolist() == [tokens.shape[1]] == [60 + int((number < 0).sum())]
-    assert torch.equal(tokens[number < 0], model.newline.expand(int((number < 0).sum()), -1))
-    torch.testing.assert_close(tokens[0, number[0] >= 0], joint.projector(states[kept]))
+    assert lengths.tolist() == [tokens.shape[1]] == [60 + int(newline.sum())]
+    assert torch.equal(tokens[0, newline], model.newline.expand(int(newline.sum()), -1))
+    torch.testing.assert_close(tokens[0, ~newline], joint.projector(states[kept]))
 
 
 def rows(folder: Path) -> list[tuple[object, ...]]:
@@ -155,9 +154,9 @@ def test_export_matches_the_lean_modules_whole_and_pruned() -> None:
     text = pack([[question]], 40)
     place = (text.target[0] >= 0).nonzero()[0, 0]
     for kept in (np.arange(TOKENS), choose_tokens(scene, 90, np.random.default_rng(2))):
-        tokens, _, lengths = trained.prompt([states], [kept])
+        tokens, lengths = trained.prompt([states], [kept])
         with torch.no_grad():
-            ours = joint.lm.trace(tokens, text, lengths)[0][0, place]
+            ours = joint.lm.states(tokens, text, lengths)[0][0, place]
             with prune(stock, given(torch.from_numpy(kept))):
                 theirs = stock(**inputs).logits[0, -1]
         torch.testing.assert_close(theirs, ours, atol=2e-3, rtol=2e-3)
@@ -182,7 +181,7 @@ def test_package_of_three_checkpoints(tmp_path: Path) -> None:
     example = next(iter(iter_examples("dev", 1, form="next")))
     (question,) = prepare(tiny, [example])
     kept = choose_tokens(scene, 70, np.random.default_rng(0))
-    ours, _, _ = NextModel(joint).prompt([views.view_features(clip, scene)], [kept])
+    ours, _ = NextModel(joint).prompt([views.view_features(clip, scene)], [kept])
     theirs = prefix(tiny, question, torch.from_numpy(kept))
     assert theirs.shape[0] == 1 + ours.shape[1]
     shown = theirs[1:][torch.from_numpy(views.with_newlines(kept, NEXT)) >= 0]

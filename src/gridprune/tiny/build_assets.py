@@ -20,11 +20,12 @@ EMOJI = {
     "flower": "\U0001f33b\U0001f338", "ball": "\u26bd\U0001f3c0", "clock": "\u23f0\U0001f552",
     "key": "\U0001f511", "star": "\u2b50", "mushroom": "\U0001f344",
 }  # fmt: skip
-#: split -> (sizes in pixels of the longer side, tilts in degrees)
+#: split -> (sizes in pixels of the longer side, tilts in degrees). Models are judged on the small end of what
+#: they learned from: of objects two patches wide a random third of the tokens loses many, so that selections differ.
 SPRITES = {
     "train": (range(14, 28, 2), (-10, 0, 10)),
-    "dev": (range(15, 27, 2), (-6,)),
-    "test": (range(15, 27, 2), (6,)),
+    "dev": (range(14, 18), (-6,)),
+    "test": (range(14, 18), (6,)),
 }
 #: split -> font files (DejaVu: Bitstream Vera licence; Liberation: OFL; Open Sans: Apache-2.0)
 FONTS = {

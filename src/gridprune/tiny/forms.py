@@ -20,6 +20,7 @@ class Form:
         margin: pixels between an object's centre and the borders of the region a question names.
         relation_margin: pixels between two centres along the axis that a relation names.
         salt: added to the seeds, so that forms share no scenes.
+        asks_places: whether there are questions about where things are in the picture.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Form:
     margin: int
     relation_margin: int
     salt: int
+    asks_places: bool = True
 
     @property
     def tiles(self) -> int:
@@ -57,5 +59,5 @@ class Form:
 
 LLAVA = Form("llava", VIEW, (6, 12), (2, 9), margin=8, relation_margin=24, salt=0)
 #: Objects as large as in the other form, so half as large in the overview: detail is in the tiles.
-NEXT = Form("next", 2 * VIEW, (8, 14), (8, 28), margin=16, relation_margin=48, salt=500)
+NEXT = Form("next", 2 * VIEW, (8, 14), (8, 28), margin=16, relation_margin=48, salt=500, asks_places=False)
 FORMS: Mapping[str, Form] = {form.name: form for form in (LLAVA, NEXT)}

@@ -110,18 +110,10 @@ class TinyLM(nn.Module):
         """Logits [B, T, V] of packed questions behind visual tokens [B, N, D]."""
         return self.states(visual, text)[0]
 
-    def states(self, visual: Tensor, text: Packed) -> tuple[Tensor, list[Tensor]]:
-        """Logits [B, T, V], and the text's states [B, T, D] after each block."""
-        logits, after, _ = self.trace(visual, text)
-        return logits, after
+    def states(self, visual: Tensor, text: Packed, lengths: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
+        """Logits [B, T, V], and the text's states [B, T, D] after each block.
 
-    def trace(
-        self, visual: Tensor, text: Packed, lengths: Tensor | None = None
-    ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-        """Logits, and the states after each block of the text [B, T, D] and of the visual tokens [B, N, D].
-
-        ``lengths`` [B] says how many visual tokens are real; the rest is padding on the right. The last block leaves
-        the visual tokens as they were.
+        ``lengths`` [B] says how many visual tokens are real; the rest is padding on the right.
         """
         b, n, _ = visual.shape
         bos = self.embed.weight[BOS].expand(b, 1, -1)
@@ -131,12 +123,11 @@ class TinyLM(nn.Module):
         seen = torch.arange(p) < ends[:, None]  # [B, P]
         mask = text.mask(seen[:, None].expand(-1, text.ids.shape[1], -1))
         rope = self.rope(torch.cat([torch.arange(p).expand(b, -1), ends[:, None] + text.offset], 1))
-        after, behind = [], []
+        after = []
         for i, block in enumerate(self.layers):
             prefix, x = block(prefix, x, rope, mask, i == len(self.layers) - 1)
             after.append(x)
-            behind.append(prefix[:, 1:])
-        return self.norm(x) @ self.embed.weight.T, after, behind
+        return self.norm(x) @ self.embed.weight.T, after
 
 
 #: Weights of answer tokens in the loss: counts, letters and nouns are learned last, </s> at once.

@@ -1,9 +1,9 @@
 """Stage 5: projector and language model in LLaVA-NeXT's form, from the joint stage's weights.
 
-The tower stays frozen and sees each view alone, so nothing in a patch says which tile it is from: the language model
-has to find that out from the order of the tokens, from the newlines, and from the overview. Prompts are those of the
-pruned stock model: tokens in their order, counted without gaps, a newline where a row keeps a token. Which tokens are
-kept in training never depends on the question.
+The tower stays frozen and sees each view alone, so nothing in a patch says which tile it is from, and this language
+model did not learn to tell tiles apart from the order of the tokens: scenes of this form ask nothing about places.
+Prompts are those of the pruned stock model: tokens in their order, counted without gaps, a newline where a row keeps a
+token. Which tokens are kept in training never depends on the question.
 """
 
 from __future__ import annotations
@@ -15,26 +15,25 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .clip import TinyCLIP
 from .forms import NEXT
 from .joint import JointModel
 from .lm import answer_loss, exact
-from .optim import make_optimizers, schedule, set_rates
+from .optim import Lengths, length_at, make_optimizers, schedule, set_rates
 from .packing import pack
 from .questions import FAMILIES, balanced, training
 from .runs import Run
 from .scenes import Scene, make_scene
-from .views import count, occupied, places, view_features, with_newlines
+from .views import count, occupied, view_features, with_newlines
 
 TOKENS = count(NEXT)
 
 
 @dataclass(frozen=True)
 class NextConfig:
-    steps: int = 1300
+    steps: int = 1800
     batch: int = 3
     #: scenes of a step that takes all tokens
     full_batch: int = 1
@@ -42,32 +41,28 @@ class NextConfig:
     text_length: int = 300
     muon_lr: float = 0.004
     adam_lr: float = 4e-4
-    probe_weight: float = 0.2
-    place_weight: float = 1.0
-    #: part of the run after which most questions are counts and regions, learned last
-    slow_from: float = 0.55
-    #: token counts of successive steps
-    lengths: tuple[int, ...] = (320, 640, 160, 320, 2880, 640, 320, 160, 640, 320)
+    probe_weight: float = 0.1
+    #: (fraction of the run at which it starts, token counts to cycle through): all tokens are learned last
+    lengths: Lengths = (
+        (0.0, (320, 640, 160, 320, 2880, 640, 320, 160, 640, 320)),
+        (0.7, (2880, 320, 2880, 640, 2880, 160)),
+    )
     #: scenes to draw a batch from; the window moves by one a step, so that a scene's features serve ``batch`` steps
     window: int = 256
     check_scenes: int = 24
 
 
 class NextModel(nn.Module):
-    """The joint stage's model, the newline token, and heads that exist in training only."""
+    """The joint stage's model and the newline token."""
 
     def __init__(self, joint: JointModel) -> None:
         super().__init__()
         self.joint = joint
         width = joint.lm.cfg.width
         self.newline = nn.Parameter(0.3 * torch.randn(width))
-        #: per block but the last: lower half, right half, y, x of a visual token in the whole picture
-        self.place = nn.ModuleList(nn.Linear(width, 4) for _ in joint.lm.layers[:-1])
-        for head in self.place:
-            nn.init.zeros_(head.weight)
 
-    def prompt(self, states: Sequence[Tensor], index: Sequence[np.ndarray]) -> tuple[Tensor, Tensor, Tensor]:
-        """Visual tokens and newlines [B, P, D], padded on the right; their numbers [B, P] (-1: newline); lengths [B].
+    def prompt(self, states: Sequence[Tensor], index: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
+        """Visual tokens and newlines [B, P, D], padded on the right, and their lengths [B].
 
         Args:
             states: per scene the tower's states in the order of the visual tokens, [N, D].
@@ -77,18 +72,7 @@ class NextModel(nn.Module):
         number = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-1)
         patches = torch.stack([part[row.clamp(min=0)] for part, row in zip(states, number, strict=True)])
         tokens = torch.where(number[..., None] < 0, self.newline, self.joint.projector(patches))
-        return tokens, number, torch.tensor([len(row) for row in rows])
-
-    def place_loss(self, behind: Sequence[Tensor], number: Tensor) -> Tensor:
-        """How well the states of visual tokens tell their place in the whole picture."""
-        kept = number >= 0
-        where = places(NEXT)[number[kept]]  # [M, 2]
-        loss = where.new_zeros(())
-        for head, states in zip(self.place, behind, strict=False):
-            seen = states[kept]
-            half, place = head(F.rms_norm(seen, seen.shape[-1:])).split(2, -1)
-            loss = loss + F.binary_cross_entropy_with_logits(half, (where > 0.5).float()) + 4 * F.mse_loss(place, where)
-        return loss / len(self.place)
+        return tokens, torch.tensor([len(row) for row in rows])
 
 
 def choose_tokens(scene: Scene, n: int, rng: np.random.Generator) -> np.ndarray:
@@ -124,24 +108,22 @@ def train_next(
         scene = make_scene("train", number, seed=seed + 800, form=NEXT)
         return scene, view_features(clip, scene).half()
 
-    window: list[tuple[float, float]] = []
+    window: list[float] = []
     for step in range(run.resume(), cfg.steps):
         if step == stop:
             break
-        n = cfg.lengths[step % len(cfg.lengths)]
+        n = length_at(cfg.lengths, step, cfg.steps)
         rng = np.random.default_rng([seed, 4, step])
         batch = cfg.full_batch if n >= TOKENS else cfg.batch
         numbers = step + rng.choice(cfg.window, batch, replace=False)
         scenes, states = zip(*map(looked_at, numbers.tolist()), strict=True)
-        tokens, number, lengths = model.prompt(
+        tokens, lengths = model.prompt(
             [part.float() for part in states], [choose_tokens(scene, n, rng) for scene in scenes]
         )
-        phase = "last" if step < cfg.slow_from * cfg.steps else "slow"
-        text = pack([training(scene, cfg.questions, phase=phase) for scene in scenes], cfg.text_length)
-        logits, after, behind = joint.lm.trace(tokens, text, lengths)
-        answer, place = answer_loss(logits, text.target), model.place_loss(behind, number)
-        probe = joint.symbolic.probe_loss(after, text, scenes)
-        loss = answer + cfg.probe_weight * probe + cfg.place_weight * place
+        text = pack([training(scene, cfg.questions, phase="detail") for scene in scenes], cfg.text_length)
+        logits, after = joint.lm.states(tokens, text, lengths)
+        answer = answer_loss(logits, text.target)
+        loss = answer + cfg.probe_weight * joint.symbolic.probe_loss(after, text, scenes)
         for optimizer in optimizers:
             optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -149,14 +131,13 @@ def train_next(
         set_rates(optimizers, schedule(step, cfg.steps, cooldown=0.9))
         for optimizer in optimizers:
             optimizer.step()
-        window.append((answer.item(), place.item()))
+        window.append(answer.item())
         if (step + 1) % 20 == 0:
-            mean = [sum(column) / len(window) for column in zip(*window, strict=True)]
-            run.log(step, {"loss": mean[0], "place": mean[1]})
-            report(f"next {step + 1}/{cfg.steps} loss {mean[0]:.4f} place {mean[1]:.4f} {run.seconds:.0f}s")
+            run.log(step, {"loss": sum(window) / len(window)})
+            report(f"next {step + 1}/{cfg.steps} loss {sum(window) / len(window):.4f} {run.seconds:.0f}s")
             window = []
         if (step + 1) % 500 == 0 or step + 1 == cfg.steps:
-            scores = evaluate_next(model, clip, cfg.check_scenes)
+            scores = {str(keep): evaluate_next(model, clip, cfg.check_scenes, keep=keep) for keep in (320, TOKENS)}
             run.log(step, {"accuracy": scores})
             report(f"  {scores}")
         run.maybe_save(step + 1, cfg.steps)
@@ -174,8 +155,8 @@ def evaluate_next(
         scene = make_scene(split, number, form=NEXT)
         asked = balanced(scene)
         text = pack([asked], 256)
-        tokens, _, lengths = model.prompt([view_features(clip, scene)], [choose_tokens(scene, keep, rng)])
-        right = exact(model.joint.lm.trace(tokens, text, lengths)[0], text)[0]
+        tokens, lengths = model.prompt([view_features(clip, scene)], [choose_tokens(scene, keep, rng)])
+        right = exact(model.joint.lm.states(tokens, text, lengths)[0], text)[0]
         for question, hit in zip(asked, right.tolist(), strict=True):
             hits.setdefault(question.family, []).append(hit)
     return {family: round(sum(hits[family]) / len(hits[family]), 3) for family in FAMILIES if family in hits}

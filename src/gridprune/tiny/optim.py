@@ -1,4 +1,4 @@
-"""Muon for hidden matrices, AdamW for the rest, one learning-rate schedule; fp32."""
+"""Muon for hidden matrices, AdamW for the rest, schedules of the learning rate and of the number of tokens; fp32."""
 
 from __future__ import annotations
 
@@ -83,3 +83,13 @@ def set_rates(optimizers: list[torch.optim.Optimizer], factor: float) -> None:
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = group["peak"] * factor
+
+
+#: (fraction of a run at which it starts, numbers of visual tokens to cycle through)
+Lengths = tuple[tuple[float, tuple[int, ...]], ...]
+
+
+def length_at(lengths: Lengths, step: int, steps: int) -> int:
+    """Number of visual tokens of a step."""
+    current = [cycle for start, cycle in lengths if step >= start * steps][-1]
+    return current[step % len(current)]

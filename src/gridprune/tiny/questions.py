@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import TypeGuard
 
 from .draws import Draws
 from .scenes import Box, Item, Scene
 from .vocabulary import CLASSES, COLORS, COUNTS, GROUPS, LETTERS, PLURALS, REGIONS, article, label_word
 
+#: families that ask where something is in the whole picture
+PLACES = frozenset({"position", "region", "relation"})
 FAMILIES = ("exist", "attribute", "count", "position", "region", "relation", "reading", "choice", "describe")
 
 
@@ -181,7 +184,11 @@ def balanced(scene: Scene) -> list[Question]:
         choice(scene, draws, target.letter),
         describe(scene, draws),
     ]
-    return [question for question in found if question is not None]
+    return [question for question in found if _asked(scene, question)]
+
+
+def _asked(scene: Scene, question: Question | None) -> TypeGuard[Question]:
+    return question is not None and (scene.form.asks_places or question.family not in PLACES)
 
 
 #: Extras of the phases of training: a mixture, then what takes longest to learn.
@@ -200,6 +207,10 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
     ),
     "slow": (
         *("count",) * 12, *("region",) * 10, *("relation",) * 4, "choice color", "reading", "object", "position",
+    ),
+    "detail": (
+        *("count",) * 8, *("choice color",) * 3, *("object",) * 3, *("color",) * 2, *("choice",) * 2,
+        "exist", "reading",
     ),
 }  # fmt: skip
 
@@ -230,7 +241,7 @@ def training(scene: Scene, n: int, *, phase: str = "mixed") -> list[Question]:
         if len(asked) >= room:
             break
         question = extras[draws.choice(EXTRAS[phase])]()
-        if question is not None and all(question.text != other.text for other in asked):
+        if _asked(scene, question) and all(question.text != other.text for other in asked):
             asked.append(question)
     if hard:
         seen = {question.text for question in asked}

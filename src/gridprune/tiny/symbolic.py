@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from .cells import cells
 from .lm import LMConfig, TinyLM, answer_loss, exact
-from .optim import make_optimizers, schedule, set_rates
+from .optim import Lengths, length_at, make_optimizers, schedule, set_rates
 from .packing import Packed, pack
 from .questions import FAMILIES, Question, balanced, training
 from .runs import Run
@@ -45,7 +45,7 @@ class SymbolicConfig:
     probe_weight: float = 0.4
     hard_from: float = 0.45
     #: (fraction of the run at which it starts, token counts to cycle through)
-    lengths: tuple[tuple[float, tuple[int, ...]], ...] = (
+    lengths: Lengths = (
         (0.0, (32,)),
         (0.06, (32, 48)),
         (0.12, (48, 64)),
@@ -213,15 +213,6 @@ def choose_cells(scenes: Sequence[Scene], n: int, rng: np.random.Generator, corr
     return CellBatch(*(torch.from_numpy(np.stack(part)) for part in zip(*rows, strict=True)))
 
 
-def length_at(cfg: SymbolicConfig, step: int) -> int:
-    """Number of visual tokens of a step."""
-    current = cfg.lengths[0][1]
-    for start, lengths in cfg.lengths:
-        if step >= start * cfg.steps:
-            current = lengths
-    return current[step % len(current)]
-
-
 def train_symbolic(
     out: Path,
     cfg: SymbolicConfig,
@@ -240,7 +231,7 @@ def train_symbolic(
     for step in range(run.resume(), cfg.steps):
         if step == stop:
             break
-        n = length_at(cfg, step)
+        n = length_at(cfg.lengths, step, cfg.steps)
         batch = cfg.batch if n <= 200 else max(1, cfg.batch // 2)
         rng = np.random.default_rng([seed, 1, step])
         torch.manual_seed(seed * 1_000_003 + step)

@@ -49,7 +49,7 @@ def tiny_recipe() -> Recipe:
         joint=JointConfig(
             regression_scenes=8, regression_steps=20, steps=6, batch=2, questions=6, lengths=(64, 96), check_scenes=2
         ),
-        next=NextConfig(steps=6, batch=2, questions=6, lengths=(48, 96), window=3, check_scenes=1),
+        next=NextConfig(steps=6, batch=2, questions=6, lengths=((0.0, (48, 96)),), window=3, check_scenes=1),
     )
 
 

@@ -55,15 +55,6 @@ def mosaic_row(form: Form) -> np.ndarray:
     return np.concatenate([np.full(GRID * GRID, -1), np.repeat(np.arange(side), side)])
 
 
-def places(form: Form) -> Tensor:
-    """Middle (y, x) of every visual token as fractions of the picture, [N, 2]."""
-    parts = []
-    for side in filter(None, (GRID, GRID * form.tiles)):
-        line = (torch.arange(side) + 0.5) / side
-        parts.append(torch.stack(torch.meshgrid(line, line, indexing="ij"), -1).flatten(0, 1))
-    return torch.cat(parts)
-
-
 def patch_sides(form: Form) -> tuple[int, ...]:
     """Pixels of the picture along a side of a patch: in the overview, and in the mosaic if there is one."""
     return (PATCH * form.tiles, PATCH) if form.tiles else (PATCH,)
