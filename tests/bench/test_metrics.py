@@ -102,6 +102,8 @@ def test_summary_contract():
     assert {"method", "keep", "accuracy", "retention", "ci", "evidence_recall", "families"} <= set(row)
     assert (found["n"], found["scenes"]) == (6, 2)
     assert row["evidence_recall"] == 0.75
+    assert row["against_subject"]["difference"] == round(2 / 3 - 7 / 6, 4)
+    assert found["rows"][1]["against_subject"] is None
     assert row["tokens"] == 64
     board = leaderboard(found)
     assert set(board) == {"rows", "best_peer"}

@@ -10,7 +10,7 @@ import pytest
 from gridprune.bench import results
 from gridprune.bench.metrics import summarise
 from gridprune.bench.plots import PLOTS
-from gridprune.bench.tables import TABLES
+from gridprune.bench.tables import TABLES, ablations, retention
 from gridprune.errors import SettingError, UnknownNameError
 
 from .test_metrics import CONFIG, ROWS
@@ -58,6 +58,19 @@ def test_written_once_and_then_current(root):
     assert (root / "README.md").read_text() == "no blocks\n"
     chosen = text.split("<!-- results:leaderboard/retention?gridprune -->")[1]
     assert "`m`" not in chosen.split("<!-- /")[0]
+
+
+def test_variants_have_a_table_of_their_own():
+    def renamed(cells):
+        return {cell.replace("m|", "global-topk(gridprune)|"): value for cell, value in cells.items()}
+
+    rows = [{**row, **{key: renamed(row[key]) for key in ("answers", "recall", "tokens")}} for row in ROWS]
+    methods = [CONFIG["identity"]["methods"][0] | {"label": "global-topk(gridprune)"}, CONFIG["identity"]["methods"][1]]
+    config = {**CONFIG, **PLACE, "identity": {**CONFIG["identity"], "methods": methods}}
+    run = {**summarise(rows, config), "config": config, "timing": TIMING}
+    assert "global-topk" not in retention(run)
+    assert "| `global-topk(gridprune)` | -50.0 (" in ablations(run)
+    assert "| `gridprune` |" not in ablations(run)
 
 
 @pytest.mark.parametrize("stale", ["page", "plot", "rows", "board", "marker"])

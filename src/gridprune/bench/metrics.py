@@ -8,7 +8,7 @@ Definitions
     evidence recall mean over questions with evidence of :func:`gridprune.bench.evidence.recall`.
     intervals       95 %, percentile bootstrap. Whole scenes are resampled, since the questions of one scene share a
                     picture; every method and the unpruned model are recomputed on the same resample, so that
-                    differences are paired.
+                    differences are paired. `against_subject` of a row is its retention less that of `gridprune`.
     FLOPs           of the language model over visual tokens only, L (4 n d^2 + 2 n^2 d + 3 n d m), the convention of
                     the FastV line of papers.
 """
@@ -149,6 +149,7 @@ def summarise(
                     "evidence_recall": _mean(rows, "recall", cell),
                     "tokens": _mean(rows, "tokens", cell),
                     "families": table.by_family(cell),
+                    "against_subject": _against(table, drawn, cell, f"{SUBJECT}|{keep}"),
                 }
             )
     for row in (result["full"], *result["rows"]):
@@ -172,16 +173,20 @@ def best_peers(
     found = {}
     for keep in keeps:
         best = max(peers, key=lambda label: float(table.retention(f"{label}|{keep}")))
-        ours, theirs = f"{SUBJECT}|{keep}", f"{best}|{keep}"
-        difference = float(table.retention(ours)) - float(table.retention(theirs))
-        if np.isnan(difference):  # the unpruned model answers nothing right
-            continue
-        found[str(keep)] = {
-            "method": best,
-            "difference": _round(difference),
-            "ci": interval(drawn[ours] - drawn[theirs]),
-        }
+        compared = _against(table, drawn, f"{SUBJECT}|{keep}", f"{best}|{keep}")
+        if compared is not None:
+            found[str(keep)] = {"method": best, **compared}
     return found
+
+
+def _against(table: Table, drawn: Mapping[str, Floats], ours: str, theirs: str) -> dict[str, Any] | None:
+    """Difference of two cells' retentions and its paired interval; None without the second cell or without numbers."""
+    if theirs not in drawn or ours == theirs:
+        return None
+    difference = float(table.retention(ours)) - float(table.retention(theirs))
+    if np.isnan(difference):  # the unpruned model answers nothing right
+        return None
+    return {"difference": _round(difference), "ci": interval(drawn[ours] - drawn[theirs])}
 
 
 def leaderboard(metrics: Mapping[str, Any]) -> dict[str, Any]:

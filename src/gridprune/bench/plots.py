@@ -10,7 +10,7 @@ from typing import Any
 
 from PIL import Image
 
-from .tables import Run
+from .tables import Run, is_variant
 
 _KEY = "gridprune-results"
 _STYLE: Mapping[str, Any] = {"oracle": {"color": "0.6", "linestyle": ":"}, "gridprune": {"color": "#c02020", "lw": 2.6}}
@@ -89,7 +89,7 @@ def digest(name: str, run: Run) -> str:
 def _lines(run: Run) -> dict[str, list[Mapping[str, Any]]]:
     lines: dict[str, list[Mapping[str, Any]]] = {}
     for row in run["rows"]:
-        if row["retention"] is not None:
+        if row["retention"] is not None and not is_variant(row["method"], run):
             lines.setdefault(row["method"], []).append(row)
     return lines
 

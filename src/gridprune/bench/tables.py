@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+from .metrics import SUBJECT
 
 Run = Mapping[str, Any]  # metrics.json with "config" and "timing"
 
@@ -89,6 +92,16 @@ def peers(run: Run) -> str:
     return _table(["tokens", "best peer", "difference in points", "95 % interval"], lines)
 
 
+def ablations(run: Run) -> str:
+    """Variants of `gridprune` less `gridprune` itself: points of retention, with the paired 95 % interval."""
+    keeps, by = _keeps(run), _by_cell(run)
+    lines = []
+    for method in dict.fromkeys(row["method"] for row in run["rows"] if is_variant(row["method"], run)):
+        found = [_get(by, method, keep, "against_subject") for keep in keeps]
+        lines.append([f"`{method}`", *("" if part is None else _difference(part) for part in found)])
+    return _table(["variant", *map(str, keeps)], lines)
+
+
 def provenance(run: Run) -> str:
     """Where the numbers come from."""
     config = run["config"]
@@ -106,6 +119,7 @@ TABLES: Mapping[str, Callable[[Run], str]] = {
     "families": families,
     "cost": cost,
     "peers": peers,
+    "ablations": ablations,
     "provenance": provenance,
 }
 
@@ -124,11 +138,18 @@ def _get(by: Mapping[tuple[str, str], Mapping[str, Any]], method: str, keep: Any
     return None if row is None else row[name]
 
 
+def is_variant(label: str, run: Run) -> bool:
+    """Whether an entry is `gridprune` with other settings or with a part taken away, in a run that has it plain too."""
+    plain = any(row["method"] == SUBJECT for row in run["rows"])
+    return plain and "(" in label and re.search(rf"(^|\(){SUBJECT}[()]", label) is not None
+
+
 def _order(run: Run) -> list[str]:
-    """Methods by mean retention over the budgets, best first."""
+    """Methods by mean retention over the budgets, best first; variants of `gridprune` have a table of their own."""
     scores: dict[str, list[float]] = {}
     for row in run["rows"]:
-        scores.setdefault(row["method"], []).append(row["retention"] or 0.0)
+        if not is_variant(row["method"], run):
+            scores.setdefault(row["method"], []).append(row["retention"] or 0.0)
     return sorted(scores, key=lambda method: -sum(scores[method]) / len(scores[method]))
 
 
@@ -144,6 +165,11 @@ def _with_interval(cell: Mapping[str, Any] | None) -> str:
     if cell is None or cell["retention"] is None:
         return ""
     return f"{100 * cell['retention']:.1f}" + (f" ({_interval(cell['ci'], '')})" if cell["ci"] else "")
+
+
+def _difference(part: Mapping[str, Any]) -> str:
+    interval = f" ({_interval(part['ci'], '+')})" if part["ci"] else ""
+    return f"{100 * part['difference']:+.1f}{interval}"
 
 
 def _interval(ci: Sequence[float] | None, sign: str) -> str:
