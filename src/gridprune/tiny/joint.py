@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from .cells import cells
 from .clip import TinyCLIP, patchify
 from .lm import TinyLM, answer_loss, exact
-from .optim import make_optimizers, schedule, set_rates
+from .optim import descend, make_optimizers, schedule
 from .packing import pack
 from .questions import FAMILIES, balanced, training
 from .runs import Run
@@ -142,7 +143,9 @@ class JointModel(nn.Module):
 
 
 def average_gradients(module: nn.Module, world: int) -> None:
-    """Mean gradient over processes in one flat all-reduce."""
+    """Mean gradient over processes in one flat all-reduce; nothing to do for a single one."""
+    if world == 1:
+        return
     grads = [p.grad for p in module.parameters() if p.grad is not None]
     flat = torch.cat([g.flatten() for g in grads])
     dist.all_reduce(flat)
@@ -190,15 +193,8 @@ def train_joint(
         logits, after = model.lm.states(model.projector(states), text)
         answer = answer_loss(logits, text.target)
         loss = answer + cfg.probe_weight * symbolic.probe_loss(after, text, scenes)
-        for optimizer in optimizers:
-            optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        if world > 1:
-            average_gradients(model, world)
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        set_rates(optimizers, schedule(step, cfg.steps, cooldown=0.9))
-        for optimizer in optimizers:
-            optimizer.step()
+        combine = partial(average_gradients, world=world)
+        descend(model, optimizers, loss, schedule(step, cfg.steps, cooldown=0.9), combine=combine)
         window.append(answer.item())
         if rank == 0:
             if (step + 1) % 50 == 0:

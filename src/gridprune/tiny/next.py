@@ -21,7 +21,7 @@ from .clip import TinyCLIP
 from .forms import NEXT
 from .joint import JointModel
 from .lm import answer_loss, exact
-from .optim import Lengths, length_at, make_optimizers, schedule, set_rates
+from .optim import Lengths, descend, length_at, make_optimizers, schedule
 from .packing import pack
 from .questions import FAMILIES, balanced, training
 from .runs import Run
@@ -124,13 +124,7 @@ def train_next(
         logits, after = joint.lm.states(tokens, text, lengths)
         answer = answer_loss(logits, text.target)
         loss = answer + cfg.probe_weight * joint.symbolic.probe_loss(after, text, scenes)
-        for optimizer in optimizers:
-            optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        set_rates(optimizers, schedule(step, cfg.steps, cooldown=0.9))
-        for optimizer in optimizers:
-            optimizer.step()
+        descend(model, optimizers, loss, schedule(step, cfg.steps, cooldown=0.9))
         window.append(answer.item())
         if (step + 1) % 20 == 0:
             run.log(step, {"loss": sum(window) / len(window)})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
@@ -79,10 +79,25 @@ def schedule(step: int, steps: int, *, warmup: int = 50, cooldown: float = 0.4) 
     return rise * min(1.0, max(0.02, left))
 
 
-def set_rates(optimizers: list[torch.optim.Optimizer], factor: float) -> None:
+def descend(
+    module: nn.Module,
+    optimizers: list[torch.optim.Optimizer],
+    loss: Tensor,
+    rate: float,
+    *,
+    clip: float = 1.0,
+    combine: Callable[[nn.Module], None] = lambda module: None,
+) -> None:
+    """One step at ``rate`` times the peak learning rates; ``combine`` sees the gradients before they are clipped."""
+    for optimizer in optimizers:
+        optimizer.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    combine(module)
+    nn.utils.clip_grad_norm_(module.parameters(), clip)
     for optimizer in optimizers:
         for group in optimizer.param_groups:
-            group["lr"] = group["peak"] * factor
+            group["lr"] = group["peak"] * rate
+        optimizer.step()
 
 
 #: (fraction of a run at which it starts, numbers of visual tokens to cycle through)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from .cells import cells
 from .lm import LMConfig, TinyLM, answer_loss, exact
-from .optim import Lengths, length_at, make_optimizers, schedule, set_rates
+from .optim import Lengths, descend, length_at, make_optimizers, schedule
 from .packing import Packed, pack
 from .questions import FAMILIES, Question, balanced, training
 from .runs import Run
@@ -250,13 +250,7 @@ def train_symbolic(
         answer = answer_loss(logits, text.target)
         probe = model.probe_loss(after, text, scenes)
         loss = answer + cfg.probe_weight * probe
-        for optimizer in optimizers:
-            optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        set_rates(optimizers, schedule(step, cfg.steps))
-        for optimizer in optimizers:
-            optimizer.step()
+        descend(model, optimizers, loss, schedule(step, cfg.steps))
         window.append((answer.item(), probe.item()))
         if (step + 1) % 50 == 0:
             mean = [sum(column) / len(window) for column in zip(*window, strict=True)]

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from .cells import cells, evidence_mask
 from .clip import TinyCLIP, TowerConfig, patchify
-from .optim import make_optimizers, schedule, set_rates
+from .optim import descend, make_optimizers, schedule
 from .questions import balanced, training
 from .runs import Run
 from .scenes import GRID, Scene, make_scene
@@ -206,13 +206,8 @@ def train_tower(
         scenes = [make_scene("train", step * cfg.batch + i, seed=seed + 500) for i in range(size)]
         batch = make_batch(scenes, PATCHES if full else cfg.patches, cfg.questions, rng, tower.text_length)
         terms = losses(model, batch)
-        for optimizer in optimizers:
-            optimizer.zero_grad(set_to_none=True)
-        torch.stack(list(terms.values())).sum().backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 2.0)
-        set_rates(optimizers, schedule(step, cfg.steps, warmup=100))
-        for optimizer in optimizers:
-            optimizer.step()
+        loss = torch.stack(list(terms.values())).sum()
+        descend(model, optimizers, loss, schedule(step, cfg.steps, warmup=100), clip=2.0)
         for name, value in terms.items():
             sums[name] = sums.get(name, 0.0) + value.item()
         if (step + 1) % 50 == 0:
