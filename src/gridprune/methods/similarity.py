@@ -159,14 +159,12 @@ class Coverage:
 
     def raise_cover(self, cover: Tensor) -> None:
         """Replace the cover by one that is nowhere smaller."""
-        risen = cover > self.cover
-        most = int(risen.sum(-1).max())  # the longest list of changed targets in the batch
-        if most:
-            changed = (~risen).to(torch.uint8).argsort(dim=-1, stable=True)[:, :most]  # [B, m]
-            rows = take_rows(self.affinity, changed)
-            weight = self.weight.gather(1, changed)
-            self.gain += self._gain(rows, cover.gather(1, changed), weight)
-            self.gain -= self._gain(rows, self.cover.gather(1, changed), weight)
+        image, target = (cover > self.cover).nonzero(as_tuple=True)  # of the whole batch: images rise at their own pace
+        for b, i in zip(torch.split(image, 8 * _BLOCK), torch.split(target, 8 * _BLOCK)):
+            rows = self.affinity[b, i]  # [m, N]
+            above = [(rows - c[b, i][:, None]).clamp_(min=0).double() for c in (self.cover, cover)]
+            lost = above[0].sub_(above[1]).mul_(self.weight[b, i][:, None])
+            self.gain.index_add_(0, b, lost, alpha=-1)
         self.cover = cover
 
 
