@@ -106,7 +106,7 @@ def interleave(
 ) -> dict[str, Timing]:
     """Run the variants in turn, forwards and backwards, after a call each to warm up.
 
-    A call that took longer than `LONG` seconds counts although it was the first.
+    A call that took longer than `LONG` seconds counts although it was the first, and is not repeated.
 
     Args:
         repeats: calls per measurement for variants that are too short for the clock; the mean is taken.
@@ -117,7 +117,7 @@ def interleave(
     """
     repeats, fewer, inside = repeats or {}, fewer or {}, inside or {}
     journal = journal or Journal()
-    warm: set[str] = set()
+    warm: dict[str, float] = {}
     for number in range(rounds):
         for name in variants if number % 2 == 0 else reversed(list(variants)):
             if number >= fewer.get(name, rounds) or len(journal.values.get(name, ())) > number:
@@ -126,9 +126,9 @@ def interleave(
             found: dict[str, float] = {}
             if name not in warm:
                 found = _measured(name, variants[name], 1, inside)
-                warm.add(name)
-            if found.get(name, 0.0) < LONG:
-                found = _measured(name, variants[name], repeats.get(name, 1), inside)
+                warm[name] = found[name]
+            if not found or warm[name] < LONG:
+                found = _measured(name, variants[name], 1 if warm[name] >= LONG else repeats.get(name, 1), inside)
             journal.add({part: float(f"{value:.5g}") for part, value in found.items()})
     return {name: Timing(tuple(v)) for name, v in journal.values.items() if name.split("/")[0] in variants}
 

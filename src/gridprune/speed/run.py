@@ -36,7 +36,7 @@ def bench(
     Args:
         parts: of :data:`PARTS`.
         rounds: interleaved rounds; the large shapes take one less, at least one. Pruned and native calls, whose ratio
-            is near one, are made more often: ten times, and two to six times where they take long.
+            is near one, are made more often, by shape.
         cap: seconds a single decision may take before a method's larger sizes are skipped. Decisions that `out` left
             out for a smaller cap are measured.
         quick: small sizes only, for a look in a minute or two.

@@ -178,7 +178,7 @@ SHAPES = {
         Shape(
             *("qwen2.5-vl-7b", 1296, 28, 32, 2, (144,), _qwen, lambda: _qwen_picture(72, 72)),
             tower_full=4,
-            pairs=6,
+            pairs=4,
             clip=False,
         ),
         Shape(
