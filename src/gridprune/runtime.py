@@ -173,14 +173,7 @@ def answer(
     inputs = prepare(loaded, image, question, history)
     if method is None:
         return respond(loaded, inputs, None, max_new_tokens)
-    pruning = prune(
-        loaded.model,
-        method,
-        processor=loaded.processor,
-        question=question,
-        clip=loaded.clip,
-        positions=positions,
-    )
+    pruning = _pruning(loaded, method, question, positions)
     return respond(loaded, inputs, pruning, max_new_tokens)
 
 
@@ -210,23 +203,22 @@ def ask_many(
     """
     cache, once = EncoderCache(1), replace(loaded, processor=processed_once(loaded.processor))
     prompts = [prepare(once, image, question) for question in questions]
-    return [
-        respond(
-            loaded,
-            inputs,
-            prune(
-                loaded.model,
-                method,
-                processor=loaded.processor,
-                question=question,
-                clip=loaded.clip,
-                positions=positions,
-                cache=cache,
-            ),
-            max_new_tokens,
-        )
-        for question, inputs in zip(questions, prompts)
-    ]
+    prunings = [_pruning(loaded, method, question, positions, cache) for question in questions]
+    return [respond(loaded, inputs, pruning, max_new_tokens) for inputs, pruning in zip(prompts, prunings)]
+
+
+def _pruning(
+    loaded: Loaded, method: Method, question: str, positions: Positions, cache: EncoderCache | None = None
+) -> Pruning:
+    return prune(
+        loaded.model,
+        method,
+        processor=loaded.processor,
+        question=question,
+        clip=loaded.clip,
+        positions=positions,
+        cache=cache,
+    )
 
 
 @torch.no_grad()

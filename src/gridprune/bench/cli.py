@@ -25,7 +25,7 @@ Model = Annotated[
     str,
     typer.Option(
         "--model",
-        help="'embedded', 'embedded-next' (LLaVA-NeXT, once it is trained), a checkpoint folder, or a hub id.",
+        help="'embedded', 'embedded-next' (its LLaVA-NeXT form), a checkpoint folder, or a hub id.",
     ),
 ]
 Clip = Annotated[
