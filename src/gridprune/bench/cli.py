@@ -91,7 +91,8 @@ def eval_command(
     command = [f"gridprune eval --methods '{','.join(entry.label for entry in chosen)}' --keep {keep}"]
     command.append(f"--split {split}" if data is None else f"--data {data.name}")
     command.append(f"--questions {asked.total}" + (f" --seed {seed}" if seed else ""))
-    command.append(f"--model {_short(loaded.name)}" if model != "embedded" else "")
+    command.append(f"--model {_shown(model)}" if model != "embedded" else "")
+    command.append(f"--clip {_shown(clip)}" if clip is not None else "")
     command.append(f"--form {form}" if data is None and form != _form(model) else "")
     evaluation = Evaluation(chosen, keeps, asked, " ".join(filter(None, command)), max_new_tokens)
     config = evaluation.config(loaded)
@@ -219,11 +220,12 @@ def _clip_folder(model: str, clip: str | None) -> Path:
 
 def _run_name(identity: dict[str, Any]) -> str:
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
-    return f"{_short(identity['model'])}-{Path(identity['data']).stem}-{identity['questions']}-{digest}"
+    return f"{Path(identity['model']).name}-{Path(identity['data']).stem}-{identity['questions']}-{digest}"
 
 
-def _short(name: str) -> str:
-    return Path(name).name
+def _shown(name: str) -> str:
+    """As it was typed, but for where a folder is on this machine."""
+    return Path(name).name if Path(name).is_absolute() else name
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -149,7 +150,7 @@ def _plot_of(spec: str, root: Path) -> tuple[str, Path] | None:
     run, name, chosen = _split(spec)
     if name not in _PLOTS:
         return None
-    suffix = "".join(f"-{label}" for label in chosen)
+    suffix = f"-{zlib.crc32(','.join(chosen).encode()):08x}" if chosen else ""
     return name, root / "docs" / "images" / (re.sub(r"[^\w-]+", "-", f"{run}-{name}{suffix}") + ".png")
 
 
