@@ -13,6 +13,7 @@ from PIL import Image
 from .tables import Run, is_variant
 
 _KEY = "gridprune-results"
+_COLOURS = ("blue", "orange", "green", "purple", "brown", "pink", "olive", "cyan")  # red and grey are taken below
 _STYLE: Mapping[str, Any] = {"oracle": {"color": "0.6", "linestyle": ":"}, "gridprune": {"color": "#c02020", "lw": 2.6}}
 
 
@@ -66,7 +67,7 @@ def draw(name: str, run: Run, file: Path, plot: Callable[[Run, Any], None] | Non
 
     figure, axes = pyplot.subplots(figsize=(7.2, 4.6), dpi=130, layout="constrained")
     axes.grid(alpha=0.25)
-    axes.set_prop_cycle(color=[f"C{number}" for number in (0, 1, 2, 4, 5, 6, 8, 9)])  # red and grey are taken
+    axes.set_prop_cycle(color=[f"tab:{name}" for name in _COLOURS])
     (plot or PLOTS[name])(run, axes)
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, metadata={_KEY: digest(name, run), "Software": None})
