@@ -12,6 +12,7 @@ import torch
 from gridprune import GridPrune, prune
 from gridprune.bench.ablations import given
 from gridprune.bench.evidence import evidence as evidence_on_map
+from gridprune.cues.text_tower import stored_sign
 from gridprune.families.llava_next import map_from_places
 from gridprune.tiny import views
 from gridprune.tiny.clip import TinyCLIP
@@ -169,6 +170,7 @@ def test_package_of_three_checkpoints(tmp_path: Path) -> None:
     with pytest.raises(TinyWeightsError, match=r"llava-next is missing"):
         load(tmp_path / "one", form="next")
     write(tmp_path / "all", to_clip(clip), llava, to_llava_next(clip, NextModel(joint)))
+    assert stored_sign(tmp_path / "all" / "clip", default=-1) == 1
     tiny = load(tmp_path / "all", form="next")
     assert type(tiny.model).__name__ == "LlavaNextForConditionalGeneration"
     scene = make_scene("dev", 0, form=NEXT)

@@ -144,6 +144,7 @@ def sign_command(
     as_json: Json = False,
 ) -> None:
     """Measure which sign of CLIP's patch relevance points at what the question asks about."""
+    from ..cues.text_tower import store_sign
     from . import entries, show, sign
 
     budget = entries.parse_keeps(keep)
@@ -155,7 +156,7 @@ def sign_command(
     with _progress("measuring", asked.total) as advance:
         found = sign.measure(loaded, asked, budget[0], advance)
     if folder is not None and found["localises"] is not None:
-        _stderr.print(f"stored in {sign.store(folder, found['localises'])}", highlight=False, soft_wrap=True)
+        _stderr.print(f"stored in {store_sign(folder, found['localises'])}", highlight=False, soft_wrap=True)
     elif folder is not None:
         _stderr.print("nothing stored: the signs do not differ beyond chance; give more questions")
     if as_json:

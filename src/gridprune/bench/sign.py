@@ -7,7 +7,6 @@ than chance. For both signs: the share of the k most relevant tokens that lie on
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,6 @@ from ..allocate import topk
 from ..budget import Keep
 from ..cues import collect
 from ..cues.question import clean
-from ..cues.text_tower import SIGN_FILE
 from ..errors import MissingCueError, QuestionError
 from ..methods.relevance import Relevance
 from ..runtime import Loaded
@@ -105,11 +103,3 @@ def _questions(engine: Shared, scene: Scene, keep: Keep) -> list[tuple[float, fl
         plus, minus = (float(wanted[topk(sign * values[None], k)[0]].float().mean()) for sign in (1, -1))
         out.append((plus, minus, float(wanted.float().mean())))
     return out
-
-
-def store(folder: Path, sign: int) -> Path:
-    """Write the sign beside a CLIP checkpoint, keeping whatever else its `gridprune.json` holds."""
-    file = folder / SIGN_FILE
-    kept = json.loads(file.read_text()) if file.is_file() else {}
-    file.write_text(json.dumps({**kept, "relevance_sign": sign}, indent=1) + "\n")
-    return file

@@ -12,16 +12,18 @@ Run = Mapping[str, Any]  # metrics.json with "config" and "timing"
 
 
 def retention(run: Run) -> str:
-    """Mean retention by method and budget, in per cent with 95 % intervals; best first at the smallest budget."""
+    """Mean retention by method and budget, in per cent with 95 % intervals; best mean over the budgets first."""
     keeps = _keeps(run)
     by = _by_cell(run)
-    head = ["method", *(f"{keep}" for keep in keeps)]
+    head = ["method", *(f"{keep}" for keep in keeps), "mean"]
     lines = []
     for method in _order(run):
         cells = [by.get((method, str(keep))) for keep in keeps]
-        lines.append([f"`{method}`", *(_with_interval(cell) for cell in cells)])
+        known = [cell["retention"] for cell in cells if cell is not None and cell["retention"] is not None]
+        mean = f"{100 * sum(known) / len(known):.1f}" if len(known) == len(keeps) else ""
+        lines.append([f"`{method}`", *(_with_interval(cell) for cell in cells), mean])
     full = run["full"]
-    lines.append([f"all {full['tokens']:g} tokens", *["100"] * len(keeps)])
+    lines.append([f"all {full['tokens']:g} tokens", *["100"] * len(keeps), "100.0"])
     return _table(head, lines) + "\n\n" + _foot(run)
 
 

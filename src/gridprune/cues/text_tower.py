@@ -142,3 +142,11 @@ def stored_sign(folder: Path, default: int) -> int:
     """The relevance sign noted beside a checkpoint."""
     file = folder / SIGN_FILE
     return int(json.loads(file.read_text())["relevance_sign"]) if file.is_file() else default
+
+
+def store_sign(folder: Path, sign: int) -> Path:
+    """Note the relevance sign beside a checkpoint, keeping whatever else its `gridprune.json` holds."""
+    file = folder / SIGN_FILE
+    kept = json.loads(file.read_text()) if file.is_file() else {}
+    file.write_text(json.dumps({**kept, "relevance_sign": sign}, indent=1) + "\n")
+    return file

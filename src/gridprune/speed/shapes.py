@@ -72,6 +72,7 @@ class Shape:
             last one built does.
         pairs: how many pairs of pruned and native calls are made at least.
         clip: whether relevance comes from a CLIP text tower.
+        one_size: whether its processor makes every picture one view of one size.
     """
 
     name: str
@@ -87,6 +88,7 @@ class Shape:
     tower_full: int = 0
     pairs: int = 10
     clip: bool = True
+    one_size: bool = True
 
 
 def build(shape: Shape) -> Any:
@@ -174,18 +176,21 @@ SHAPES = {
         Shape(
             *("llava-next-7b", 2880, 32, 24, 3, (320, 64), _llava_next),
             lambda: {"pixel_values": torch.randn(1, 5, 3, 336, 336), "image_sizes": torch.tensor([[672, 672]])},
+            one_size=False,
         ),
         Shape(
             *("qwen2.5-vl-7b", 1296, 28, 32, 2, (144,), _qwen, lambda: _qwen_picture(72, 72)),
             tower_full=4,
             pairs=4,
             clip=False,
+            one_size=False,
         ),
         Shape(
             *("qwen2.5-vl-7b-5k", 5040, 28, 32, 2, (560,), _qwen, lambda: _qwen_picture(144, 140)),
             tower_full=4,
             pairs=2,
             clip=False,
+            one_size=False,
         ),
     )
 }

@@ -185,9 +185,9 @@ class _Bench:
 
     def _processing(self) -> dict[str, Callable[[], Any]]:
         """The stock processor on a photograph of 640 x 480, where this family resizes to one size."""
-        side = getattr(self.rig.family.vision_config, "image_size", None)
-        if self.shape.name.startswith(("qwen", "llava-next")) or side is None:
+        if not self.shape.one_size:
             return {}
+        side = self.rig.family.vision_config.image_size
         from PIL import Image
         from transformers import CLIPImageProcessor
 

@@ -33,7 +33,7 @@ def train(
 def scenes(
     out: Annotated[Path, typer.Option(help="Folder for the pictures.")],
     split: Annotated[str, typer.Option(help="train, dev or test.")] = "dev",
-    n: Annotated[int, typer.Option(min=1)] = 6,
+    n: Annotated[int, typer.Option("-n", "--n", min=1, help="Number of scenes.")] = 6,
     zoom: Annotated[int, typer.Option(min=1, max=8)] = 3,
     form: Annotated[str, typer.Option(help="llava (192 px) or next (384 px).")] = "llava",
 ) -> None:
@@ -63,7 +63,7 @@ def scenes(
 def evaluate(
     weights: Annotated[Path | None, typer.Option(help="Folder of weights (default: the packaged ones).")] = None,
     split: Annotated[str, typer.Option(help="dev or test.")] = "dev",
-    n: Annotated[int, typer.Option(min=1, help="Number of questions.")] = 600,
+    n: Annotated[int, typer.Option("-n", "--n", min=1, help="Number of questions.")] = 600,
     scene_seed: SceneSeed = 0,
     form: Annotated[str, typer.Option(help="llava (576 tokens) or next (LLaVA-NeXT, 2880).")] = "llava",
     json_out: Annotated[Path | None, typer.Option("--json", help="Write the result to this file.")] = None,
@@ -84,7 +84,8 @@ def card(
         Path | None, typer.Option(help="Training folder: measure again and rewrite metrics.json.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of that training.")] = 0,
-    n: Annotated[int, typer.Option(min=1, help="Number of test questions.")] = 3000,
+    n: Annotated[int, typer.Option("-n", "--n", min=1, help="Number of test questions.")] = 3000,
+    n_next: Annotated[int, typer.Option(min=1, help="The same, of LLaVA-NeXT's form.")] = 300,
     scene_seed: SceneSeed = 0,
 ) -> None:
     """Write MODEL_CARD.md from metrics.json; with --training, measure first."""
@@ -92,7 +93,7 @@ def card(
     from .metrics import measure
 
     if training is not None:
-        result = measure(weights, training, seed=seed, n=n, scene_seed=scene_seed, report=typer.echo)
+        result = measure(weights, training, seed=seed, n=n, n_next=n_next, scene_seed=scene_seed, report=typer.echo)
         (weights / "metrics.json").write_text(json.dumps(result, indent=1) + "\n")
     write_card(weights)
     typer.echo(f"{weights / 'MODEL_CARD.md'}")

@@ -27,6 +27,7 @@ from transformers import (
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
 
+from ..cues.text_tower import store_sign
 from .checksums import digest
 from .clip import MEAN, STD, TinyCLIP, TowerConfig
 from .forms import NEXT
@@ -268,6 +269,9 @@ def _fill(
     )
 
 
+RELEVANCE_SIGN = 1  # the tower is trained to give patches that the question is about the higher cosine
+
+
 def write(
     folder: Path,
     clip: CLIPModel,
@@ -285,3 +289,4 @@ def write(
     paths = sorted(p for name in CHECKPOINTS for p in (folder / name).rglob("*") if p.is_file())
     sums = {path.relative_to(folder).as_posix(): digest(path) for path in paths}
     (folder / "checksums.json").write_text(json.dumps(sums, indent=1) + "\n")
+    store_sign(folder / "clip", RELEVANCE_SIGN)  # behind the checksums: `gridprune sign --write` may change it

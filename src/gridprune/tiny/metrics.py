@@ -38,6 +38,7 @@ def measure(
     *,
     seed: int,
     n: int,
+    n_next: int = 300,
     split: str = "test",
     scene_seed: int = 0,
     report: Callable[[str], None] = print,
@@ -55,7 +56,7 @@ def measure(
         "notes": notes(training),
         "text_prior": text_prior(split, seed=scene_seed),
         **result,
-        **({"next": measure_next(weights, split, n // 3, scene_seed, report)} if has_form(weights, NEXT) else {}),
+        **({"next": measure_next(weights, split, n_next, scene_seed, report)} if has_form(weights, NEXT) else {}),
     }
 
 

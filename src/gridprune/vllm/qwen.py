@@ -58,6 +58,7 @@ class PrunedQwen(Pruned):
     family_class: ClassVar[type[OnVllm]] = VllmQwen
     supports_tower_connector_lora = False
     supports_multimodal_pruning = True
+    places_tokens: ClassVar[bool] = True  # read by vLLM's runner through :func:`tell_runner`
     supported_video_pruning_methods: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
@@ -126,8 +127,8 @@ def tell_runner(vllm_config: VllmConfig) -> None:
 
 
 def _prunes(runner: Any) -> bool:
-    model = getattr(runner, "model", None)
-    return isinstance(model, PrunedQwen) or bool(runner.__dict__.get("is_multimodal_pruning_enabled"))
+    placed = getattr(getattr(runner, "model", None), "places_tokens", False)
+    return placed or bool(runner.__dict__.get("is_multimodal_pruning_enabled"))
 
 
 def _remember(runner: Any, value: bool) -> None:
