@@ -34,9 +34,9 @@ page: $(STAMP)  ## open the page: pictures, questions, what is kept, and both an
 test: $(STAMP)  ## run the tests
 	$(BIN)/python -m pytest
 
-test-page: $(STAMP)  ## run the page in Debian's Chromium, without a window
+test-page: $(STAMP)  ## run the page and the run report in Debian's Chromium, without a window
 	$(BIN)/python -m pip install -q $(PIP_ARGS) -c constraints.txt -e '.[demo,page-tests]'
-	$(BIN)/python -m pytest tests/page
+	$(BIN)/python -m pytest tests/page tests/run_report
 
 test-oldest: $(STAMP)  ## run the tests that touch transformers with its oldest supported version
 	@test -x $(VENV)-oldest/bin/python || $(PYTHON) -m venv $(VENV)-oldest
