@@ -1,8 +1,8 @@
 """From scores to integers: zone shares, zone budgets, and the best tokens of each zone.
 
 Everything here is batched tensor code without Python loops over zones or tokens and without a host synchronisation, so
-that it may run inside a captured graph. Budgets are computed in *integer* arithmetic: they do not depend on the device,
-the batch or the order of a floating-point sum, and tensor-parallel ranks agree.
+that it may run inside a captured graph. Budgets are computed in fixed point: they do not depend on the device, the
+batch or the order of a floating-point sum, and tensor-parallel ranks agree.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .seats import Guide, places
-from .seats import zone_logits as _zone_logits
+from .quotas import PART, quotas, weigh
+from .seats import best_first
 from .token_map import Zones
 
 _LOWEST = float("-inf")
@@ -22,12 +22,7 @@ _TINY32 = torch.finfo(torch.float32).tiny
 
 def zone_mean(values: Tensor, zones: Zones) -> Tensor:
     """Mean of `values` (B, N) in every zone, fp32 (B, Z). The mean of an empty zone is NaN."""
-    return zone_logits(values, zones, 1.0, "mean").float()
-
-
-def zone_logits(values: Tensor, zones: Zones, temperature: float | Tensor, guide: Guide) -> Tensor:
-    """Logits of the zones' shares, fp64 (B, Z): see :func:`gridprune.seats.zone_logits`."""
-    return _zone_logits(values, zones.seats, temperature, guide)[:, 0].flip(-1)
+    return zones.by_zone(values, fill=0.0).sum(-1, dtype=torch.float64).div_(zones.size).float()
 
 
 def softmax_shares(relevance: Tensor, temperature: float) -> Tensor:
@@ -43,10 +38,9 @@ def apportion(
     shares: Tensor,
     total: int | Tensor,
     capacity: Tensor,
-    priority: Tensor,
+    priority: Tensor | None = None,
     minimum: int = 0,
     *,
-    most: int | None = None,
     normalised: bool = False,
 ) -> Tensor:
     """Capped largest remainder: integers that follow `shares`, never exceed `capacity`, and sum to `total` exactly.
@@ -56,58 +50,34 @@ def apportion(
     rule. Quotas are rounded down, and the tokens still missing go to the largest remainders; ties go to the larger
     `priority`, then to the earlier zone.
 
-    Shares are quantised to 2^-44 or finer where `most` is below 2^18 (plus one unit, so that a zone with a vanishing
-    share still takes tokens when every other zone is full); from there on all arithmetic is exact in int64.
+    Shares are rounded to 2^-32 and quotas to 2^-30 tokens (:mod:`gridprune.quotas`), so that neither the device nor the
+    order of a sum shows. A zone with a vanishing share still takes tokens when every other zone is full.
 
     Args:
         shares: (..., Z) of any scale; what is negative, NaN or infinite counts as 0, and nothing but 0 as equal shares.
         total: tokens to hand out, ``capacity.clamp(max=minimum).sum() <= total <= capacity.sum()`` in every row (the
-            caller checks; no sync here). An integer, or int64 (..., 1) for totals that differ between rows.
+            caller checks; no sync here), at most 2^22. An integer, or int64 (..., 1) for totals that differ by row.
         capacity: (Z,) or (..., Z) int64, tokens per zone.
-        priority: (..., Z) breaks ties between equal remainders, larger first, NaN last.
+        priority: (..., Z) breaks ties between equal remainders, larger first, NaN last; the shares if None.
         minimum: tokens that every non-empty zone gets first.
-        most: what ``capacity.sum()`` cannot exceed in any row, if the host knows it; needed where `total` is a tensor.
-        normalised: the rows of `shares` are fp64 and sum to 1 already, as :func:`softmax_shares` gives them.
+        normalised: the rows of `shares` sum to 1 already, as those of :func:`softmax_shares` do.
 
     Returns:
         (..., Z) int64 budgets.
     """
-    if most is None:
-        if not isinstance(total, int):
-            raise TypeError("apportion needs `most` where `total` is a tensor.")
-        capacity = capacity.clamp(max=total)
-        most = total * shares.shape[-1]
-    if minimum > 0:
-        first = capacity.clamp(max=minimum)
-        rest = total - first.sum(-1, keepdim=True)
-        return first + apportion(shares, rest, capacity - first, priority, most=most, normalised=normalised)
-    if not normalised:
-        shares = _normalised(shares)
-    weight = (shares * float(1 << min(50, 62 - max(most, 1).bit_length()))).long() + 1  # no product exceeds 2^63
-
-    # Zones fill up in the order of capacity / weight. In that order, a zone is full if the share it has in what those
-    # before it leave exceeds its capacity. The last one never is: it takes exactly what is left.
-    order = (capacity.double() / weight).argsort(dim=-1, stable=True)
-    c, w = capacity.expand_as(order).gather(-1, order), weight.gather(-1, order)
-    c_sum, w_sum = c.cumsum(-1), w.cumsum(-1)
-    left = total - c_sum + c  # [..., Z] what the zones before leave
-    divisor = w_sum[..., -1:] - w_sum + w  # [..., Z] the weight of the zones that share it
-    full = (left * w > c * divisor).sum(-1, keepdim=True)  # how many are: the first ones
-    left, divisor = left.gather(-1, full), divisor.gather(-1, full)
-
-    # What is left goes to the zones that are not full: quotas rounded down, then one more to the largest remainders.
-    # These are always fewer than the zones that have a remainder, so none goes beyond a capacity.
-    product = left * weight
-    quota = torch.div(product, divisor, rounding_mode="floor")
-    remainder = (product - quota * divisor).masked_fill(quota >= capacity, 0)
-    budget = torch.minimum(quota, capacity)
-    missing = total - budget.sum(-1, keepdim=True)
-
-    by_priority = priority.nan_to_num(nan=_LOWEST).argsort(dim=-1, descending=True, stable=True)
-    by_remainder = remainder.gather(-1, by_priority).argsort(dim=-1, descending=True, stable=True)
-    winners = by_priority.gather(-1, by_remainder)  # zones from most to least deserving
-    place = torch.arange(budget.shape[-1], device=budget.device)
-    return budget.scatter_add(-1, winners, (place < missing).long())
+    weight = weigh(shares if normalised else _normalised(shares))
+    room = capacity if isinstance(total, Tensor) else capacity.clamp(max=total)  # so that no sum exceeds 2^22 a zone
+    first = room.clamp(max=minimum)
+    quota = quotas(weight, (room - first).double(), total - room.sum(-1, keepdim=True))
+    whole = (quota / PART).floor()  # one more goes to the largest remainders, of which there are enough
+    missing = total - (first + whole).sum(-1, keepdim=True)
+    winners = (quota - whole * PART).argsort(dim=-1, descending=True, stable=True)
+    if priority is not None:
+        by_priority = priority.nan_to_num(nan=_LOWEST).argsort(dim=-1, descending=True, stable=True)
+        remainder = (quota - whole * PART).gather(-1, by_priority)
+        winners = by_priority.gather(-1, remainder.argsort(dim=-1, descending=True, stable=True))
+    place = torch.arange(quota.shape[-1], device=quota.device)
+    return (whole.long() + first).scatter_add(-1, winners, (place < missing).long())
 
 
 def _normalised(values: Tensor) -> Tensor:
@@ -136,13 +106,18 @@ def equal_parts(total: int, capacity: Sequence[int]) -> list[int]:
 
 def rank_in_zone(scores: Tensor, zones: Zones) -> Tensor:
     """Place of every token in its zone by descending score, ties to the earlier token; int64 (B, N). NaN comes last."""
-    return zones.seats.tokens(places(scores, zones.seats)).long()
+    return zones.by_token(_rank(scores, zones))
 
 
 def topk_per_zone(scores: Tensor, zones: Zones, budget: Tensor, k: int) -> Tensor:
     """The `budget` (B, Z) best tokens of each zone as (B, k) ascending indices; rows of `budget` sum to k."""
-    kept = places(scores, zones.seats) < budget.flip(-1)[:, None]
-    return ascending_indices(zones.seats.tokens(kept), k)
+    return ascending_indices(zones.by_token(_rank(scores, zones) < budget[..., None]), k)
+
+
+def _rank(scores: Tensor, zones: Zones) -> Tensor:
+    """(B, Z, M) int64: which place among its zone's best the token at each place has."""
+    order = best_first(scores, zones)
+    return torch.empty_like(order).scatter_(-1, order, torch.arange(zones.most, device=order.device).expand_as(order))
 
 
 def topk(scores: Tensor, k: int) -> Tensor:

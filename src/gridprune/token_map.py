@@ -14,8 +14,6 @@ from torch import Tensor
 
 from .errors import BudgetError, SettingError
 
-_FEW = 16  # tokens of a zone up to which all pairs are compared; larger zones are sorted
-
 
 @dataclass(frozen=True, eq=False)
 class Zones:
@@ -34,6 +32,7 @@ class Zones:
     size: Tensor
     sheets: Zones | None = None
     _copies: dict[torch.device, Zones] = field(default_factory=dict, init=False, repr=False)
+    _tables: dict[tuple[object, ...], Tensor] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def count(self) -> int:
@@ -74,6 +73,21 @@ class Zones:
         places = torch.arange(self.most) >= self.size[:, None]
         return places if bool(places.any()) else None
 
+    def ladder(self, step: float) -> Tensor:
+        """(Z, M) fp64: at place p of the zone with n zones behind it, n - p Z `step`."""
+        if ("ladder", step) not in self._tables:
+            places = torch.arange(self.most, dtype=torch.float64, device=self.size.device)
+            backwards = torch.arange(self.count - 1, -1, -1, dtype=torch.float64, device=self.size.device)
+            self._tables["ladder", step] = backwards[:, None] - places * (self.count * step)
+        return self._tables["ladder", step]
+
+    def left(self, room: int, surplus: int, unit: float) -> Tensor:
+        """(Z,) fp64: tokens left for any 1 to Z zones if the others take `room` each; times `unit`."""
+        if ("left", room, surplus, unit) not in self._tables:
+            zones = torch.arange(1, self.count + 1, dtype=torch.float64, device=self.size.device)
+            self._tables["left", room, surplus, unit] = (zones * room + surplus) * unit
+        return self._tables["left", room, surplus, unit]
+
     def on(self, device: torch.device) -> Zones:
         """The same partition on another device."""
         if device == self.index.device:
@@ -83,7 +97,6 @@ class Zones:
             absent = None if self.absent is None else self.absent.to(device)
             copy.__dict__.update(sizes=self.sizes, most=self.most, absent=absent)
             copy.__dict__.update(members=self.members.to(device), slot=self.slot.to(device))
-            copy.__dict__.update(seats=self.seats.on(device))
             self._copies[device] = copy
         return self._copies[device]
 
@@ -95,97 +108,6 @@ class Zones:
     def by_token(self, table: Tensor) -> Tensor:
         """The way back: (B, Z, M) -> (B, N)."""
         return table.flatten(1).index_select(1, self.slot)
-
-    @cached_property
-    def seats(self) -> Seats:
-        """The same layout turned, for what is computed zone by zone in few and long steps."""
-        return Seats.of(self)
-
-
-@dataclass(frozen=True, eq=False)
-class Pairs:
-    """All P = M (M - 1) / 2 pairs of M rows: who of M comes where, from who wins each pair.
-
-    Attributes:
-        earlier, later: (P,) int64, the two rows of every pair.
-        moved: (M, P) fp32; a pair that its earlier row wins moves the later one back by one place, and itself up.
-        behind: (M, 1) fp32, places if every pair is won by its later row: M - 1, ..., 0.
-    """
-
-    earlier: Tensor
-    later: Tensor
-    moved: Tensor
-    behind: Tensor
-
-    @classmethod
-    def of(cls, rows: int, device: torch.device) -> Pairs:
-        """The pairs of `rows` rows, at least two."""
-        place = torch.arange(rows, device=device)
-        earlier, later = torch.triu_indices(rows, rows, offset=1, device=device)
-        moved = (place[:, None] == later).float() - (place[:, None] == earlier).float()
-        return cls(earlier, later, moved, (rows - 1 - place)[:, None].float())
-
-
-@dataclass(frozen=True, eq=False)
-class Seats:
-    """Zones as a table (M, Z): row m holds the m-th token of every zone, zones from the last to the first.
-
-    Reductions over the few tokens of a zone then run along the zones, many at a time; and an ascending stable sort puts
-    the earlier of two equal zones behind, where the better ones are.
-
-    Attributes:
-        token: (M * Z,) int64, the token at every seat; absent seats repeat the zone's first token.
-        seat: (N,) int64, where each token sits.
-        absent: (M, Z) bool, seats without a token; None if there is none.
-        size: (Z,) int64, tokens per zone.
-        zone: (Z,) int64, 0 to Z - 1: the number of a zone in this order.
-        rows: M, the number of tokens in the largest zone.
-        pairs: all pairs of rows, where they are few.
-    """
-
-    token: Tensor
-    seat: Tensor
-    absent: Tensor | None
-    size: Tensor
-    zone: Tensor
-    rows: int
-    pairs: Pairs | None
-
-    @classmethod
-    def of(cls, zones: Zones) -> Seats:
-        """The seats of `zones`, on their device."""
-        count, most = zones.count, zones.most
-        device = zones.index.device
-        return cls(
-            token=zones.members.view(count, most).flip(0).T.reshape(-1),
-            seat=zones.slot % most * count + (count - 1 - zones.slot // most) if most else zones.slot,
-            absent=None if zones.absent is None else zones.absent.flip(0).T.contiguous(),
-            size=zones.size.flip(0),
-            zone=torch.arange(count, device=device),
-            rows=most,
-            pairs=Pairs.of(most, device) if 1 < most <= _FEW else None,
-        )
-
-    def on(self, device: torch.device) -> Seats:
-        """The same seats on another device."""
-        return Seats(
-            token=self.token.to(device),
-            seat=self.seat.to(device),
-            absent=None if self.absent is None else self.absent.to(device),
-            size=self.size.to(device),
-            zone=self.zone.to(device),
-            rows=self.rows,
-            pairs=self.pairs and Pairs.of(self.rows, device),
-        )
-
-    def lay(self, values: Tensor, fill: float) -> Tensor:
-        """(B, N) laid out as (B, M, Z); absent seats hold `fill`."""
-        table = values.index_select(1, self.token).view(-1, self.rows, self.size.shape[0])
-        return table if self.absent is None else table.masked_fill(self.absent, fill)
-
-    def tokens(self, table: Tensor) -> Tensor:
-        """The way back: (B, M, Z) -> (B, N)."""
-        return table.flatten(1).index_select(1, self.seat)
 
 
 @dataclass(frozen=True, eq=False)

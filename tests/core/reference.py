@@ -23,10 +23,9 @@ def float32(value):
     return struct.unpack("f", struct.pack("f", float(value)))[0]
 
 
-def weights(shares, most):
-    """The integer weights that shares summing to 1 are quantised to, for at most `most` tokens in all."""
-    unit = 2 ** min(50, 62 - max(most, 1).bit_length())
-    return [math.floor(Fraction(s) * unit) + 1 for s in shares]
+def weights(shares):
+    """The whole numbers of 2^-32 that shares summing to 1 become, 1 or more."""
+    return [math.floor(Fraction(s) * 2**32) + 1 for s in shares]
 
 
 def apportion(weight, total, capacity, priority, minimum=0):
@@ -47,14 +46,14 @@ def apportion(weight, total, capacity, priority, minimum=0):
         assert rest >= 0
     if rest == 0:
         return budget
-    quota = {j: Fraction(rest * weight[j], whole) for j in open_zones}
+    quota = {j: round(Fraction(rest * weight[j] * 2**30, whole)) for j in open_zones}  # in 2^-30 tokens
     for j in open_zones:
-        budget[j] += math.floor(quota[j])
-    missing = rest - sum(math.floor(q) for q in quota.values())
+        budget[j] += quota[j] // 2**30
+    missing = rest - sum(q // 2**30 for q in quota.values())
 
     def deserves(j):
         p = priority[j]
-        return (-(quota[j] - math.floor(quota[j])), math.inf if math.isnan(p) else -p, j)
+        return (-(quota[j] % 2**30), math.inf if math.isnan(p) else -p, j)
 
     for j in sorted(open_zones, key=deserves)[:missing]:
         budget[j] += 1
@@ -177,9 +176,7 @@ def gridprune(tokens, relevance, saliency, k, *, sign, zone, guide, temperature,
     for members, part in jobs:
         shares = softmax([logits[j] for j in members])
         capacity = [size[j] for j in members]
-        priority = [math.nan if logits[j] is None else logits[j] for j in members]
-        weight = weights(shares, len(tokens))
-        for j, b in zip(members, apportion(weight, part, capacity, priority, minimum)):
+        for j, b in zip(members, apportion(weights(shares), part, capacity, [0.0] * len(members), minimum)):
             budget[j] = b
 
     a = [Fraction(0)] * len(tokens)

@@ -6,8 +6,8 @@ import random
 import pytest
 import torch
 
-from gridprune.allocate import apportion, softmax_shares, topk_per_zone, zone_mean
-from gridprune.seats import best_seats
+from gridprune.allocate import apportion, topk_per_zone
+from gridprune.seats import best_seats, zone_shares
 from gridprune.token_map import TokenMap, Zones
 
 from .maps import anyres
@@ -15,10 +15,9 @@ from .maps import anyres
 AWKWARD = [0.0, 0.25, 0.5, -1.0, math.nan]
 
 
-def two_steps(scores, guide, zones, k, temperature, minimum):
-    mean = zone_mean(guide, zones)
-    most = len(zones.index)
-    budgets = apportion(softmax_shares(mean, temperature), k, zones.size, mean, minimum, most=most, normalised=True)
+def two_steps(scores, relevance, zones, k, temperature, minimum, guide):
+    shares = zone_shares(relevance, zones, temperature, guide)
+    budgets = apportion(shares, k, zones.size, minimum=minimum, normalised=True)
     return topk_per_zone(scores, zones, budgets, k)
 
 
@@ -41,14 +40,15 @@ def test_equals_apportion_and_topk_per_zone():
         zones = random_zones(rng)
         n, batch = len(zones.index), rng.randint(1, 3)
         pool = rng.choice([AWKWARD, [0.5], [rng.uniform(-1, 1) for _ in range(200)]])
-        scores, guide = (torch.tensor([[rng.choice(pool) for _ in range(n)] for _ in range(batch)]) for _ in "ab")
+        scores, relevance = (torch.tensor([[rng.choice(pool) for _ in range(n)] for _ in range(batch)]) for _ in "ab")
         minimum = rng.choice([0, 0, 1, 2])
         k = rng.choice([1, n, rng.randint(1, n)])
         minimum = minimum if sum(min(minimum, size) for size in zones.sizes) <= k else 0
         temperature = rng.choice([0.01, 0.05, 1.0, 100.0])
-        indices = best_seats(scores, guide, zones, k, temperature, minimum)
-        assert indices.dtype == torch.int64
-        assert indices.tolist() == two_steps(scores, guide, zones, k, temperature, minimum).tolist()
+        for guide in ("mean", "mass"):
+            indices = best_seats(scores, relevance, zones, k, temperature, minimum, guide)
+            assert indices.dtype == torch.int64
+            assert indices.tolist() == two_steps(scores, relevance, zones, k, temperature, minimum, guide).tolist()
 
 
 @pytest.mark.parametrize("side", [128, 256])
@@ -56,20 +56,8 @@ def test_no_overflow_on_large_maps(side):
     """At 65,536 tokens every spare bit of the keys is used."""
     zones = TokenMap.from_grid(side, side).zones(2)
     torch.manual_seed(0)
-    scores, guide = torch.rand(1, side * side), torch.randn(1, side * side)
+    scores, relevance = torch.rand(1, side * side), torch.randn(1, side * side)
     for k in (1, side * side // 9, side * side - 1, side * side):
         for temperature in (0.01, 1.0):
-            found = best_seats(scores, guide, zones, k, temperature)
-            assert torch.equal(found, two_steps(scores, guide, zones, k, temperature, 0))
-
-
-def test_seats_turn_the_zones_round():
-    rng = random.Random(1)
-    for _ in range(100):
-        zones = random_zones(rng)
-        values = torch.rand(2, len(zones.index))
-        table = zones.seats.lay(values, -1.0)
-        assert torch.equal(table, zones.by_zone(values, fill=-1.0).flip(1).transpose(1, 2))
-        assert torch.equal(zones.seats.tokens(table), values)
-        assert torch.equal(zones.seats.size.flip(0), zones.size)
-        assert zones.on(torch.device("meta")).seats.token.device.type == "meta"
+            found = best_seats(scores, relevance, zones, k, temperature)
+            assert torch.equal(found, two_steps(scores, relevance, zones, k, temperature, 0, "mean"))

@@ -10,10 +10,10 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from ..allocate import apportion, deviation, equal_parts, minmax, rank01, softmax_shares, topk_per_zone, zone_logits
+from ..allocate import apportion, deviation, equal_parts, minmax, rank01, softmax_shares, topk_per_zone
 from ..budget import Keep
 from ..errors import BudgetError
-from ..seats import Guide, best_seats
+from ..seats import Guide, best_seats, zone_logits
 from ..token_map import TokenMap, Zones
 from .base import Cues, Method, Selection
 from .relevance import check_sign, signed_relevance
@@ -125,7 +125,7 @@ class GridPrune(Method):
         scores = self._scores(relevance, cues, token_map)
         temperature: float | Tensor = self.temperature
         if self.calibrate:
-            temperature = deviation(relevance).double().mul_(self.temperature)[..., None]
+            temperature = deviation(relevance).mul_(self.temperature)
         if self.scope == "image" and not self._floored(token_map):
             indices = best_seats(scores, relevance, here, k, temperature, self.minimum, self.guide)
         else:
@@ -156,7 +156,7 @@ class GridPrune(Method):
             shares, size = softmax_shares(logits, 1.0), zones.size
             if first is not None:
                 size, k = size - first, k - token_map.groups("frame").count
-            return apportion(shares, k, size, logits, self.minimum, most=len(token_map), normalised=True)
+            return apportion(shares, k, size, minimum=self.minimum, normalised=True)
         # One row per view: the zones of each, side by side, as many as the view with most zones has.
         views = zones.sheets
         assert views is not None
@@ -168,7 +168,7 @@ class GridPrune(Method):
             taken = views.by_zone(first, fill=0)
             size, totals = size - taken, totals - taken.sum(-1, keepdim=True)
         shares = softmax_shares(logits, 1.0)
-        budgets = apportion(shares, totals, size, logits, self.minimum, most=len(token_map), normalised=True)
+        budgets = apportion(shares, totals, size, minimum=self.minimum, normalised=True)
         return views.by_token(budgets)
 
     def _check_minimum(self, zones: int, k: int) -> None:
