@@ -24,9 +24,9 @@ METHODS = {
     "relevance": create("relevance"),
 }
 # A kernel costs a CPU about 5 us whatever it does: at a few hundred tokens their number is the decision's time.
-KERNELS = {"default": 71, "large zones": 61, "ranks": 76, "literal": 88, "fastervlm": 16, "relevance": 16}
+KERNELS = {"default": 57, "large zones": 43, "ranks": 59, "literal": 45, "fastervlm": 16, "relevance": 16}
 # Bytes a token that a decision holds at once; the cues are not counted.
-ALIVE = {"default": 50, "large zones": 69, "ranks": 50, "literal": 45, "fastervlm": 20, "relevance": 20}
+ALIVE = {"default": 44, "large zones": 38, "ranks": 44, "literal": 40, "fastervlm": 20, "relevance": 20}
 MAPS = {"grid": TokenMap.from_grid(12, 12), "ragged": anyres((5, 5), (2, 2), (5, 6), crop=(1, 3))}
 
 

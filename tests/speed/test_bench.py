@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from gridprune.bench import results
 from gridprune.errors import SettingError, UnknownNameError
 from gridprune.methods.registry import available, create
-from gridprune.speed import capture, clock, decisions, ends, long, rig, run, shapes, stages
+from gridprune.speed import capture, clock, decisions, ends, long, profile, rig, run, shapes, stages
 from gridprune.speed.clock import Journal, Ratio, Timing
 from gridprune.speed.flops import kv_bytes, prefill_flops
 from gridprune.speed.memory import peak_bytes
@@ -207,10 +207,10 @@ def test_parts_are_kept_resumed_and_summed_up(tmp_path, monkeypatch):
     out = tmp_path / "results" / "bench.json"
     run.bench(("published",), rounds=1, quick=True, out=out)
     result = run.bench(run.QUICK, rounds=1, quick=True, out=out)
-    assert calls == ["published", "decisions", "capture", "tiny"]
+    assert calls == ["published", "decisions", "profile", "capture", "tiny"]
     assert json.loads(out.read_text()) == result
     run.bench(run.QUICK, rounds=1, quick=True, out=out)
-    assert len(calls) == 4
+    assert len(calls) == 5
     assert set(result["decision_ms"]) == {"576", "2880"}
     assert set(result["ratio_to_native"]) == set(result["speedup"]) == {"576/192", "576/128", "576/64"}
     assert set(result["capture_overhead"]) == {"embedded CLIP, 192 px"}
@@ -221,7 +221,7 @@ def test_parts_are_kept_resumed_and_summed_up(tmp_path, monkeypatch):
     with pytest.raises(SettingError, match="another kind"):
         run.bench(("capture",), out=out)
     again = run.bench(("published",), rounds=1, quick=True, out=out, fresh=True)
-    assert len(calls) == 5
+    assert len(calls) == 6
     assert set(again["parts"]) == set(result["parts"])  # the others stay
     with pytest.raises(UnknownNameError, match="llava-next-7b"):
         run.bench(("everything",))
@@ -282,7 +282,24 @@ def test_published_procedures_choose_what_ours_choose(name):
         cues, token_map = decisions.random_cues(n, width=64)
         k = n // 4
         ours = create(name).select(cues, token_map, k).indices[0]
-        assert torch.equal(ours, decisions._PUBLISHED[name](cues, k))
+        assert torch.equal(ours, decisions.PUBLISHED[name](cues, k))
+
+
+def test_profile_counts_kernels_by_kind_and_no_views():
+    x = torch.rand(8, 8)
+    with profile.Kernels() as kernels:
+        (x @ x).view(-1).sort().values[:3].add_(1)
+    assert kernels.calls == {"products": 1, "sorts": 1, "other kernels": 1}
+    assert all(seconds > 0 for seconds in kernels.seconds.values())
+
+
+def test_profile_has_every_procedure():
+    found = profile.profiles((36,), lambda message: None)
+    names = [f"{name}, {which}/36" for name in decisions.PUBLISHED for which in ("published", "here")]
+    assert list(found["rows"]) == ["gridprune/36", *names]
+    assert found["rows"]["gridprune/36"]["kinds"]["products"] == 0
+    assert found["rows"]["divprune, published/36"]["kinds"]["products"] > 0
+    assert found["cheapest_us"] > 0
 
 
 def test_capture_of_every_kind_of_tower(small, monkeypatch):

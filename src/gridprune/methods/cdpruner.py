@@ -22,7 +22,7 @@ class CDPruner(Method):
 
     r is the cosine with the question, scaled over all crops of the picture to (r - min + 1e-6) / (max - min). The
     greedy is the fast one of Chen et al. (2018): d_i^2 starts as L_ii; pick j = argmax d^2; e = (L_j - sum_t c_tj c_t)
-    / d_j is the new Cholesky row c, and d^2 falls by e^2. In fp32, d^2 clamped at 0: in fp16 it turns negative early.
+    / d_j is the new Cholesky row c, and d^2 falls by e^2. In fp32: in fp16 d^2 turns negative early.
 
     Complexity: O(k N D) for the rows of L that are needed, made some at a time (:mod:`gridprune.methods.greedy`), and
     O(k^2 N) for the greedy; O(k N) memory. On an accelerator S is made whole up to 4096 tokens, O(N^2 D).
@@ -91,16 +91,13 @@ def dpp_map(x: Tensor, quality: Tensor, k: int) -> Tensor:
         return left.baddbmm_(seen.gather(2, tokens[:, None].expand(-1, built, -1)).mT, seen, alpha=-1)
 
     greedy = Greedy(residual, rows_left, matrix(scaled), tolerance)
-    scores = torch.empty_like(residual)
     for step in range(k):
-        torch.add(residual, greedy.barred, out=scores)
-        token = greedy.best(scores)
+        token = greedy.best(residual)
         gain = residual.gather(1, token)  # d_j^2
-        row = greedy.row(token, scores)
+        row = greedy.row(token, residual)
         since = rows[:, built:step]
         factor = since.gather(2, token[:, None].expand(-1, step - built, -1)).mT  # c_tj
-        row = torch.baddbmm(row[:, None], factor, since, alpha=-1)[:, 0]
-        row *= torch.where(gain > tolerance, gain.clamp(min=1e-30).rsqrt(), 0.0)
-        rows[:, step] = row
-        residual.addcmul_(row, row, value=-1).clamp_(min=0)
+        new = torch.baddbmm(row[:, None], factor, since, alpha=-1, out=rows[:, step : step + 1])[:, 0]
+        new *= gain.rsqrt().masked_fill_(gain <= tolerance, 0.0)
+        residual.addcmul_(new, new, value=-1).scatter_(1, token, float("-inf"))
     return greedy.indices()

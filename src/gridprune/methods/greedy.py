@@ -66,10 +66,13 @@ class Greedy:
 
     def row(self, token: Tensor, scores: Tensor) -> Tensor:
         """(B, N): the row of `token` (B, 1). Where it must be made, so are those of the tokens with the best scores."""
-        if self._panel is None or not (self._whole or int(self._place.gather(1, token).amin()) >= 0):
-            likely = scores.scatter(1, token, float("inf")).topk(self._width, sorted=False).indices
-            self._place.fill_(-1).scatter_(1, likely, self._places)
-            self._panel = self._make(likely).flatten(0, 1)
+        if self._panel is not None:
+            place = self._place.gather(1, token)
+            if self._whole or min(place.flatten().tolist()) >= 0:
+                return self._panel.index_select(0, place[:, 0])
+        likely = scores.scatter(1, token, float("inf")).topk(self._width, sorted=False).indices
+        self._place.fill_(-1).scatter_(1, likely, self._places)
+        self._panel = self._make(likely).flatten(0, 1)
         return self._panel.index_select(0, self._place.gather(1, token)[:, 0])
 
     def indices(self) -> Tensor:

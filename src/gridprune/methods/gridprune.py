@@ -126,7 +126,8 @@ class GridPrune(Method):
         temperature: float | Tensor = self.temperature
         if self.calibrate:
             temperature = deviation(relevance).mul_(self.temperature)
-        if self.scope == "image" and not self._floored(token_map):
+        one_budget = self.scope == "image" or token_map.groups("view").count == 1
+        if one_budget and not self._floored(token_map):
             indices = best_seats(scores, relevance, here, k, temperature, self.minimum, self.guide)
         else:
             logits = zone_logits(relevance, here, temperature, self.guide)

@@ -15,7 +15,7 @@ from rich.console import Console
 def bench_command(
     parts: Annotated[
         str,
-        typer.Option("--parts", help="Comma separated: decisions, published, capture, tiny, llava-1.5-7b, ... or all."),
+        typer.Option("--parts", help="Comma separated: decisions, published, profile, tiny, llava-1.5-7b, ... or all."),
     ] = "all",
     quick: Annotated[bool, typer.Option("--quick", help="Small sizes and the embedded model's shape only.")] = False,
     rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds.")] = 3,

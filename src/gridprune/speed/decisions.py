@@ -18,7 +18,8 @@ from .published import cdpruner, divprune
 
 SIZES = (576, 2880, 16384, 65536)
 SHARE = 1 / 9
-WIDTH = 1024  # of features, keys and tower states
+WIDTH = 4096  # of the embeddings of a 7B model
+_TOWER = 1024  # of CLIP-L's states and keys
 _WORDS = 8
 _MEMORY_UP_TO = 16384
 
@@ -132,12 +133,12 @@ def against_published(sizes: Sequence[int], rounds: int) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for n in sizes:
         cues, token_map = random_cues(n)
-        for name in _PUBLISHED:
+        for name in PUBLISHED:
             found[f"{name}/{n}"] = _against(name, cues, token_map, max(1, round(n * SHARE)), rounds)
     return found
 
 
-_PUBLISHED: dict[str, Callable[[Cues, int], torch.Tensor]] = {
+PUBLISHED: dict[str, Callable[[Cues, int], torch.Tensor]] = {
     "divprune": lambda cues, k: divprune(cues.require("features")[0], k),
     "cdpruner": lambda cues, k: cdpruner(cues.require("features")[0], cues.require("relevance")[0], k),
 }
@@ -146,7 +147,7 @@ _PUBLISHED: dict[str, Callable[[Cues, int], torch.Tensor]] = {
 def _against(name: str, cues: Cues, token_map: TokenMap, k: int, rounds: int) -> dict[str, Any]:
     ours, grid = create(name), GridPrune()
     variants: dict[str, Callable[[], Any]] = {
-        "published": lambda: _PUBLISHED[name](cues, k),
+        "published": lambda: PUBLISHED[name](cues, k),
         "ours": lambda: ours.select(cues, token_map, k).indices[0],
         "gridprune": lambda: grid.select(cues, token_map, k),
     }
@@ -161,7 +162,7 @@ def _against(name: str, cues: Cues, token_map: TokenMap, k: int, rounds: int) ->
 
 
 def random_cues(tokens: int, width: int = WIDTH) -> tuple[Cues, TokenMap]:
-    """Random cues of every kind for a near-square picture of `tokens` tokens."""
+    """Random cues of every kind for a near-square picture of `tokens` tokens; embeddings are of this width."""
     rows = int(tokens**0.5)
     while tokens % rows:
         rows -= 1
@@ -172,15 +173,15 @@ def random_cues(tokens: int, width: int = WIDTH) -> tuple[Cues, TokenMap]:
 
     saliency = torch.rand(1, tokens, generator=generator)
     depths = {depth for name in available() for depth in create(name).saliency_depths}
-    features, edges = normal(1, tokens, width), saliency * 0.01
+    features, states, edges = normal(1, tokens, width), normal(1, tokens, min(width, _TOWER)), saliency * 0.01
     cues = Cues(
         relevance=normal(1, tokens) * 0.05,
         saliency=saliency,
         saliency_at=dict.fromkeys(sorted(depths), saliency),
         features=features,
-        tower_features=features,
-        keys=features,
-        queries_cls=features[:, 0],
+        tower_features=states,
+        keys=states,
+        queries_cls=states[:, 0],
         heads=16,
         word_relevance=normal(1, _WORDS, tokens) * 0.05,
         word_mask=torch.ones(1, _WORDS, dtype=torch.bool),

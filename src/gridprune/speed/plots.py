@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from .tables import Result
+from .tables import Result, between
 
 
 def growth(result: Result, axes: Any) -> None:
@@ -21,7 +21,26 @@ def memory(result: Result, axes: Any) -> None:
     axes.set(ylabel="memory of the decision, MB")
 
 
-PLOTS: Mapping[str, Callable[[Result, Any], None]] = {"speed-growth-plot": growth, "speed-memory-plot": memory}
+def profile(result: Result, axes: Any) -> None:
+    """Where each decision's milliseconds go, as parts of the whole."""
+    rows = result["parts"]["profile"]["rows"]
+    parts = {name: {**row["kinds"], "between kernels": between(row)} for name, row in rows.items()}
+    start = dict.fromkeys(rows, 0.0)
+    for kind in next(iter(parts.values())):
+        share = {name: 100 * part[kind] / sum(part.values()) for name, part in parts.items()}
+        axes.barh(list(share), list(share.values()), left=list(start.values()), label=kind)
+        start = {name: start[name] + share[name] for name in rows}
+    axes.invert_yaxis()
+    axes.set(xlabel="part of the decision, %", xlim=(0, 100))
+    axes.tick_params(axis="y", labelsize=6)
+    axes.legend(fontsize=6, ncols=4, loc="lower center", bbox_to_anchor=(0.4, 1.0))
+
+
+PLOTS: Mapping[str, Callable[[Result, Any], None]] = {
+    "speed-growth-plot": growth,
+    "speed-memory-plot": memory,
+    "speed-profile-plot": profile,
+}
 
 
 def _milliseconds(row: Mapping[str, Any]) -> dict[int, float]:

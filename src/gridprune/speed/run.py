@@ -10,13 +10,13 @@ from typing import Any
 import torch
 
 from ..errors import SettingError, UnknownNameError
-from . import capture, decisions, long, stages
+from . import capture, decisions, long, profile, stages
 from .clock import Journal, machine
 from .shapes import SHAPES, get_shape
 
 SHAPE_PARTS = tuple(SHAPES)
-PARTS = ("decisions", "published", "capture", *SHAPE_PARTS, "long")
-QUICK = ("decisions", "published", "capture", "tiny")
+PARTS = ("decisions", "published", "profile", "capture", *SHAPE_PARTS, "long")
+QUICK = ("decisions", "published", "profile", "capture", "tiny")
 Progress = Callable[[str], None]
 
 
@@ -139,6 +139,8 @@ def _measure(part: str, rounds: int, cap: float, quick: bool, progress: Progress
     if part == "published":
         progress("published procedures")
         return decisions.against_published((576,) if quick else (576, 2880), rounds)
+    if part == "profile":
+        return profile.profiles((576,) if quick else (576, 2880), progress)
     if part == "capture":
         return capture.overheads(2 * rounds, progress, large=not quick)
     if part == "long":

@@ -17,7 +17,7 @@ def show(result: dict[str, Any], console: Console) -> None:
         "speed": bool(shapes),
         "speed-gap": bool(shapes),
         "speed-parts": bool(shapes),
-        **{f"speed-{part}": part in result["parts"] for part in ("decisions", "published", "capture")},
+        **{f"speed-{part}": part in result["parts"] for part in ("decisions", "published", "profile", "capture")},
     }
     for name, there in wanted.items():
         if there:

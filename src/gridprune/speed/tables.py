@@ -117,6 +117,37 @@ def published(result: Result) -> str:
     return markdown(["method/N", "published, ms", "published / ours", "published / gridprune", "equal choice"], lines)
 
 
+def profile(result: Result) -> str:
+    """Where the milliseconds of decisions go, and what they would be if each kernel were the cheapest there is."""
+    part = result["parts"]["profile"]
+    lines = []
+    for name, row in part["rows"].items():
+        kinds = row["kinds"]
+        inside = [f"{kinds[kind]:.2f}" for kind in kinds]
+        floor = row["kernels"] * part["cheapest_us"] / 1e3
+        lines.append([name, f"{row['ms']:.2f}", *inside, f"{between(row):.2f}", str(row["kernels"]), f"{floor:.2f}"])
+    head = [
+        "procedure/N",
+        "ms",
+        "matrix products",
+        "sorts",
+        "other kernels",
+        "between kernels",
+        "kernels",
+        "their floor",
+    ]
+    note = (
+        f"Milliseconds of CPU time. The floor is the number of kernels times {part['cheapest_us']:.1f} us, what adding "
+        "to a single number takes here. Kinds are timed in calls of their own, with the timer's cost in them."
+    )
+    return f"{markdown(head, lines)}\n\n{note}"
+
+
+def between(row: Mapping[str, Any]) -> float:
+    """Milliseconds of a profiled decision that no kernel takes."""
+    return max(0.0, row["ms"] - sum(row["kinds"].values()))
+
+
 def capture(result: Result) -> str:
     """Extra cost of reading one block's attention, and of eager attention, over sdpa."""
     lines = [
@@ -162,6 +193,7 @@ TABLES: Mapping[str, Callable[[Result], str]] = {
     "speed-gap": gap,
     "speed-decisions": decisions,
     "speed-published": published,
+    "speed-profile": profile,
     "speed-capture": capture,
     "speed-parts": parts,
 }
