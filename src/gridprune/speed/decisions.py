@@ -110,7 +110,7 @@ def _timed(select: Callable[[], Any], rounds: int) -> Timing:
     once = seconds(select)  # lays the zones out as well
     if once >= LONG:
         return Timing((once,))
-    repeats = max(1, min(20, int(0.02 / max(once, 1e-6))))
+    repeats = max(1, min(400, int(0.2 / max(once, 1e-6))))  # long enough for the core to find its pace
     return interleave({"select": select}, rounds, repeats={"select": repeats})["select"]
 
 
@@ -152,7 +152,7 @@ def _against(name: str, cues: Cues, token_map: TokenMap, k: int, rounds: int) ->
         "gridprune": lambda: grid.select(cues, token_map, k),
     }
     same = torch.equal(variants["ours"](), variants["published"]())
-    timing = interleave(variants, rounds, repeats={"gridprune": 10})
+    timing = interleave(variants, rounds, repeats={"gridprune": 200})
     return {
         "equal": same,
         "published_ms": round(1e3 * timing["published"].median, 2),

@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ..methods.base import Cues
 from ..methods.gridprune import GridPrune
 from ..methods.registry import create
+from ..seats import best_seats
 from ..token_map import TokenMap
 from .clock import seconds
 from .decisions import PUBLISHED, SHARE, random_cues
@@ -23,6 +24,7 @@ _KIND = {
     **dict.fromkeys(("sort", "argsort", "topk"), "sorts"),
 }
 _ROUNDS = 5
+_STEADY = 0.2  # seconds in which a core finds its pace
 
 
 class Kernels(TorchDispatchMode):
@@ -50,6 +52,8 @@ class Kernels(TorchDispatchMode):
 def profiles(sizes: tuple[int, ...], progress: Callable[[str], None]) -> dict[str, Any]:
     """GridPrune's decision, and DivPrune's and CDPruner's as published and as here, at the width of a 7B model.
 
+    "zone selection" is the part of GridPrune that makes budgets and selects by them, from relevance and scores.
+
     Returns:
         ``cheapest_us``: microseconds of the cheapest kernel, an addition to one number; ``rows``: for each procedure
         and N, milliseconds by the clock, without any instrument; the number of kernels; and ``kinds``: milliseconds in
@@ -68,7 +72,13 @@ def profiles(sizes: tuple[int, ...], progress: Callable[[str], None]) -> dict[st
 
 
 def _procedures(cues: Cues, token_map: TokenMap, k: int) -> dict[str, Callable[[], Any]]:
-    procedures: dict[str, Callable[[], Any]] = {"gridprune": partial(GridPrune().select, cues, token_map, k)}
+    grid, relevance = GridPrune(), cues.require("relevance")
+    scores, zones = grid.select(cues, token_map, k).scores, token_map.zones(grid.zone)
+    assert scores is not None
+    procedures: dict[str, Callable[[], Any]] = {
+        "gridprune": partial(grid.select, cues, token_map, k),
+        "zone selection": partial(best_seats, scores, relevance, zones, k, 0.15, guide=grid.guide),
+    }
     for name, published in PUBLISHED.items():
         procedures[f"{name}, published"] = partial(published, cues, k)
         procedures[f"{name}, here"] = partial(create(name).select, cues, token_map, k)
@@ -77,7 +87,7 @@ def _procedures(cues: Cues, token_map: TokenMap, k: int) -> dict[str, Callable[[
 
 def _profile(call: Callable[[], Any]) -> dict[str, Any]:
     call()
-    repeats = 100 if seconds(call) < 0.01 else 1
+    repeats = max(1, int(_STEADY / seconds(call)))
     plain = sorted(seconds(call, repeats) for _ in range(_ROUNDS))[_ROUNDS // 2]
     timed: list[Kernels] = []
     for _ in range(_ROUNDS):

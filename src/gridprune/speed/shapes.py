@@ -188,7 +188,7 @@ SHAPES = {
         Shape(
             *("qwen2.5-vl-7b-5k", 5040, 28, 32, 2, (560,), _qwen, lambda: _qwen_picture(144, 140)),
             tower_full=4,
-            pairs=2,
+            pairs=6,
             clip=False,
             one_size=False,
         ),
