@@ -58,7 +58,7 @@ def apportion(
         total: tokens to hand out, ``capacity.clamp(max=minimum).sum() <= total <= capacity.sum()`` in every row (the
             caller checks; no sync here), at most 2^22. An integer, or int64 (..., 1) for totals that differ by row.
         capacity: (Z,) or (..., Z) int64, tokens per zone.
-        priority: (..., Z) breaks ties between equal remainders, larger first, NaN last; the shares if None.
+        priority: (..., Z) breaks ties between equal remainders, larger first, NaN last.
         minimum: tokens that every non-empty zone gets first.
         normalised: the rows of `shares` sum to 1 already, as those of :func:`softmax_shares` do.
 

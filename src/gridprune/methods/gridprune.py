@@ -54,7 +54,7 @@ class GridPrune(Method):
         guide: what stands for a zone: "mass", its part of a softmax over all tokens, or "mean", as printed.
         calibrate: whether the guide reads relevance in standard deviations of the picture instead of cosines, whose
             spread differs from tower to tower.
-        temperature: tau > 0, in standard deviations if `calibrate`, else in units of the cosine.
+        temperature: tau >= 1e-12, in standard deviations if `calibrate`, else in units of the cosine.
         alpha: weight of saliency against relevance in the local score, in [0, 1].
         saliency_norm: "minmax" (to [0, 1] per view), "rank" or "none".
         relevance_sign: +1, -1, or "tower": the sign that was measured to localise on the tower in use.
@@ -87,7 +87,7 @@ class GridPrune(Method):
         self._check("zone", lambda v: _whole(v) and v >= 1, "a whole number of at least 1")
         self._check("guide", lambda v: v in ("mass", "mean"), "'mass' or 'mean'")
         self._check("calibrate", lambda v: isinstance(v, bool), "True or False")
-        self._check("temperature", lambda v: math.isfinite(v) and v > 0, "a positive number")
+        self._check("temperature", lambda v: 1e-12 <= v < math.inf, "a number of at least 1e-12")
         self._check("alpha", lambda v: 0 <= v <= 1, "between 0 and 1")
         self._check("saliency_norm", lambda v: v in _NORMALISE, f"one of {', '.join(_NORMALISE)}")
         self._check("minimum", lambda v: _whole(v) and v >= 0, "a whole number of at least 0")
