@@ -34,15 +34,15 @@ PATCHES = GRID * GRID
 class JointConfig:
     regression_scenes: int = 192
     regression_steps: int = 300
-    steps: int = 3200
+    steps: int = 1800
     batch: int = 4  # per process
     questions: int = 26
     text_length: int = 300
     muon_lr: float = 0.005
     adam_lr: float = 5e-4
     probe_weight: float = 0.2
-    #: extra questions, by the part of the run from which on they are asked: counts and regions are learned last
-    phases: tuple[tuple[float, str], ...] = ((0.0, "last"), (0.55, "slow"), (0.8125, "sides"))
+    #: part of the run after which most questions are counts and regions, learned last
+    slow_from: float = 0.55
     #: token counts of successive steps
     lengths: tuple[int, ...] = (576, 96, 576, 192, 576, 64, 128, 256)
     check_scenes: int = 32
@@ -188,7 +188,7 @@ def train_joint(
         index = torch.from_numpy(np.stack([choose_subset(scene, n, rng) for scene in scenes]))
         states = features(clip, scenes)
         states = states.gather(1, index[..., None].expand(-1, -1, states.shape[-1]))
-        phase = [name for start, name in cfg.phases if step >= start * cfg.steps][-1]
+        phase = "last" if step < cfg.slow_from * cfg.steps else "slow"
         text = pack([training(scene, cfg.questions, phase=phase) for scene in scenes], cfg.text_length)
         logits, after = model.lm.states(model.projector(states), text)
         answer = answer_loss(logits, text.target)

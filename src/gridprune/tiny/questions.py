@@ -12,8 +12,6 @@ from .vocabulary import CLASSES, COLORS, COUNTS, GROUPS, LETTERS, PLURALS, REGIO
 
 #: families that ask where something is in the whole picture
 PLACES = frozenset({"position", "region", "relation"})
-#: the regions whose names are parts of other names, and words of relations as well: hard to learn
-SIDES = (REGIONS.index("left"), REGIONS.index("right"))
 FAMILIES = ("exist", "attribute", "count", "position", "region", "relation", "reading", "choice", "describe")
 
 
@@ -210,9 +208,6 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
     "slow": (
         *("count",) * 12, *("region",) * 10, *("relation",) * 4, "choice color", "reading", "object", "position",
     ),
-    "sides": (
-        *("side",) * 10, *("region",) * 6, *("count",) * 8, *("relation",) * 3, "choice color", "reading", "object",
-    ),
     "detail": (
         *("count",) * 8, *("choice color",) * 3, *("object",) * 3, *("color",) * 2, *("choice",) * 2,
         "exist", "reading",
@@ -237,7 +232,6 @@ def training(scene: Scene, n: int, *, phase: str = "mixed") -> list[Question]:
         "count": lambda: count(scene, draws, draws.choice(often)),
         "position": lambda: position(scene, draws, None),
         "region": lambda: region(scene, draws, draws.below(len(REGIONS))),
-        "side": lambda: region(scene, draws, draws.choice(SIDES)),
         "relation": lambda: relation(scene, draws, draws.chance(50)),
         "reading": lambda: reading(scene, draws, draws.choice(scene.signs)),
         "choice": lambda: choice(scene, draws, draws.below(len(LETTERS))),
