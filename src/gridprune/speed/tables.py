@@ -250,7 +250,8 @@ def _first(row: Mapping[str, Any]) -> float:
 
 
 def _interval(values: Sequence[float]) -> str:
-    return f"{values[0]:.3g} ({values[1]:.3g} to {values[2]:.3g})"
+    middle, low, high = (f"{value:,.0f}" if value >= 1000 else f"{value:.3g}" for value in values)
+    return f"{middle} ({low} to {high})"
 
 
 def _percent(values: Sequence[float], digits: int = 1) -> str:
