@@ -71,11 +71,13 @@ def apportion(
     quota = quotas(weight, (room - first).double(), total - room.sum(-1, keepdim=True))
     whole = (quota / PART).floor()  # one more goes to the largest remainders, of which there are enough
     missing = total - (first + whole).sum(-1, keepdim=True)
-    winners = (quota - whole * PART).argsort(dim=-1, descending=True, stable=True)
-    if priority is not None:
+    remainder = quota - whole * PART
+    if priority is None:
+        winners = remainder.argsort(dim=-1, descending=True, stable=True)
+    else:
         by_priority = priority.nan_to_num(nan=_LOWEST).argsort(dim=-1, descending=True, stable=True)
-        remainder = (quota - whole * PART).gather(-1, by_priority)
-        winners = by_priority.gather(-1, remainder.argsort(dim=-1, descending=True, stable=True))
+        by_remainder = remainder.gather(-1, by_priority).argsort(dim=-1, descending=True, stable=True)
+        winners = by_priority.gather(-1, by_remainder)  # zones from most to least deserving
     place = torch.arange(quota.shape[-1], device=quota.device)
     return (whole.long() + first).scatter_add(-1, winners, (place < missing).long())
 

@@ -46,9 +46,9 @@ def bench(
 
     Returns:
         ``decision_ms``: scores, budgets and selection, per N at 11.1 %; ``zone_selection_ms``: budgets and selection
-        alone; ``decision_share_of_prefill``: cues, text tower,
-        allocation and selection over the unpruned prefill, tower included, of the whole model (extrapolated from the
-        layers built); ``capture_overhead``: tower with capture over tower without, minus one; ``ratio_to_native``:
+        alone; ``decision_share_of_prefill``: cues, text tower, allocation and selection over the unpruned prefill,
+        tower included, of the whole model (extrapolated from the layers built); ``capture_overhead``: tower with
+        capture over tower without, minus one; ``ratio_to_native``:
         ``"N/k"`` -> pruned end to end over the same tower and k native tokens; ``speedup``: ``"N/k"`` -> unpruned over
         pruned time to first token of the whole model, extrapolated; ``machine``; and ``parts`` with all the rest.
 
