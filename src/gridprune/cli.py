@@ -49,7 +49,9 @@ Image = Annotated[
 ]
 Question = Annotated[str, typer.Argument(help="What to ask about it.", show_default=False)]
 Model = Annotated[str, typer.Option("--model", help="'embedded', a checkpoint folder, or a hub id.")]
-MethodName = Annotated[str, typer.Option("--method", help="See `gridprune methods`.")]
+MethodName = Annotated[
+    str, typer.Option("--method", help="See `gridprune methods`; with settings: 'gridprune(zone=2, alpha=0)'.")
+]
 Keep = Annotated[str, typer.Option("--keep", help="Visual tokens to keep: a count (64) or a share (11.1%).")]
 Clip = Annotated[
     str | None,
@@ -76,9 +78,9 @@ def _reported(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _method(name: str, keep: str) -> Method:
-    from .methods import create
+    from .bench.entries import parse
 
-    return create(name, keep=keep)
+    return parse(name).method(keep)
 
 
 def _quiet() -> None:
