@@ -16,10 +16,11 @@ from gridprune.tiny.scenes import SIDE, make_scene
 from gridprune.tiny.vocabulary import REGIONS, UNK, encode
 
 SPLITS = ("train", "dev", "test")
+SCENES = 420  # a multiple of 4 counts, 7 places, 10 words
 CHECKSUMS = {
     "train": "9dd942014bf860f9",
-    "dev": "59e4e6da9b5873a8",
-    "test": "eaa5407306544354",
+    "dev": "284fd0619677c3ef",
+    "test": "bd971803cc6eea7b",
 }
 NEXT_CHECKSUMS = {
     "train": "6d1d56768fd76a40",
@@ -94,16 +95,21 @@ def test_answers_follow_from_the_scene(split: str, form: Form) -> None:
 @pytest.mark.parametrize("split", ["dev", "test"])
 def test_answers_are_balanced(split: str, form: Form) -> None:
     answers: dict[str, Counter[str]] = defaultdict(Counter)
-    for index in range(180):
+    regions: Counter[str] = Counter()
+    for index in range(SCENES):
         for question in balanced(make_scene(split, index, form=form)):
             answers[question.template][question.answer] += 1
+            regions[question.text] += question.family == "region"
     assert answers["exist"]["yes"] == answers["exist"]["no"]
-    assert set(answers["count"].values()) == {45}
-    assert set(answers["reading"].values()) == {18}
+    assert set(answers["count"].values()) == {SCENES // 4}
+    assert set(answers["reading"].values()) == {SCENES // 10}
     prior = text_prior(split, form=form.name)
     assert prior["exist"] == 0.5
     if form.asks_places:
-        assert set(answers["position"].values()) == {20}
+        places = set(REGIONS) - form.unasked
+        assert answers["position"] == dict.fromkeys(places, SCENES // len(places))
+        asked = {f"What object is in the {place}?": SCENES // len(places) for place in places}
+        assert {text: number for text, number in regions.items() if number} == asked
         assert max(answers["region"].values()) - min(answers["region"].values()) <= 1
         assert prior["relation"] <= 0.51
     else:

@@ -11,7 +11,7 @@ from .forms import FORMS, LLAVA
 from .questions import balanced, template_prior
 from .scenes import SPLIT_SEED, Box, make_scene
 
-PRIOR_SCENES = 720  # a multiple of every answer set's size
+PRIOR_SCENES = 1680  # a multiple of every answer set's size
 
 
 @dataclass(frozen=True)

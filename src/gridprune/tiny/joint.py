@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from .cells import cells
 from .clip import TinyCLIP, patchify
 from .lm import TinyLM, answer_loss, exact
-from .optim import descend, make_optimizers, schedule
+from .optim import Lengths, descend, length_at, make_optimizers, schedule
 from .packing import pack
 from .questions import FAMILIES, balanced, training
 from .runs import Run
@@ -34,7 +34,7 @@ PATCHES = GRID * GRID
 class JointConfig:
     regression_scenes: int = 192
     regression_steps: int = 300
-    steps: int = 1800
+    steps: int = 2100
     batch: int = 4  # per process
     questions: int = 26
     text_length: int = 300
@@ -42,9 +42,9 @@ class JointConfig:
     adam_lr: float = 5e-4
     probe_weight: float = 0.2
     #: part of the run after which most questions are counts and regions, learned last
-    slow_from: float = 0.55
-    #: token counts of successive steps
-    lengths: tuple[int, ...] = (576, 96, 576, 192, 576, 64, 128, 256)
+    slow_from: float = 0.5
+    #: token counts of successive steps; at the end all tokens, among which things are harder to find
+    lengths: Lengths = ((0.0, (576, 96, 576, 192, 576, 64, 128, 256)), (0.85, (576,)))
     check_scenes: int = 32
 
 
@@ -181,7 +181,7 @@ def train_joint(
     for step in range(first, cfg.steps):
         if step == stop:
             break
-        n = cfg.lengths[step % len(cfg.lengths)]
+        n = length_at(cfg.lengths, step, cfg.steps)
         start = (step * world + rank) * cfg.batch
         scenes = [make_scene("train", start + i, seed=seed + 700) for i in range(cfg.batch)]
         rng = np.random.default_rng([seed, 3, step, rank])

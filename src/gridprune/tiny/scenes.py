@@ -6,7 +6,7 @@ under a millisecond, so that the language model can be trained without rendering
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -62,9 +62,10 @@ class Targets:
     letter: int
 
     @classmethod
-    def of(cls, seed: int, index: int) -> Targets:
+    def of(cls, seed: int, index: int, regions: Sequence[int]) -> Targets:
+        """Targets of scene ``index``; its anchor stands in one of ``regions``."""
         return cls(
-            region=rotated(seed, 1, len(REGIONS), index),
+            region=regions[rotated(seed, 1, len(regions), index)],
             region_class=1 + rotated(seed, 2, N_CLASSES, index),
             color=1 + rotated(seed, 3, len(COLORS), index),
             color_class=1 + rotated(seed, 4, N_CLASSES, index),
@@ -122,7 +123,8 @@ class _Layout:
     """Rejection sampling of non-overlapping boxes."""
 
     def __init__(self, split: str, form: Form, draws: Draws, region: int) -> None:
-        self.table, self.form, self.draws, self.region = sprites(split), form, draws, region
+        self.table = sprites(split, None if split == "train" else form.largest)
+        self.form, self.draws, self.region = form, draws, region
         self.items: list[Item] = []
 
     def place(self, label: int, color: int, *, inside: bool = False, tries: int = 40) -> bool:
@@ -208,10 +210,16 @@ def root_seed(split: str, seed: int, form: Form) -> int:
     return SPLIT_SEED[split] + 1000 * seed + form.salt
 
 
+def asked_regions(split: str, form: Form) -> tuple[int, ...]:
+    """Region ids that the balanced questions of a split are about."""
+    unasked = frozenset[str]() if split == "train" else form.unasked
+    return tuple(number for number, name in enumerate(REGIONS) if name not in unasked)
+
+
 def make_scene(split: str, index: int, *, seed: int = 0, form: Form = LLAVA) -> Scene:
     """Scene ``index`` of a split; identical for the same arguments on every machine."""
     root = root_seed(split, seed, form)
-    targets = Targets.of(root, index)
+    targets = Targets.of(root, index, asked_regions(split, form))
     shift = 1
     while targets.color_class == targets.region_class or targets.counted in (targets.color_class, targets.region_class):
         # the three anchors must differ: move two of them along, which keeps their balance on average

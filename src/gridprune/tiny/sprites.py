@@ -11,6 +11,8 @@ from importlib.resources import files
 import numpy as np
 from PIL import Image
 
+from .vocabulary import N_CLASSES
+
 
 @dataclass(frozen=True)
 class Sprite:
@@ -35,13 +37,14 @@ def sheet() -> np.ndarray:
 
 
 @cache
-def sprites(split: str) -> Mapping[int, tuple[Sprite, ...]]:
-    """Bitmaps by label id for one split; words come in the fonts of that split only."""
+def sprites(split: str, largest: int | None = None) -> Mapping[int, tuple[Sprite, ...]]:
+    """Bitmaps by label id for one split, objects of up to ``largest`` pixels; words come in that split's fonts only."""
     table: dict[int, list[Sprite]] = {}
     text = files(__package__).joinpath("assets/sprites.json").read_text()
     for _, label, owner, x, y, w, h in json.loads(text):
-        if owner == split:
-            table.setdefault(label, []).append(Sprite(label, x, y, w, h))
+        sprite = Sprite(label, x, y, w, h)
+        if owner == split and (largest is None or label > N_CLASSES or sprite.longest <= largest):
+            table.setdefault(label, []).append(sprite)
     return {label: tuple(rows) for label, rows in sorted(table.items())}
 
 

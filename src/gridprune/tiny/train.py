@@ -47,7 +47,13 @@ def tiny_recipe() -> Recipe:
         symbolic=replace(SymbolicConfig(), steps=6, batch=2, questions=4, text_length=64),
         tower_training=replace(TowerTraining(), steps=6, batch=2, full_batch=2, questions=3, patches=144),
         joint=JointConfig(
-            regression_scenes=8, regression_steps=20, steps=6, batch=2, questions=6, lengths=(64, 96), check_scenes=2
+            regression_scenes=8,
+            regression_steps=20,
+            steps=6,
+            batch=2,
+            questions=6,
+            lengths=((0.0, (64, 96)),),
+            check_scenes=2,
         ),
         next=NextConfig(steps=6, batch=2, questions=6, lengths=((0.0, (48, 96)),), window=3, check_scenes=1),
     )
