@@ -101,8 +101,8 @@ but questions about these scenes. This file is generated from `metrics.json`.
 * Scenes: 6-13 objects of 14-26 px (2-3 patches) of {classes} classes, cards of {colors} colours, one or two signs
   with one of {words} words, on procedural backgrounds with clutter. Objects, cards and signs do not overlap.
 * Held-out scenes differ in seed, in half of the background styles, in the fonts of the signs, and in tilts and sizes
-  of the sprites: 14-{largest} px (14-17 in LLaVA-NeXT's form), the small end of what was learned. The artwork of a class
-  is the same in all splits.
+  of the sprites: 14-{largest} px (14-17 in LLaVA-NeXT's form), the small end of what was learned. The artwork of a
+  class is the same in all splits.
 * Of the picture's 3x3 regions, held-out scenes ask about all but {unasked}. Training asks about these too, and the
   model takes them for the corners of that side too often: the vocabulary was shrunk, so that the gate can be met.
 
@@ -146,7 +146,7 @@ DejaVu (Bitstream Vera licence), Liberation (SIL OFL 1.1) and Open Sans (Apache-
 NEXT_FORM = """
 ## In LLaVA-NeXT's form (split `{split}`, scene seed {scene_seed}, {n} questions)
 `llava-next/`: `LlavaNextForConditionalGeneration` with the same tower, overview and 2x2 tiles of a 384 px picture, 2880
-visual tokens and 48 newlines; projector and language model are trained on from `llava/`. Objects keep their size in
+visual tokens and 48 newlines; projector and language model are trained on from the joint stage. Objects keep their size in
 pixels, so that they are half as large in the overview. The tower sees each tile alone, and the language model did not
 learn to tell from the order of the tokens which tile a thing is in: nothing is asked about places in this form.
 
