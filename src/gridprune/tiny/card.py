@@ -146,9 +146,9 @@ DejaVu (Bitstream Vera licence), Liberation (SIL OFL 1.1) and Open Sans (Apache-
 NEXT_FORM = """
 ## In LLaVA-NeXT's form (split `{split}`, scene seed {scene_seed}, {n} questions)
 `llava-next/`: `LlavaNextForConditionalGeneration` with the same tower, overview and 2x2 tiles of a 384 px picture, 2880
-visual tokens and 48 newlines; projector and language model are trained on from the joint stage. Objects keep their size in
-pixels, so that they are half as large in the overview. The tower sees each tile alone, and the language model did not
-learn to tell from the order of the tokens which tile a thing is in: nothing is asked about places in this form.
+visual tokens and 48 newlines; projector and language model are trained on from the joint stage. Objects keep their size
+in pixels, so that they are half as large in the overview. The tower sees each tile alone, and the language model did
+not learn to tell from the order of the tokens which tile a thing is in: nothing is asked about places in this form.
 
 {gates}
 
