@@ -91,6 +91,13 @@ def test_answers_follow_from_the_scene(split: str, form: Form) -> None:
                 assert (question.answer == "yes") == ((gap > 0) == forward)
 
 
+@pytest.mark.parametrize("split", SPLITS)
+def test_held_out_objects_are_small(split: str) -> None:
+    sides = {item.sprite.longest for index in range(40) for item in make_scene(split, index).objects}
+    assert min(sides) == 14
+    assert max(sides) == (26 if split == "train" else LLAVA.largest)
+
+
 @pytest.mark.parametrize("form", FORMS.values(), ids=list(FORMS))
 @pytest.mark.parametrize("split", ["dev", "test"])
 def test_answers_are_balanced(split: str, form: Form) -> None:
