@@ -212,7 +212,6 @@ def test_parts_are_kept_resumed_and_summed_up(tmp_path, monkeypatch):
     run.bench(run.QUICK, rounds=1, quick=True, out=out)
     assert len(calls) == 5
     assert set(result["decision_ms"]) == {"576", "2880"}
-    assert set(result["zone_selection_ms"]) == {"576"}
     assert set(result["ratio_to_native"]) == set(result["speedup"]) == {"576/192", "576/128", "576/64"}
     assert set(result["capture_overhead"]) == {"embedded CLIP, 192 px"}
     assert 0 < result["decision_share_of_prefill"]["576"] < 1
@@ -297,7 +296,7 @@ def test_profile_counts_kernels_by_kind_and_no_views():
 def test_profile_has_every_procedure():
     found = profile.profiles((36,), lambda message: None)
     names = [f"{name}, {which}/36" for name in decisions.PUBLISHED for which in ("published", "here")]
-    assert list(found["rows"]) == ["gridprune/36", "zone selection/36", *names]
+    assert list(found["rows"]) == ["gridprune/36", *names]
     assert found["rows"]["gridprune/36"]["kinds"]["products"] == 0
     assert found["rows"]["divprune, published/36"]["kinds"]["products"] > 0
     assert found["cheapest_us"] > 0

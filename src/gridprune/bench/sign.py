@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..allocate import topk
 from ..budget import Keep
 from ..cues import collect
 from ..cues.question import clean
 from ..errors import MissingCueError, QuestionError
 from ..methods.relevance import Relevance
 from ..runtime import Loaded
+from ..scores import topk
 from .data import DataSet, Scene
 from .entries import Entry
 from .evidence import evidence, seen_boxes

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from ..allocate import ascending_indices, minmax
+from ..scores import ascending_indices, minmax
 from ..token_map import TokenMap
 from .base import Cues, Merge, Method, Selection
 from .relevance import check_sign, signed_relevance

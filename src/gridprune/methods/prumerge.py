@@ -8,8 +8,8 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from ..allocate import ascending_indices
 from ..budget import Keep
+from ..scores import ascending_indices
 from ..token_map import TokenMap
 from .base import Cues, Merge, Method, Selection
 from .similarity import Cosine, last_dropped, member_mask, outliers, ranked

@@ -9,7 +9,8 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from ..allocate import apportion, minmax, zone_mean
+from ..allocate import apportion
+from ..scores import minmax, zone_mean
 from ..token_map import TokenMap, Zones
 from .base import Cues, Method, Selection
 from .geometry import neighbours

@@ -8,8 +8,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..allocate import topk
 from ..inside.base import InsideMethod, LayerView, Stop, at_depth, scaled_counts
+from ..scores import topk
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,8 +7,8 @@ from typing import ClassVar, Literal
 
 import torch
 
-from ..allocate import ascending_indices, topk
 from ..budget import Keep
+from ..scores import ascending_indices, topk
 from ..token_map import TokenMap
 from .base import Cues, Merge, Method, Selection
 from .relevance import check_sign, signed_relevance

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import torch
 
-from ..allocate import ascending_indices
+from ..scores import ascending_indices
 from ..token_map import TokenMap
 from .base import Cues, Method, Selection
 

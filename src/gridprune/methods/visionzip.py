@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 import torch
 
-from ..allocate import ascending_indices, topk
+from ..scores import ascending_indices, topk
 from ..token_map import TokenMap
 from .base import Cues, Merge, Method, Selection
 from .similarity import Cosine, member_mask
