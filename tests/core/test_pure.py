@@ -92,7 +92,7 @@ def test_the_number_of_kernels_does_not_depend_on_the_map(name):
 def per_token(name, measured):
     """Bytes per token of a decision, on a small and on a large map."""
     found = []
-    for side in (16, 64):
+    for side in (18, 66):
         token_map = TokenMap.from_grid(side, side)
         select = partial(METHODS[name].select, cues_for(token_map, batch=1), token_map, len(token_map) // 4)
         select()  # what is made once is not counted

@@ -18,7 +18,6 @@ from gridprune.errors import SettingError, UnknownNameError
 from gridprune.methods.registry import available, create
 from gridprune.speed import capture, clock, decisions, ends, long, profile, rig, run, shapes, stages
 from gridprune.speed.clock import Journal, Ratio, Timing
-from gridprune.speed.flops import kv_bytes, prefill_flops
 from gridprune.speed.memory import peak_bytes
 from gridprune.speed.plots import PLOTS
 from gridprune.speed.tables import TABLES
@@ -328,11 +327,3 @@ def test_exponents_and_ratios():
     assert decisions._slope([(10, 1.0), (100, 100.0), (1000, 10000.0)]) == pytest.approx(2)
     assert math.isnan(decisions._slope([(10, 1.0)]))
     assert Ratio.of(Timing((2.0, 6.0, 4.0)), Timing((1.0, 2.0, 1.0))).to_list() == [3.0, 2.0, 4.0]
-
-
-def test_flops_and_kv_of_a_known_model():
-    config = shapes.get_shape("tiny").make(1, 1).config.text_config
-    width, inner = 192, 512
-    by_hand = 10 * (2 * 4 * width * width + 2 * 3 * width * inner) + 4 * 10 * 10 * width
-    assert prefill_flops(config, 10) == by_hand
-    assert kv_bytes(config, 10, 4) == 2 * width * 10 * 4

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..costs import LanguageModel
 from .entries import FULL
 
 RESAMPLES = 2000
@@ -104,12 +105,6 @@ def interval(values: Floats, level: float = 0.95) -> list[float] | None:
     return [round(float(low), 4), round(float(high), 4)]
 
 
-def flops(shape: Mapping[str, int], tokens: float) -> float:
-    """FLOPs of a language model of `layers`, `hidden` and `mlp` over `tokens` visual tokens."""
-    d, m = shape["hidden"], shape["mlp"]
-    return shape["layers"] * (4 * tokens * d**2 + 2 * tokens**2 * d + 3 * tokens * d * m)
-
-
 def summarise(
     rows: Sequence[Mapping[str, Any]], config: Mapping[str, Any], *, resample_count: int = RESAMPLES
 ) -> dict[str, Any]:
@@ -119,6 +114,8 @@ def summarise(
     weights = resamples(len(rows), resample_count)
     averaged = [family for family, yes in zip(table.families, table.averaged) if yes]
     drawn = {cell: table.retention(cell, weights) for cell in table.right if cell != FULL}
+    shape = config["language_model"]
+    language_model = LanguageModel(heads=1, kv_heads=1, head_dim=shape["hidden"], **shape)
     result: dict[str, Any] = {
         "model": identity["model"],
         "split": identity["data"],
@@ -153,7 +150,7 @@ def summarise(
                 }
             )
     for row in (result["full"], *result["rows"]):
-        row["flops"] = round(flops(config["language_model"], row["tokens"]))
+        row["flops"] = round(language_model.flops(row["tokens"]))
     result["best_peer"] = best_peers(table, drawn, identity["methods"], identity["keeps"])
     return result
 
