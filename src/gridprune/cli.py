@@ -21,7 +21,6 @@ from .errors import GridPruneError
 from .plan import plan_command
 from .run_report.cli import report_command
 from .speed.cli import bench_command
-from .start import import_transformers, uncollected
 from .tiny.cli import app as tiny_app
 from .vllm.serve import serve_command
 
@@ -97,7 +96,6 @@ def _opened(image: Path, frames: int, model: str, clip: str | None, device: str,
     from .video import is_video, read_video
 
     seen = read_video(image, frames) if is_video(image) else read_image(image)
-    import_transformers()
     from .runtime import load
 
     _quiet()
@@ -123,9 +121,8 @@ def ask(
     as_json: Json = False,
 ) -> None:
     """Answer a question about a picture or a clip with a part of its visual tokens."""
-    with uncollected():
-        chosen = _method(method, keep)
-        picture, loaded = _opened(image, frames, model, clip, device, dtype)
+    chosen = _method(method, keep)
+    picture, loaded = _opened(image, frames, model, clip, device, dtype)
     from .runtime import answer
 
     with stderr.status("answering"):
@@ -206,9 +203,8 @@ def explain(
     as_json: Json = False,
 ) -> None:
     """Draw which visual tokens are kept and why: zones, budgets, relevance and saliency maps."""
-    with uncollected():
-        chosen = _method(method, keep)
-        picture, loaded = _opened(image, frames, model, clip, device, dtype)
+    chosen = _method(method, keep)
+    picture, loaded = _opened(image, frames, model, clip, device, dtype)
     from .runtime import answer
 
     with stderr.status("looking"):
