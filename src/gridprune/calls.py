@@ -107,7 +107,8 @@ class Shortener:
             del call["inputs"]
         ids, mask = call.get("input_ids"), call.get("attention_mask")
         new_only = ids is not None and mask is not None and mask.shape[-1] != ids.shape[-1]
-        plan = self._plan(call, new_only=new_only, generating=True)
+        with torch.no_grad():  # as in `generate` itself
+            plan = self._plan(call, new_only=new_only, generating=True)
         if plan is None:
             return original(**call)
         if call.get("assistant_model") is not None:
@@ -156,7 +157,6 @@ class Shortener:
 
     # -- one call ------------------------------------------------------------------------------------------------
 
-    @torch.no_grad()
     def _plan(self, call: dict[str, Any], *, new_only: bool, generating: bool) -> Plan | None:
         """Turn the arguments of a model call into shorter ones; None if there is nothing to prune.
 
@@ -372,6 +372,7 @@ class Shortener:
             )
 
 
+@torch.no_grad()  # geometry: some families push it through the model's own packing
 def _new_pictures(
     family: Family, ids: Tensor, vision: dict[str, Any], start: int
 ) -> tuple[list[Place], dict[str, Any]]:

@@ -44,5 +44,9 @@ class CheckpointError(GridPruneError, OSError):
     """A checkpoint that is missing, broken, or cannot be reached."""
 
 
+class SelectionError(GridPruneError, RuntimeError):
+    """A method did not choose what it was asked for; nothing was pruned."""
+
+
 class BusyError(GridPruneError, RuntimeError):
     """The same model is being pruned twice in a way that cannot be kept apart."""

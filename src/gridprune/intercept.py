@@ -9,8 +9,11 @@ import functools
 import inspect
 import itertools
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from torch import nn
@@ -38,21 +41,46 @@ class Acting(Protocol):
         """The arguments of a forward call, final."""
 
     def install(self) -> None:
-        """Put further hooks on the model."""
+        """Put further hooks on the model: once, however often it is applied."""
 
     def uninstall(self) -> None:
         """Take them off again."""
 
 
-class Interceptor:
-    """What is installed on one model while anything prunes it. Of nested prunings the innermost acts.
+@dataclass(eq=False)
+class Entry:
+    """One application of a pruning to a model.
 
-    One thread at a time may apply prunings to a model; any thread may call the model meanwhile.
+    Attributes:
+        under: the application that acted there before.
+        everywhere: whether it was switched on until further notice, and not for a block.
+    """
+
+    acting: Acting
+    under: Entry | None
+    everywhere: bool
+
+    def beneath(self) -> Iterator[Entry]:
+        """The applications that this one covers, those that were removed since included."""
+        under = self.under
+        while under is not None:
+            yield under
+            under = under.under
+
+
+# What was applied in this context: `asyncio` tasks have one each, `asyncio.to_thread` hands it on, threads start anew.
+_ENTERED: ContextVar[tuple[weakref.ref[Entry], ...]] = ContextVar("gridprune_entered", default=())
+
+
+class Interceptor:
+    """What is installed on one model while anything prunes it.
+
+    A call is answered by the innermost pruning of its own context (see :mod:`contextvars`). Where a context has none,
+    as a new thread, the innermost of all acts, if there is one: prunings of different contexts do not cover each other.
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self.stack: list[Acting] = []
-        self.owner = threading.get_ident()
+        self.entries: tuple[Entry, ...] = ()
         self.local = threading.local()
         self.model = model
         self._own_generate = model.__dict__.get("generate")
@@ -69,41 +97,45 @@ class Interceptor:
             ]
 
     @staticmethod
-    def push(model: nn.Module, acting: Acting, doors: Sequence[nn.Module] = ()) -> None:
+    def push(model: nn.Module, acting: Acting, doors: Sequence[nn.Module] = (), *, everywhere: bool = False) -> None:
         """Let `acting` act on the calls of `model`.
 
         Args:
             doors: further modules whose calls reach the model.
-
-        Raises:
-            BusyError: another thread is pruning the model.
+            everywhere: until further notice, and not for a block.
         """
         with _LOCK:
-            interceptor = model.__dict__.get(_ATTRIBUTE) or Interceptor(model)
-            if interceptor.owner != threading.get_ident():
-                raise BusyError(
-                    "Another thread is pruning this model. Enter one `prune` block and call the model inside it "
-                    "from as many threads as you like, or give each thread its own copy of the model."
-                )
+            found = model.__dict__.get(_ATTRIBUTE)
+            if found is None or not found._entries_of(acting):
+                acting.install()
+            interceptor = found or Interceptor(model)
             for door in (model, *doors):
                 interceptor._watch(door)
-            interceptor.stack.append(acting)
+            entered = interceptor._entered()
+            below = entered or [entry for entry in interceptor.entries if entry.everywhere]
+            entry = Entry(acting, below[-1] if below else None, everywhere)
+            interceptor.entries = (*interceptor.entries, entry)
+            _ENTERED.set((*(each for each in _ENTERED.get() if each() is not None), weakref.ref(entry)))
 
     @staticmethod
     def pop(model: nn.Module, acting: Acting) -> None:
-        """Take back the last `push` of `acting`, and leave the model as it was if that was the last of all.
+        """Take back the last `push` of `acting`, in this context if there is one, and leave the model as it was if that
+        was the last of all.
 
         Raises:
             BusyError: it is not applied.
         """
         with _LOCK:
             interceptor = model.__dict__.get(_ATTRIBUTE)
-            stack = interceptor.stack if interceptor is not None else []
-            places = [place for place, applied in enumerate(stack) if applied is acting]
-            if not places:
+            applied = [] if interceptor is None else interceptor._entries_of(acting)
+            if not applied:
                 raise BusyError("This pruning is not applied, so it cannot be removed.")
-            del stack[places[-1]]
-            if not stack and interceptor is not None:
+            own = [entry for entry in interceptor._entered() if entry.acting is acting]
+            last = (own or applied)[-1]
+            interceptor.entries = tuple(entry for entry in interceptor.entries if entry is not last)
+            if len(applied) == 1:
+                acting.uninstall()
+            if not interceptor.entries:
                 interceptor._uninstall()
 
     def _uninstall(self) -> None:
@@ -123,11 +155,44 @@ class Interceptor:
 
     # -- calls ---------------------------------------------------------------------------------------------------
 
-    @property
+    def _entries_of(self, acting: Acting) -> list[Entry]:
+        return [entry for entry in self.entries if entry.acting is acting]
+
+    def _entered(self) -> list[Entry]:
+        """What is applied in this context, the innermost last."""
+        found = (each() for each in _ENTERED.get())
+        return [entry for entry in found if entry in self.entries]
+
     def _acting(self) -> Acting | None:
-        """What answers a call of this thread; None within a call that is being pruned already."""
-        stack = self.stack
-        return None if getattr(self.local, "inside", None) is not None or not stack else stack[-1]
+        """What answers a call of this context; None within a call that is being pruned already.
+
+        Raises:
+            BusyError: the context has no pruning of its own, and others have several.
+        """
+        if self.answering() is not None:
+            return None
+        entries = self._entered()[-1:]
+        if not entries:
+            covered = {under for entry in self.entries for under in entry.beneath()}
+            entries = [entry for entry in self.entries if entry not in covered]
+        if len(entries) > 1:
+            raise BusyError(
+                f"{len(entries)} prunings are applied to this model by different threads or tasks, and this call comes "
+                "from one that has none, so it is open which is meant. Enter a `prune` block where you call the model, "
+                "or take the context along: `asyncio.to_thread(model.generate, ...)` does, and "
+                "`contextvars.copy_context().run` for threads and executors."
+            )
+        return entries[0].acting if entries else None
+
+    def answering(self) -> Acting | None:
+        """What answers the call that this thread is in."""
+        return getattr(self.local, "inside", None) or getattr(self.local, "direct", None)
+
+    @staticmethod
+    def answers(model: nn.Module, acting: Acting) -> bool:
+        """Whether `acting` answers the call of `model` that this thread is in."""
+        interceptor = model.__dict__.get(_ATTRIBUTE)
+        return interceptor is not None and interceptor.answering() is acting
 
     @contextmanager
     def _inside(self, acting: Acting) -> Iterator[None]:
@@ -142,7 +207,7 @@ class Interceptor:
 
         @functools.wraps(original)
         def generate(*args: Any, **kwargs: Any) -> Any:
-            acting = self._acting
+            acting = self._acting()
             if acting is None:
                 return original(*args, **kwargs)
             with self._inside(acting):
@@ -151,23 +216,24 @@ class Interceptor:
         return generate
 
     def _before_forward(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if getattr(self.local, "plan", None) is not None:  # shortened at an outer door
+        if getattr(self.local, "direct", None) is not None:  # answered at an outer door
             return None
         inside = getattr(self.local, "inside", None)
         if inside is not None:  # within `generate`, whose arguments were shortened before
             return args, inside.packed(kwargs)
-        acting = self._acting
+        acting = self._acting()
         if acting is None:
             return None
         call = {**dict(zip(inspect.signature(module.forward).parameters, args)), **kwargs}
         with self._inside(acting):
             plan = acting.before_forward(call)
+        self.local.direct, self.local.plan = acting, plan
         if plan is None:
             return None
-        self.local.plan = plan
         return (), acting.packed(plan.call)
 
     def _after_forward(self, module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
         plan, self.local.plan = getattr(self.local, "plan", None), None
+        self.local.direct = None
         if plan is not None and output is not None:  # None: the call failed
             plan.remember(getattr(output, "past_key_values", None))

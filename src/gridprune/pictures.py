@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .cues.collect import TextSide, collect, wanted_blocks
+from .cues.collect import TextSide, collect, tower_features, wanted_blocks
 from .families.base import Encoded, Family, Place
 from .methods.base import Cues, Method, Selection, checked_select
 from .report import Report
@@ -128,10 +128,8 @@ def choose(
     result: dict[int, Choice] = {}
     for members, cues in _gathered(family, method, encoded, questions, text, counts):
         token_map = encoded.maps[members[0]].candidates
-        k = method.count(cues, token_map) if counts is None else counts[members[0]]
-        selection = checked_select(method, cues, token_map, k)
-        kept = selection.indices.cpu()
-        result.update({i: Choice(selection, cues, row, kept[row]) for row, i in enumerate(members)})
+        selection = checked_select(method, cues, token_map, None if counts is None else counts[members[0]])
+        result.update({i: Choice(selection, cues, row, selection.kept[row]) for row, i in enumerate(members)})
     return [result[i] for i in range(len(encoded.maps))]
 
 
@@ -155,7 +153,7 @@ def _choose_together(
         joined = cues_side_by_side([cues[i] for i in members])
         selection = checked_select(method, joined, side_by_side(maps), sum(counts[i] for i in members))
         for i, own in zip(members, apart(selection, [len(token_map) for token_map in maps])):
-            result[i] = Choice(own, cues[i], 0, own.indices[0].cpu())
+            result[i] = Choice(own, cues[i], 0, own.kept[0])
     return [result[i] for i in range(len(encoded.maps))]
 
 
@@ -189,7 +187,7 @@ def kept_embeddings(family: Family, method: Method, encoded: Encoded, i: int, ch
     token = None if merge.token is None else merge.token[one]
     own = replace(merge, group=merge.group[one], weight=merge.weight[one], token=token)
     if merge.space == "tower_features":
-        merged = family.project(own.apply(choice.cues.require("tower_features")[one], len(choice.kept))[0])
+        merged = family.project(own.apply(tower_features(family, encoded, i)[None], len(choice.kept))[0])
     else:
         candidates = embeddings[token_map.candidate_positions.to(embeddings.device)]
         merged = own.apply(candidates[None], len(choice.kept))[0]

@@ -37,6 +37,10 @@ class Pruning:
     prompt. A later turn on the same cache may be given as the whole prompt or as its new part, with the new pictures
     or with all. Reusable and re-entrant.
 
+    Of nested prunings of one model the innermost acts. Threads and `asyncio` tasks may each enter their own, in blocks
+    that need not nest, and `asyncio.to_thread` takes a task's along. A thread that entered none is answered by the
+    only pruning there is, or by the innermost of one nest; where there are several, its calls raise a `BusyError`.
+
     Args:
         model: a stock transformers model of a supported family; any attention implementation, any device. It may be
             wrapped by PEFT.
@@ -111,25 +115,23 @@ class Pruning:
     # -- switching on and off ------------------------------------------------------------------------------------
 
     def __enter__(self) -> Pruning:
-        return self.apply()
+        self._push(everywhere=False)
+        return self
 
     def __exit__(self, *exception: object) -> None:
         self.remove()
 
     def apply(self) -> Pruning:
-        """Switch pruning on until :meth:`remove`. Of nested prunings of one model the innermost acts.
-
-        Raises:
-            BusyError: another thread is pruning the model.
-        """
-        Interceptor.push(self.family.model, self._acting, doors(self.model))
-        self._acting.install()
+        """Switch pruning on until :meth:`remove`, which may be called in another thread, task or notebook cell."""
+        self._push(everywhere=True)
         return self
 
     def remove(self) -> None:
         """Switch it off again: hooks and attributes are as they were before :meth:`apply`."""
         Interceptor.pop(self.family.model, self._acting)
-        self._acting.uninstall()
+
+    def _push(self, everywhere: bool) -> None:
+        Interceptor.push(self.family.model, self._acting, doors(self.model), everywhere=everywhere)
 
 
 prune = Pruning

@@ -38,8 +38,9 @@ class Report:
         relevance_sign: which end of `relevance` means relevant on this tower.
         relevance_source, saliency_source: where these come from, or "".
         merged: whether kept tokens absorbed others.
-        encode_seconds: wall time of the model's vision encoder, this image's part of the call.
-        decision_seconds: wall time of cues, allocation and selection, this image's part.
+        encode_seconds: wall time of the model's vision encoder, this image's part of the call. None where nobody
+            measured it: methods inside the language model act while the prompt is read.
+        decision_seconds: wall time of cues, allocation and selection, this image's part; None likewise.
         layer_average: for methods inside the language model, visual tokens averaged over its layers, of all pictures of
             the prompt together; `kept_indices` are then those the last layer sees. None for methods before it.
     """
@@ -61,8 +62,8 @@ class Report:
     relevance_source: str
     saliency_source: str
     merged: bool
-    encode_seconds: float
-    decision_seconds: float
+    encode_seconds: float | None
+    decision_seconds: float | None
     _picture: Callable[[], Tensor]
     _processor: Any
     layer_average: float | None = None
@@ -81,8 +82,8 @@ class Report:
         question: str,
         picture: Callable[[], Tensor],
         processor: Any,
-        encode_seconds: float,
-        decision_seconds: float,
+        encode_seconds: float | None,
+        decision_seconds: float | None,
         layer_average: float | None = None,
     ) -> Report:
         """Take one row out of a batched selection and its cues."""

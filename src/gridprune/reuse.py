@@ -25,6 +25,8 @@ class EncoderCache:
     returned and what was read of the tower. Safe to use from threads.
 
     Entries belong to a model and assume that its weights stay as they are: call :meth:`clear` when you change them.
+    What was encoded without gradients, or under another `torch.autocast`, is not used where they are on; outputs that
+    carry gradients are never kept, so an encoder that is being trained runs in every call.
 
     Attributes:
         hits, misses: how often a vision pass was saved, and made.
@@ -54,7 +56,7 @@ class EncoderCache:
 
     def encoded(self, family: Family, vision: dict[str, Any], read: Blocks, encode: Callable[[], Encoded]) -> Encoded:
         """What `encode` gives for these vision arguments, from memory if it is there."""
-        key = (weakref.ref(family.model), family.modality, read, _digest(vision))
+        key = (weakref.ref(family.model), family.modality, read, _digest(vision), *_modes(vision))
         with self._lock:
             if key in self._entries:
                 self.hits += 1
@@ -63,10 +65,19 @@ class EncoderCache:
         found = encode()
         with self._lock:
             self.misses += 1
+            if any(each.requires_grad for each in found.embeddings):
+                return found
             self._entries[key] = found
             while len(self._entries) > self.calls:
                 self._entries.popitem(last=False)
         return found
+
+
+def _modes(vision: dict[str, Any]) -> tuple[object, ...]:
+    """What decides beside the arguments what an encoder returns: gradients, and autocast's type."""
+    kinds = sorted({value.device.type for value in vision.values() if isinstance(value, torch.Tensor)})
+    casts = [(kind, torch.get_autocast_dtype(kind)) for kind in kinds if torch.is_autocast_enabled(kind)]
+    return torch.is_grad_enabled(), *casts
 
 
 def _digest(vision: dict[str, Any]) -> bytes:

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import ClassVar
+
 import pytest
 import torch
+import transformers
+from packaging.version import Version
 from torch import Tensor
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from gridprune import prune
-from gridprune.errors import BudgetError, UnsupportedCallError
-from gridprune.inside import LayerView
+from gridprune.errors import BudgetError, SelectionError, UnsupportedCallError
+from gridprune.families.base import Limit
+from gridprune.inside import LayerView, engine
 from gridprune.inside.base import layer_average
+from gridprune.inside.watch import watch
 from gridprune.methods.dart_inside import DartInside
+from gridprune.methods.fastervlm import FasterVLM
 from gridprune.methods.fastv import FastV
 from gridprune.methods.pyramiddrop import PyramidDrop
 from gridprune.methods.sparsevlm import SparseVLM
@@ -194,3 +205,179 @@ def test_rows_with_different_numbers_of_pictures_are_refused(model):
     inputs["input_ids"][1, 4] = 9
     with prune(model, FastV(keep=12)), pytest.raises(UnsupportedCallError, match="equally many"):
         model(**{**inputs, "pixel_values": inputs["pixel_values"]})
+
+
+# -- gradients ---------------------------------------------------------------------------------------------------------
+
+
+def gradients(model, logits: Tensor) -> dict[str, Tensor]:
+    """Of all parameters, from a random weight for every logit."""
+    (logits * torch.randn(logits.shape, generator=torch.Generator().manual_seed(2))).sum().backward()
+    found = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
+    model.zero_grad()
+    return found
+
+
+def check(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    assert found.keys() == expected.keys()
+    rounding = 1e-5 * max(float(gradient.abs().max()) for gradient in expected.values())
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, atol=rounding, rtol=1e-3, msg=lambda m: f"{name}: {m}")
+
+
+@pytest.fixture(params=[None, True, False], ids=["plain", "reentrant", "not-reentrant"])
+def learning(model, request):
+    """The model in training, without and with both kinds of gradient checkpointing; its pixels want gradients too."""
+    if request.param is not None:
+        if Version(transformers.__version__) < Version("5.23"):
+            pytest.skip("hooks run inside of checkpoints; refused, see below")
+        model.train()
+        model.gradient_checkpointing_enable({"use_reentrant": request.param})
+        model.enable_input_require_grads()
+    yield model
+    if request.param is not None:
+        model.gradient_checkpointing_disable()
+        model.disable_input_require_grads()
+        model.eval()
+
+
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing_.*able:FutureWarning")  # older versions know no other
+@pytest.mark.parametrize(("method_class", "settings"), METHODS)
+def test_every_parameter_learns(learning, method_class, settings):
+    method = method_class(keep=10, **settings)
+    inputs = call()
+    with prune(learning, method):
+        logits = learning(**inputs, use_cache=False).logits
+    found = gradients(learning, logits)  # layers are computed again behind the block
+    expected = gradients(learning, reference.__wrapped__(learning, inputs, method, method.stops(TOTAL, DEPTH)))
+    assert any("vision_tower" in name for name in found)
+    check(found, expected)
+
+
+def test_checkpoints_that_hide_the_cut_are_refused(model, monkeypatch):
+    monkeypatch.setattr(engine, "_CHECKPOINTS", Limit("layers are computed again without the cut"))
+    monkeypatch.setattr(model.model.language_model.layers[2], "gradient_checkpointing", True)
+    with prune(model, FastV(keep=10)):
+        model(**call())  # nothing is checkpointed outside of training
+        monkeypatch.setattr(model.model.language_model.layers[2], "training", True)
+        with pytest.raises(UnsupportedCallError, match="gradient checkpointing"):
+            model(**call())
+
+
+# -- decisions ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Watched(FastV):
+    """FastV that notes what it looked at."""
+
+    seen: ClassVar[list[LayerView]] = []
+
+    def choose(self, view: LayerView, k: int) -> Tensor:
+        self.seen.append(view)
+        return super().choose(view, k)
+
+
+def test_decisions_are_fp32_under_autocast(model):
+    """The attention of the last token, by hand from the queries and keys that the layer had."""
+    shown: list[tuple[Tensor, Tensor]] = []
+    attend = model.model.language_model.layers[0].self_attn
+    stop = watch(attend, lambda query, key, mask: shown.append((query.float(), key.float())))
+    Watched.seen.clear()
+    with prune(model, Watched(keep=10, layer=1)), torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        model(**call())
+    stop()
+    ((query, key),), (view,) = shown, Watched.seen
+    logits = query[:, :, -1:] @ key.repeat_interleave(2, dim=1).mT / query.shape[-1] ** 0.5
+    expected = logits.softmax(-1).mean(1)[..., 3 : 3 + TOTAL]
+    assert view.attention is not None
+    torch.testing.assert_close(view.attention, expected)
+
+
+@pytest.mark.parametrize(("method_class", "settings"), METHODS)
+def test_autocast_changes_no_choice_on_the_same_view(model, method_class, settings, monkeypatch):
+    choices: list[tuple[LayerView, int, Tensor]] = []
+    plain = method_class.choose
+
+    def noted(self, view, k):
+        choices.append((view, k, plain(self, view, k)))
+        return choices[-1][2]
+
+    monkeypatch.setattr(method_class, "choose", noted)
+    method = method_class(keep=10, **settings)
+    with prune(model, method), torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        model(**call())
+    assert choices
+    for view, k, chosen in choices:
+        assert torch.equal(plain(method, view, k), chosen)
+
+
+@pytest.mark.parametrize("wrong", [[3] * 5, [5, 4, 3, 2, 1], [0, 1, 2, 3, TOTAL], [-1, 0, 1, 2, 3]])
+def test_wrong_choices_are_refused(model, wrong, monkeypatch):
+    monkeypatch.setattr(FastV, "choose", lambda self, view, k: torch.tensor([wrong]))
+    with prune(model, FastV(keep=10)), pytest.raises(SelectionError, match="fastv"):
+        model(**call())
+
+
+def test_nobody_measured_seconds(model):
+    with prune(model, FastV(keep=10)) as pruning, torch.no_grad():
+        model(**call())
+    assert '"seconds": {"encode": null, "decision": null}' in json.dumps(pruning.reports[0].to_dict())
+
+
+# -- several at once ---------------------------------------------------------------------------------------------------
+
+
+def answer(model, method) -> Tensor:
+    with prune(model, method):
+        return model.generate(**call(), max_new_tokens=3, do_sample=False)
+
+
+def test_blocks_that_do_not_nest(model):
+    """Leaving the first one must not take the second one's hooks along, nor undo what it changed."""
+    first, second = PyramidDrop(keep=9), FastV(keep=10, layer=1)
+    expected = answer(model, second)
+    own = [layer.self_attn.config for layer in model.model.language_model.layers]
+    one, other = prune(model, first).apply(), prune(model, second).apply()
+    assert torch.equal(model.generate(**call(), max_new_tokens=3, do_sample=False), expected)
+    one.remove()
+    assert torch.equal(model.generate(**call(), max_new_tokens=3, do_sample=False), expected)
+    other.remove()
+    assert all(layer.self_attn.config is config for layer, config in zip(model.model.language_model.layers, own))
+    assert [report.kept for report in other.reports] == [second.stops(TOTAL, DEPTH)[-1].kept] * 2
+    assert not one.reports
+
+
+def test_a_block_entered_twice(model):
+    method = FastV(keep=10, layer=1)
+    expected, pruning = answer(model, method), prune(model, method)
+    with pruning, pruning:
+        assert torch.equal(model.generate(**call(), max_new_tokens=3, do_sample=False), expected)
+
+
+def test_another_kind_of_pruning_within(model):
+    """A call that the inner block answers passes the outer one's hooks."""
+    inner = FasterVLM(keep=9)
+    with torch.no_grad():
+        with prune(model, inner):
+            expected = model(**call()).logits
+        with prune(model, FastV(keep=10)), prune(model, inner):
+            assert torch.equal(model(**call()).logits, expected)
+
+
+def test_threads_prune_inside_at_different_layers(model):
+    methods = [FastV(keep=8, layer=1), FastV(keep=12, layer=2), PyramidDrop(keep=9)]
+    expected = [answer(model, method) for method in methods]
+    meet = threading.Barrier(3, timeout=60)
+
+    def work(method):
+        meet.wait()
+        with prune(model, method):
+            meet.wait()
+            found = [model.generate(**call(), max_new_tokens=3, do_sample=False) for _ in range(3)]
+            meet.wait()
+        return found
+
+    with ThreadPoolExecutor(3) as pool:
+        for right, found in zip(expected, pool.map(work, methods)):
+            assert all(torch.equal(each, right) for each in found)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextvars
 import copy
+import gc
 import pickle
 import threading
 import warnings
+import weakref
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -155,20 +160,148 @@ def test_one_pruning_from_two_threads(net):
     assert wrong == []
 
 
-def test_second_pruning_from_another_thread_is_refused(net):
-    caught = []
+# -- whose call it is --------------------------------------------------------------------------------------------------
 
-    def work():
-        try:
-            prune(net, SOME).apply()
-        except BusyError as error:
-            caught.append(error)
 
-    with prune(net, SOME):
-        thread = threading.Thread(target=work)
+def few(keep):
+    return create("fastervlm", keep=keep)
+
+
+def kept(pruning):
+    return [report.kept for report in pruning.reports]
+
+
+@pytest.mark.parametrize("how", ["generate", "forward"])
+def test_tasks_have_their_own_prunings_in_blocks_that_do_not_nest(net, how):
+    before, log = state(net), []
+    ask = (lambda: net.generate(**call(), max_new_tokens=1)) if how == "generate" else lambda: run(net)
+
+    async def work(keep, first, entered, leave):
+        await first.wait()
+        with prune(net, few(keep)) as pruning:
+            entered.set()
+            for _ in range(3):
+                await asyncio.to_thread(ask)
+                await asyncio.sleep(0)
+            await leave.wait()
+            await asyncio.to_thread(ask)
+        log.append(keep)
+        return kept(pruning)
+
+    async def both():
+        now, entered, left = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        now.set()
+        first = asyncio.create_task(work(4, now, entered, entered))  # leaves first
+        second = asyncio.create_task(work(20, entered, asyncio.Event(), left))
+        found = [await first]
+        left.set()
+        return [*found, await second]
+
+    assert asyncio.run(both()) == [[4] * 4, [20] * 4]
+    assert log == [4, 20]
+    assert state(net) == before
+
+
+def test_threads_have_their_own_prunings(net):
+    before, meet, found = state(net), threading.Barrier(3, timeout=60), {}
+
+    def work(keep):
+        meet.wait()
+        with prune(net, few(keep)) as pruning:
+            meet.wait()
+            for _ in range(3):
+                run(net)
+            meet.wait()
+        found[keep] = kept(pruning)
+
+    threads = [threading.Thread(target=work, args=(keep,)) for keep in (4, 9, 20)]
+    for thread in threads:
         thread.start()
+    for thread in threads:
         thread.join()
-    assert len(caught) == 1
+    assert found == {keep: [keep] * 3 for keep in (4, 9, 20)}
+    assert state(net) == before
+
+
+def elsewhere(function):
+    """What a function gives or raises in a thread that took no context along."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(function).result()
+
+
+def elsewhere_in(context, function):
+    return elsewhere(lambda: context.run(function))
+
+
+def test_a_thread_without_a_pruning_is_answered_where_only_one_can_be_meant(net):
+    with prune(net, few(20)) as outer:
+        elsewhere(lambda: run(net))
+        with prune(net, few(4)) as inner:
+            elsewhere(lambda: run(net))
+        elsewhere(lambda: run(net))
+    assert kept(outer) == [20, 20]
+    assert kept(inner) == [4]
+
+
+@pytest.mark.parametrize("ask", [run, lambda net: net.generate(**call(), max_new_tokens=1)], ids=["forward", "generate"])
+def test_a_thread_without_a_pruning_is_refused_where_several_can_be_meant(net, ask):
+    before = state(net)
+    one, other = contextvars.copy_context(), contextvars.copy_context()
+    first, second = prune(net, few(4)), prune(net, few(20))
+    one.run(first.__enter__)
+    other.run(second.__enter__)
+    with pytest.raises(BusyError, match="2 prunings are applied .*to_thread"):
+        elsewhere(lambda: ask(net))
+    elsewhere_in(one, lambda: ask(net))
+    elsewhere_in(other.copy(), lambda: ask(net))
+    one.run(first.__exit__)
+    elsewhere(lambda: ask(net))
+    assert kept(first) == [4]
+    assert kept(second) == [20, 20]
+    elsewhere(second.__exit__)  # as clean-up code of servers does
+    assert state(net) == before
+
+
+def test_notebook_cells_share_what_is_applied(net):
+    """Every cell may have a context of its own."""
+    before = state(net)
+    cell = lambda function: contextvars.copy_context().run(function)  # noqa: E731
+    first, second = prune(net, few(20)), prune(net, few(4))
+    cell(first.apply)
+    cell(lambda: run(net))
+    cell(second.apply)
+    cell(lambda: run(net))
+    cell(first.remove)
+    cell(lambda: run(net))
+    elsewhere(lambda: run(net))
+    cell(second.remove)
+    assert kept(first) == [20]
+    assert kept(second) == [4] * 3
+    assert state(net) == before
+    assert run(net).shape[1] == call()["input_ids"].shape[1]
+
+
+def test_a_block_covers_what_is_applied_everywhere(net):
+    everywhere = prune(net, few(20))
+    contextvars.copy_context().run(everywhere.apply)
+    with prune(net, few(4)) as block:
+        run(net)
+        elsewhere(lambda: run(net))
+    run(net)
+    everywhere.remove()
+    assert kept(block) == [4, 4]
+    assert kept(everywhere) == [20]
+
+
+def test_what_was_left_is_not_held(net):
+    """Contexts outlive blocks: a task that was started in one must not keep it alive."""
+    with prune(net, SOME) as pruning:
+        later = contextvars.copy_context()
+        gone = weakref.ref(pruning)
+    del pruning
+    gc.collect()
+    assert gone() is None
+    assert later.run(run, net).shape[1] == call()["input_ids"].shape[1]
 
 
 def test_copying_while_pruned_is_refused(net):

@@ -68,8 +68,8 @@ class Own:
             method = cell.method
             if reads_evidence(method):
                 cues = Cues(relevance=closeness(token_map, boxes)[None])
-                chosen = checked_select(method, cues, token_map, method.count(cues, token_map))
-                method = given(chosen.indices[0])
+                chosen = checked_select(method, cues, token_map)
+                method = given(chosen.kept[0])
             guide = other if borrows_question(method) else question
             with self._prune(method, guide.text) as pruning:
                 text = self.generate(inputs)

@@ -232,7 +232,7 @@ class Shared:
                 images = [image] * len(questions)
                 cues = sets[id(union)] = collect.collect(self.family, union, encoded, images, questions, self.text)
             for number, selection, row in choose(method, cues, token_map):
-                indices = selection.indices[row].cpu()
+                indices = selection.kept[row]
                 features = self._features(method, selection, row, cues, encoded, image, vision)
                 question = None if union is self.blind else number
                 yield self._kept(result, image, cell.key, question, indices, features, wanted)
@@ -317,19 +317,18 @@ class Shared:
 def choose(method: Method, cues: Cues, token_map: TokenMap) -> Iterator[tuple[int, Selection, int]]:
     """Selections of a batch as (number, selection, row in it); methods without a fixed count decide one by one."""
     if method.fixed_count:
-        selection = checked_select(method, cues, token_map, method.count(cues, token_map))
+        selection = checked_select(method, cues, token_map)
         yield from ((number, selection, number) for number in range(cues.batch))
         return
     for number in range(cues.batch):
-        own = cues.image(number)
-        yield number, checked_select(method, own, token_map, method.count(own, token_map)), 0
+        yield number, checked_select(method, cues.image(number), token_map), 0
 
 
 def kept_of(
     family: Family, method: Method, encoded: Encoded, image: int, selection: Selection, row: int, cues: Cues
 ) -> Tensor:
     """The kept embeddings of one image in prompt order, as `prune` hands them on."""
-    choice = Choice(selection, cues, row, selection.indices[row].cpu())
+    choice = Choice(selection, cues, row, selection.kept[row])
     return kept_embeddings(family, method, encoded, image, choice, encoded.maps[image].keep_mask(choice.kept))
 
 

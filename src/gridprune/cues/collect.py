@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..errors import MissingCueError, QuestionError, UnsupportedModelError
 from ..families.base import CLIP_TEXT, EMBEDDINGS, Blocks, Encoded, Family, embedding_table
-from ..methods.base import Cues, Method
+from ..methods.base import Cues, Method, deciding
 from ..wrapped import is_compiled
 from . import embeddings
 from .structure import laplacian_moments
@@ -89,12 +89,17 @@ def collect(
     Args:
         questions: one per entry of `images`; read only if the method needs them.
     """
-    needs, found = method.needs, {}
     if method.uses_text and not all(question.strip() for question in questions):
         raise QuestionError(
             "The question is empty, and this method is guided by it. Give question='...', or use a method without text."
         )
-    gather = _Gather(family, encoded, images)
+    with deciding(encoded.embeddings[0].device):
+        return _collect(method, _Gather(family, encoded, images), questions, text)
+
+
+def _collect(method: Method, gather: _Gather, questions: Sequence[str], text: TextSide) -> Cues:
+    family = gather.family
+    needs, found = method.needs, dict[str, Tensor]()
     by_embedding = bool(needs & _TEXT) and not text.by_tower(family)
     if "features" in needs or by_embedding:
         found["features"] = gather.features()
@@ -103,7 +108,7 @@ def collect(
     if needs & _TEXT and not by_embedding:
         found |= _by_tower(needs, gather, questions, text)
     if "tower_features" in needs:
-        found["tower_features"] = pick(gather.states(), gather.source)
+        found["tower_features"] = gather.tower_features()
     if needs & _FROM_ATTENTION:
         found |= gather.attention(needs, family.tower.block(family.tower.saliency_block))
     if "laplacian" in needs:
@@ -118,8 +123,13 @@ def collect(
         relevance_sign=sign,
         relevance_source=source if needs & _TEXT else "",
         heads=gather.heads,
-        images=len(images),
+        images=len(gather.images),
     )
+
+
+def tower_features(family: Family, encoded: Encoded, image: int) -> Tensor:
+    """Tower states of one picture's candidates (N, C), as the projector reads them: with gradients, unlike the cue."""
+    return _Gather(family, encoded, [image]).tower_features()[0]
 
 
 class _Gather:
@@ -139,6 +149,10 @@ class _Gather:
     def states(self) -> Tensor:
         """(B, P, C)"""
         return self._stack(self.encoded.parts.states(self.encoded.captured, self.family.feature_block))
+
+    def tower_features(self) -> Tensor:
+        """(B, N, C)"""
+        return pick(self.states(), self.source)
 
     def saliency(self, block: int) -> Tensor:
         """(B, N) fp32"""

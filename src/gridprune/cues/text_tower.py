@@ -105,6 +105,8 @@ class TextTower(ABC):
                 f"This text side belongs to a vision tower of width {self.patch_width}, but the model's tower has "
                 f"width {states.shape[-1]}. Give the checkpoint that the model's vision tower was taken from."
             )
+        if post_norm is not None:  # a tower that ran under autocast leaves another dtype than its norm takes
+            states = states.to(next(post_norm.parameters()).dtype)
         return nn.functional.normalize(self.embed_patches(states, post_norm).float(), dim=-1)
 
     def own_words(self, ids: list[int], states: Tensor) -> Tensor:

@@ -33,7 +33,7 @@ class Captured:
     """What one run of the tower left behind, by block index (0-based, absolute): one tensor per call of the module.
 
     Attributes:
-        states: outputs of the block, (V, S, C) or (S, C).
+        states: outputs of the block, (V, S, C) or (S, C); they carry gradients if the tower's do.
         queries, keys: (V, H, S, d).
         masks: the attention mask of each call, or None.
     """
@@ -120,7 +120,7 @@ class Tower:
 def _keep_output(kept: list[Tensor], thread: int) -> Callable[..., None]:
     def hook(module: nn.Module, args: object, output: Tensor | tuple[Tensor, ...]) -> None:
         if threading.get_ident() == thread:
-            kept.append((output[0] if isinstance(output, tuple) else output).detach())
+            kept.append(output[0] if isinstance(output, tuple) else output)
 
     return hook
 

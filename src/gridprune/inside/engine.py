@@ -7,7 +7,6 @@ one; what each layer kept is remembered with the cache, so that decoding and lat
 
 from __future__ import annotations
 
-import copy
 import functools
 import threading
 import weakref
@@ -19,15 +18,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from ..cues.tower import implementation
-from ..errors import UnsupportedCallError, UnsupportedModelError
-from ..families.base import Family
-from ..methods.base import Cues, Selection
+from ..errors import SelectionError, UnsupportedCallError, UnsupportedModelError
+from ..families.base import Family, Limit
+from ..intercept import Interceptor
+from ..methods.base import Cues, Selection, deciding
 from ..report import Report
 from ..wrapped import is_compiled
 from .base import InsideMethod, LayerView, Stop
+from .watch import watch
 
 
 @dataclass
@@ -43,6 +42,7 @@ class Run:
         stops: by layer.
         spans: the columns that layers see from each stop on.
         attention, keys: of the layer before, as it ran; inputs: what entered the first layer.
+        sound: () bool, whether all choices so far named different tokens.
     """
 
     visual: Tensor
@@ -56,8 +56,11 @@ class Run:
     attention: Tensor | None = None
     keys: Tensor | None = None
     inputs: Tensor | None = None
+    sound: Tensor | None = None
 
 
+# Before that version hooks run inside a checkpoint, and when the backward pass computes a layer again they see nothing.
+_CHECKPOINTS = Limit("layers are computed again without the cut", before="5.23")
 # What each layer of a cache holds of the prompt it was filled with: (length of the prompt, first layer -> columns).
 _RECORDS: weakref.WeakKeyDictionary[Any, tuple[int, dict[int, Tensor]]] = weakref.WeakKeyDictionary()
 
@@ -70,7 +73,7 @@ class InsideEngine:
         self.processor = processor
         self.layers = decoder_layers(family.model)
         self.local = threading.local()
-        self._undo: list[ExitStack] = []
+        self._undo = ExitStack()
 
     # -- the role an interceptor asks for ------------------------------------------------------------------------
 
@@ -108,15 +111,19 @@ class InsideEngine:
             last = self.layers[-1].register_forward_hook(self._finish, always_call=True)
             undo.callback(last.remove)
             for index in stops:
-                _watch(self.layers[index - 1].self_attn, self._keep_attention, undo)
-            self._undo.append(undo.pop_all())
+                undo.callback(watch(self.layers[index - 1].self_attn, self._keep_attention))
+            self._undo = undo.pop_all()
 
     def uninstall(self) -> None:
         """Take them off again."""
-        self._undo.pop().close()
+        self._undo.close()
+
+    def _answers(self) -> bool:
+        """Whether the layers run in a call that this engine answers: others may have their hooks on them too."""
+        return Interceptor.answers(self.family.model, self)
 
     def _run(self) -> Run | None:
-        return getattr(self.local, "run", None)
+        return getattr(self.local, "run", None) if self._answers() else None
 
     def _start(self, call: dict[str, Any]) -> Run | None:
         ids = call.get("input_ids")
@@ -142,6 +149,11 @@ class InsideEngine:
             return None
         budget = self.method.budget.resolve(total)
         stops = {} if budget == total else {stop.layer: stop for stop in self.method.stops(total, depth)}
+        if stops and _CHECKPOINTS.holds and any(_checkpointed(layer) for layer in self.layers):
+            raise UnsupportedCallError(
+                f"{self.method.name} cannot be trained with under gradient checkpointing here: {_CHECKPOINTS}. Upgrade, "
+                "or use a method that prunes before the language model."
+            )
         text, text_mask = _columns(real & ~visual)
         return Run(
             visual=_columns(visual)[0],
@@ -155,6 +167,8 @@ class InsideEngine:
 
     def _report(self, run: Run, ids: Tensor) -> None:
         """One report per picture, of what the last layer sees."""
+        if run.sound is not None and not bool(run.sound):
+            raise SelectionError(f"{self.method.name} chose a visual token twice, or one that is not there.")
         vision = getattr(self.local, "vision", None)
         if vision is None:
             return
@@ -173,8 +187,8 @@ class InsideEngine:
                 question="",
                 picture=functools.partial(self.family.picture, vision, number),
                 processor=self.processor,
-                encode_seconds=0.0,
-                decision_seconds=0.0,
+                encode_seconds=None,
+                decision_seconds=None,
                 layer_average=self.method.average(run.total, depth) if run.stops else float(run.total),
             )
             self.reports.append(report)
@@ -189,7 +203,7 @@ class InsideEngine:
     def _keep_inputs(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         run = self._run()
         if run is not None:
-            run.inputs = args[0] if args else kwargs["hidden_states"]
+            run.inputs = (args[0] if args else kwargs["hidden_states"]).detach()
 
     def _keep_attention(self, query: Tensor, key: Tensor, mask: Tensor | None) -> None:
         run = self._run()
@@ -202,10 +216,14 @@ class InsideEngine:
         rows = run.columns.shape[1] - 1 + torch.zeros_like(run.text[:, :1])
         if self.method.rows == "text":
             rows = torch.searchsorted(run.columns, run.text)
-        run.attention = _attention_rows(query, key, mask, rows).gather(2, where[:, None].expand(-1, rows.shape[1], -1))
+        with deciding(query.device):
+            found = _attention_rows(query, key, mask, rows)
+        run.attention = found.gather(2, where[:, None].expand(-1, rows.shape[1], -1))
 
     def _before_layer(self, index: int) -> Callable[..., Any]:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            if not self._answers():
+                return None
             cache, run = kwargs.get("past_key_values"), self._run()
             if run is None:
                 return args, _later_mask(kwargs, cache, index)
@@ -213,14 +231,16 @@ class InsideEngine:
                 return None
             hidden = args[0] if args else kwargs["hidden_states"]
             if index in run.stops:
-                hidden = self._drop(run, index, hidden, cache)
-            return (), {**_gathered(kwargs, run), "hidden_states": hidden}
+                with deciding(hidden.device):
+                    chosen = self._drop(run, index, hidden, cache)
+                hidden = _rows(hidden, chosen)
+            # Checkpoints see gradients of positional arguments only.
+            return (hidden,), {name: value for name, value in _gathered(kwargs, run).items() if name != "hidden_states"}
 
         return hook
 
-    @torch.no_grad()
     def _drop(self, run: Run, index: int, hidden: Tensor, cache: Any) -> Tensor:
-        """The hidden states of the tokens that stay; `run` is brought up to date."""
+        """(B, n) places of the tokens that stay; `run` is brought up to date."""
         places = torch.searchsorted(run.columns, run.visual)
         text = torch.searchsorted(run.columns, run.text)
         assert run.inputs is not None
@@ -237,7 +257,10 @@ class InsideEngine:
             text_inputs=_rows(run.inputs, run.text),
             text_mask=run.text_mask,
         )
-        kept = run.visual.gather(1, self.method.choose(view, run.stops[index].kept))
+        picked = self.method.choose(view, run.stops[index].kept)
+        sound = (picked.diff(dim=1) > 0).all() & (picked >= 0).all() & (picked < run.visual.shape[1]).all()
+        run.sound = sound if run.sound is None else run.sound & sound
+        kept = run.visual.gather(1, picked.clamp(0, run.visual.shape[1] - 1))
         stays = torch.ones_like(run.columns, dtype=torch.bool)
         stays.scatter_(1, places, False).scatter_(1, torch.searchsorted(run.columns, kept), True)
         width = run.columns.shape[1] - places.shape[1] + kept.shape[1]
@@ -246,7 +269,11 @@ class InsideEngine:
         run.spans[index] = run.columns
         if cache is not None:
             _RECORDS[cache] = (run.ids.shape[1], run.spans)
-        return _rows(hidden, chosen)
+        return chosen
+
+
+def _checkpointed(layer: nn.Module) -> bool:
+    return layer.training and bool(getattr(layer, "gradient_checkpointing", False))
 
 
 def decoder_layers(model: Any) -> nn.ModuleList:
@@ -330,22 +357,3 @@ def _later_mask(kwargs: dict[str, Any], cache: Any, index: int) -> dict[str, Any
     seen = torch.cat([columns, later], dim=1)
     picked = mask.expand(len(columns), -1, -1, -1).gather(3, seen[:, None, None].expand(-1, *mask.shape[1:3], -1))
     return {**kwargs, "attention_mask": picked}
-
-
-def _watch(attend: Any, keep: Callable[[Tensor, Tensor, Tensor | None], None], undo: ExitStack) -> None:
-    """Let one attention module show its queries and keys to `keep`; taken back by `undo`."""
-    own = attend.config
-    used = own._attn_implementation
-    name = f"gridprune_inside_{id(attend)}_{used}"
-
-    def wrapper(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Any:
-        mask = args[0] if args else kwargs.get("attention_mask")
-        keep(query, key, mask if isinstance(mask, Tensor) and mask.dim() == 4 else None)
-        return implementation(attend, used)(module, query, key, value, *args, **kwargs)
-
-    watched = copy.copy(own)
-    watched._attn_implementation_internal = name
-    ALL_ATTENTION_FUNCTIONS[name] = wrapper
-    attend.config = watched
-    undo.callback(ALL_ATTENTION_FUNCTIONS._local_mapping.pop, name, None)
-    undo.callback(setattr, attend, "config", own)

@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from ..allocate import minmax
 from ..token_map import TokenMap
 from .base import Cues, Method, Selection
 from .greedy import Greedy, matrix, products
@@ -55,26 +56,29 @@ class CDPruner(Method):
         return frozenset({"features", "relevance"})
 
     def select(self, cues: Cues, token_map: TokenMap, k: int) -> Selection:
-        relevance = _scaled(signed_relevance(cues, self.relevance_sign))
-        if self.theta is not None:
-            relevance = (relevance * (self.theta / (2 * (1 - self.theta)))).exp()
+        half = signed_relevance(cues, self.relevance_sign).float() / 2  # so that differences are finite
+        quality, log_weight = _scaled(half), None
+        if self.theta is not None:  # exp(a r) leaves fp32's range, its logarithm does not; constant factors drop out
+            quality, log_weight = torch.ones_like(half), minmax(half) * (self.theta / (1 - self.theta))
         if cues.quality is not None:
-            relevance = relevance * cues.quality
-        return Selection(dpp_map(cues.require("features"), relevance, k))
+            quality = quality * cues.quality
+        return Selection(dpp_map(cues.require("features"), quality, k, log_weight))
 
 
-def _scaled(relevance: Tensor) -> Tensor:
-    """(r - min + 1e-6) / (max - min) over each row; 1 where the row is constant."""
-    relevance = relevance.float()
-    low, high = relevance.amin(-1, keepdim=True), relevance.amax(-1, keepdim=True)
-    return torch.where(high > low, (relevance - low + 1e-6) / (high - low).clamp(min=1e-30), 1.0)
+def _scaled(half: Tensor) -> Tensor:
+    """(r - min + 1e-6) / (max - min) over each row of r / 2; 1 where the row is constant."""
+    low, high = half.amin(-1, keepdim=True), half.amax(-1, keepdim=True)
+    # Below the clamp 1e-6 outweighs all differences: only ratios count, and they are 1.
+    return torch.where(high > low, (half - low + 5e-7) / (high - low).clamp(min=5e-13), 1.0)
 
 
-def dpp_map(x: Tensor, quality: Tensor, k: int) -> Tensor:
+def dpp_map(x: Tensor, quality: Tensor, k: int, log_weight: Tensor | None = None) -> Tensor:
     """(B, k) ascending: greedy MAP of the DPP with kernel diag(q) S diag(q), S the cosines of `x` (B, N, D).
 
     Args:
         quality: q, (B, N) fp32.
+        log_weight: (B, N) fp32, the logarithm of a further factor of q^2, of any size: d_i^2 is the one without it
+            times the factor, since every pick's own factor cancels out of c.
     """
     scaled = unit(x) * quality[..., None]  # L = scaled @ scaled.mT
     residual = scaled.square().sum(-1)  # d^2, [B, N]
@@ -90,11 +94,18 @@ def dpp_map(x: Tensor, quality: Tensor, k: int) -> Tensor:
         seen = rows[:, :built]
         return left.baddbmm_(seen.gather(2, tokens[:, None].expand(-1, built, -1)).mT, seen, alpha=-1)
 
-    greedy = Greedy(residual, rows_left, matrix(scaled), tolerance)
+    def scores() -> Tensor:
+        if log_weight is None:
+            return residual
+        ranked = torch.where(residual > tolerance, residual.log() + log_weight, torch.finfo(torch.float32).min)
+        return ranked + greedy.barred
+
+    greedy = Greedy(residual, rows_left, matrix(scaled), tolerance if log_weight is None else TIE)
     for step in range(k):
-        token = greedy.best(residual)
+        best = scores()
+        token = greedy.best(best)
         gain = residual.gather(1, token)  # d_j^2
-        row = greedy.row(token, residual)
+        row = greedy.row(token, best)
         since = rows[:, built:step]
         factor = since.gather(2, token[:, None].expand(-1, step - built, -1)).mT  # c_tj
         new = torch.baddbmm(row[:, None], factor, since, alpha=-1, out=rows[:, step : step + 1])[:, 0]

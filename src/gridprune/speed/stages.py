@@ -181,8 +181,7 @@ class _Bench:
         return self._cues()
 
     def _decision(self) -> Any:
-        cues, candidates = self._collected, self.rig.map.candidates
-        return checked_select(self._method, cues, candidates, self._method.count(cues, candidates))
+        return checked_select(self._method, self._collected, self.rig.map.candidates)
 
     def _processing(self) -> dict[str, Callable[[], Any]]:
         """The stock processor on a photograph of 640 x 480, where this family resizes to one size."""

@@ -15,7 +15,7 @@ from vllm.tokenizers import cached_tokenizer_from_config
 from ..cues.clip_text import ClipText, find_beside
 from ..cues.collect import TextSide, check_available, wanted_blocks
 from ..cues.text_tower import CLIP_TEXT
-from ..errors import BudgetError, MissingCueError, UnsupportedCallError
+from ..errors import BudgetError, MissingCueError, SelectionError, UnsupportedCallError
 from ..families.base import Encoded
 from ..methods.base import Method
 from ..methods.uniform import Uniform
@@ -95,11 +95,11 @@ class Pruned:
         return kept
 
     def _choose(self, encoded: Encoded, asked: Sequence[Settled]) -> tuple[Method, list[Choice]]:
-        """What to keep. Nothing can be refused here any more, so broken cues fall back to evenly spread tokens."""
+        """What to keep. Nothing can be refused here any more, so broken cues and selections fall back to evenly spread tokens."""
         counts, questions = [ask.keep for ask in asked], [ask.question for ask in asked]
         try:
             return self.method, choose(self.family, self.method, encoded, questions, self.text, counts)
-        except (MissingCueError, BudgetError) as error:
+        except (MissingCueError, BudgetError, SelectionError) as error:
             logger.warning("gridprune keeps evenly spread tokens of %d picture(s): %s", len(asked), error)
             method = Uniform()
             return method, choose(self.family, method, encoded, questions, self.text, counts)
