@@ -122,7 +122,7 @@ class Pruning:
         Raises:
             BusyError: another thread is pruning the model.
         """
-        Interceptor.push(self.family.model, self._acting, doors(self.model))
+        Interceptor.push(self.family.model, self.family.base, self._acting, doors(self.model))
         self._acting.install()
         return self
 

@@ -273,13 +273,6 @@ def test_assisted_generation_is_refused(net):
         net.generate(**call(), assistant_model=net)
 
 
-def test_positions_of_logits_are_refused(net):
-    with pytest.raises(UnsupportedCallError, match="logits_to_keep"), prune(net, SOME):
-        net(**call(), logits_to_keep=torch.tensor([0]))
-    with torch.no_grad(), prune(net, SOME):
-        assert net(**call(), logits_to_keep=1).logits.shape[1] == 1
-
-
 def test_masks_of_another_shape_are_refused(net):
     given = call()
     length = given["input_ids"].shape[1]
