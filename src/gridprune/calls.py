@@ -17,42 +17,20 @@ from .cues.question import QuestionReader, clean
 from .errors import QuestionError, UnsupportedCallError
 from .families.base import CHUNKED_PREFILL, LATER_PICTURES, PADDING_BEHIND_CACHE, STATIC_CACHE, Family, Place
 from .methods.base import Method
+from .outputs import Plan
 from .pictures import pick
+from .positions import Fed
 from .prompt import Layout, along, contiguous_positions, shorten
 from .report import Report
 from .reuse import EncoderCache
-from .sequences import PromptStreamer, infer_mask, is_static, pad_token, restore_prompt, shorten_limits
+from .sequences import Prompt, infer_mask, is_static, pad_token, shorten_limits
+from .targets import Targets
 from .together import split_over_rows
-from .turns import Past, Record, recall, remember
+from .turns import Past, Record, recall
 
 Positions = Literal["contiguous", "original"]
 BudgetScope = Literal["image", "prompt"]
 Question = str | Sequence[str] | None
-
-
-@dataclass(eq=False)
-class Plan:
-    """One shortened call.
-
-    Attributes:
-        record: what to remember on the cache.
-        original: (B, L) the ids as they were given.
-        call: the arguments to call the model with.
-    """
-
-    record: Record
-    original: Tensor
-    call: dict[str, Any]
-
-    @property
-    def cut(self) -> int:
-        """Columns by which the call's prompt became shorter."""
-        return self.original.shape[1] - self.call["input_ids"].shape[1]
-
-    def remember(self, cache: Any) -> None:
-        """Note on the cache, given or made by the model, what was fed into it."""
-        given = self.call.get("past_key_values")
-        remember(given if given is not None else cache, self.record)
 
 
 @dataclass(eq=False)
@@ -111,28 +89,37 @@ class Shortener:
             plan = self._plan(call, new_only=new_only, generating=True)
         if plan is None:
             return original(**call)
+        if not plan.stock:
+            self._check_generation(call)
+        prompt = Prompt(plan.original, plan.prompt)
+        if not plan.prompt.identity:
+            shorten_limits(plan.call, self.model, prompt.cut)
+            plan.call = prompt.shown(plan.call, self.model)
+        plan.remember(None)
+        output = original(**plan.call)
+        plan.remember(getattr(output, "past_key_values", None))
+        return output if plan.prompt.identity else prompt.restored(output, plan.columns)
+
+    def _check_generation(self, call: dict[str, Any]) -> None:
         if call.get("assistant_model") is not None:
             raise UnsupportedCallError("Assisted generation with an assistant_model cannot be pruned; leave it out.")
         if call.get("prefill_chunk_size") is not None:
             self._refuse(CHUNKED_PREFILL)
         if is_static(call, self.model):
             self._refuse(STATIC_CACHE)
-        if plan.cut > 0:
-            shorten_limits(plan.call, self.model, plan.cut)
-            if plan.call.get("streamer") is not None:
-                plan.call["streamer"] = PromptStreamer(plan.call["streamer"], plan.original)
-        plan.remember(None)
-        output = original(**plan.call)
-        plan.remember(getattr(output, "past_key_values", None))
-        return restore_prompt(output, plan.original, plan.call["input_ids"].shape[1])
 
-    def before_forward(self, call: dict[str, Any]) -> Plan | None:
+    def before_forward(self, call: dict[str, Any], targets: Targets | None) -> Plan | None:
         """The shortened arguments of a direct call; None if there is nothing to prune."""
         plan = self._plan(call, new_only=True, generating=False)
         if plan is None:
             return None
-        if isinstance(call.get("logits_to_keep"), Tensor) and not plan.record.layout.identity:
-            raise UnsupportedCallError("logits_to_keep as a tensor of positions cannot be pruned; give a count.")
+        if plan.dropped is not None and targets is not None:
+            targets.exclude(plan.dropped)
+        if "logits_to_keep" in plan.call:  # counted along the prompt as it was given, by the head
+            plan.call["logits_to_keep"] = 0
+        wanted = call.get("return_dict")
+        plan.as_tuple = not (self.model.config.return_dict if wanted is None else wanted)
+        plan.call = self.packed({**plan.call, "return_dict": True})
         plan.remember(None)
         return plan
 
@@ -173,8 +160,10 @@ class Shortener:
         past = recall(call.get("past_key_values"), len(ids))
         offset = past.full if new_only else 0
         length = ids.shape[1] + offset
-        if length <= past.full or (not seen and past.plain):
+        if length <= past.full:
             return None
+        if not seen and past.plain:
+            return self._stock(call, ids, past, length)
         mask = self._mask(call, ids, length, generating)
         cpu_ids, cpu_mask = ids.cpu(), None if mask is None else mask.cpu().bool()
         keep = torch.ones(len(ids), length, dtype=torch.bool)
@@ -182,7 +171,19 @@ class Shortener:
         self._split_budget(found)
         outputs = {each.family.modality: self._prune_pictures(each, cpu_ids, cpu_mask, keep, offset) for each in found}
         layout = shorten(keep, cpu_mask, past.layout)
-        return self._short_call(call, ids, mask, layout, past, offset, outputs, generating)
+        plan = self._short_call(call, ids, mask, layout, past, offset, outputs, generating)
+        if not layout.identity:
+            plan.dropped = ~keep[:, offset:]
+        return plan
+
+    def _stock(self, call: dict[str, Any], ids: Tensor, past: Past, length: int) -> Plan | None:
+        """A call that the stock model answers by itself. M-RoPE goes on where this cache stands, not the last one."""
+        if not past.known:
+            return None
+        if past.delta is not None:
+            self.family.base.rope_deltas = past.delta
+        layout = Layout.unchanged(len(ids), length)
+        return Plan(Record(layout, past.delta), ids, dict(call), layout.behind(past.cached, past.full), stock=True)
 
     def _short_call(
         self,
@@ -201,8 +202,12 @@ class Shortener:
         short = {key: value for key, value in call.items() if key not in dropped}
         if outputs:
             short["mm_encoder_outputs"] = outputs
+        new = layout.behind(past.cached, past.full)
         if layout.identity:
-            return Plan(Record(layout), ids, short)
+            if not past.known:
+                return Plan(None, ids, short, new)
+            rope = Fed(call, ids, mask, layout, past, offset).rope(self.family)
+            return Plan(Record(layout, rope and rope[1]), ids, short, new)
         tail = layout if not offset else layout.behind(past.cached, offset)
         if mask is None and (layout.padded or self.positions == "original"):
             mask = ids.new_ones(len(ids), layout.full)
@@ -211,10 +216,11 @@ class Shortener:
         short |= along(short, layout, tail)
         short["input_ids"] = tail.gather(ids, pad_token(self.model))
         self._check_padding(short.get("attention_mask"), past)
-        positions, delta = self._positions(call, ids, mask, layout, past, offset, generating)
+        fed = Fed(call, ids, mask, layout, past, offset)
+        positions, delta = self._positions(fed, generating)
         if positions is not None:
             short["position_ids"] = positions if generating else positions[..., -tail.width :]
-        return Plan(Record(layout, delta), ids, short)
+        return Plan(Record(layout, delta), ids, short, new, rope_deltas=None if delta is None else delta - fed.cut)
 
     def _check_padding(self, mask: Tensor | None, past: Past) -> None:
         if past.cached and mask is not None and bool((mask[:, past.cached :] == 0).any()):
@@ -238,63 +244,18 @@ class Shortener:
             )
         return mask
 
-    def _positions(
-        self,
-        call: dict[str, Any],
-        ids: Tensor,
-        mask: Tensor | None,
-        layout: Layout,
-        past: Past,
-        offset: int,
-        generating: bool,
-    ) -> tuple[Tensor | None, Tensor | None]:
+    def _positions(self, fed: Fed, generating: bool) -> tuple[Tensor | None, Tensor | None]:
         """Positions along the short prompt, (B, W) or (4, B, W), if the model must be told, and the M-RoPE delta."""
         first = 0 if generating else self.family.first_position
-        kept_mask = layout.gather(mask, 0) if mask is not None else ids.new_ones(len(ids), layout.width)
-        counted = contiguous_positions(kept_mask, first)
-        rope = self._rope(call, ids, mask, layout, past, offset, kept_mask)
+        fed.check_packed()
+        rope = fed.rope(self.family)
         if rope is not None:
             positions, delta = rope
             self.family.base.rope_deltas = delta
-            return torch.cat([counted[None], positions]), delta
+            return torch.cat([contiguous_positions(fed.kept_mask, first)[None], positions]), delta
         if self.positions == "original":
-            assert mask is not None  # made by the caller
-            given = call.get("position_ids")
-            full = contiguous_positions(mask, first)
-            if given is not None and given.shape[-1] == layout.full:
-                full = given.expand(len(ids), -1)
-            return layout.gather(full, 0), None
-        needed = not generating and mask is not None and bool((kept_mask == 0).any())
-        return (counted if needed else None), None
-
-    def _rope(
-        self,
-        call: dict[str, Any],
-        ids: Tensor,
-        mask: Tensor | None,
-        layout: Layout,
-        past: Past,
-        offset: int,
-        kept_mask: Tensor,
-    ) -> tuple[Tensor, Tensor] | None:
-        """M-RoPE positions (3, B, W), 0 where a cache holds the token, and the delta (B, 1) of the short prompt."""
-        new = slice(past.full - offset, None)
-        types = call.get("mm_token_type_ids")
-        if types is None:
-            types = self.family.token_types(ids)
-        elif types.shape[1] != ids.shape[1]:
-            types = types[:, -ids.shape[1] :]
-        new_mask = None if mask is None else mask[:, past.full :]
-        rope = self.family.rope(call, ids[:, new], new_mask, types[:, new])
-        if rope is None:
-            return None
-        positions, following = rope
-        cached = kept_mask[:, : past.cached].sum(1, keepdim=True)
-        start = cached if past.delta is None else cached + past.delta
-        tail = layout.behind(past.cached, past.full)
-        placed = tail.gather(positions + start, 0)
-        padded = torch.nn.functional.pad(placed, (past.cached, 0))
-        return padded, following + start - kept_mask.sum(1, keepdim=True)
+            return fed.original(first), None
+        return (None if generating else fed.counted(first)), None
 
     def _find_pictures(self, family: Family, vision: dict[str, Any], ids: Tensor, prefix: int, offset: int) -> Pictures:
         """The pictures of one modality that no cache holds yet."""

@@ -131,7 +131,8 @@ class Pruning:
         Interceptor.pop(self.family.model, self._acting)
 
     def _push(self, everywhere: bool) -> None:
-        Interceptor.push(self.family.model, self._acting, doors(self.model), everywhere=everywhere)
+        family = self.family
+        Interceptor.push(family.model, family.base, self._acting, doors(self.model), everywhere=everywhere)
 
 
 prune = Pruning

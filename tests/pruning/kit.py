@@ -228,6 +228,16 @@ def reference(
     return net(**call, **arguments)
 
 
+def in_full(case: Case, net: Any, row: Row, masks: Sequence[Tensor], values: Tensor) -> Tensor:
+    """(B, L, ...) from values of the kept tokens (B, W, ...): at a dropped column what stands at the last one before it
+    that was kept, and nothing before the first."""
+    columns, found = write(case, net, row, masks).columns, []
+    for column in range(len(case.ids(row))):
+        before = [i for i, kept in enumerate(columns) if kept <= column]
+        found.append(values[:, before[-1]] if before else torch.zeros_like(values[:, 0]))
+    return torch.stack(found, dim=1)
+
+
 def shuffled(text: int, count: int = 5) -> list[int]:
     """A few different text ids."""
     return [10 + (text * 17 + 7 * i) % 80 for i in range(count)]

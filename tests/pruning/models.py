@@ -208,15 +208,17 @@ def _deepstack(net: Any, case: Case, row: Any, written: Written, masks: Any, cal
     """Qwen3-VL's forward from embeddings leaves the deepstack planes out: call its language model with them."""
     pictures = [item for item in row if isinstance(item, Picture)]
     labels, arguments = call.pop("labels", None), {}
+    loss_arguments = {name: call.pop(name) for name in ("num_items_in_batch",) if name in call}
     if pictures:
         planes = [torch.cat(list(plane)) for plane in case._encoded(net, pictures).deepstack_features]
         kept = torch.cat([mask.bool() for mask in masks])
         visual = torch.tensor([[place is not None for place in written.visual]])
         arguments = {"visual_pos_masks": visual, "deepstack_visual_embeds": [plane[kept] for plane in planes]}
-    hidden = net.model.language_model(**call, **arguments).last_hidden_state
-    logits = net.lm_head(hidden)
-    loss = None if labels is None else net.loss_function(logits=logits, labels=labels, vocab_size=VOCABULARY)
-    return SimpleNamespace(logits=logits, loss=loss)
+    output = net.model.language_model(**call, **arguments)
+    logits, loss = net.lm_head(output.last_hidden_state), None
+    if labels is not None:
+        loss = net.loss_function(logits=logits, labels=labels, vocab_size=VOCABULARY, **loss_arguments)
+    return SimpleNamespace(logits=logits, loss=loss, hidden_states=output.hidden_states)
 
 
 _QWEN = {"tokens": _qwen_tokens, "vision": _qwen_vision, "extras": _qwen_types, "reference": _mrope}

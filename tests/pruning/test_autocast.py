@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import pytest
 import torch
 
 from gridprune import GridPrune, families, prune
@@ -23,7 +22,16 @@ from .test_siglip import siglip
 from .words import tokenizer
 
 BF16 = ("cpu", torch.bfloat16)
-NEEDS = ("relevance", "word_relevance", "question_embeds", "saliency", "keys", "queries_cls", "tower_features", "features")
+NEEDS = (
+    "relevance",
+    "word_relevance",
+    "question_embeds",
+    "saliency",
+    "keys",
+    "queries_cls",
+    "tower_features",
+    "features",
+)
 ANY_TYPE = {"features", "tower_features", "keys", "queries_cls", "question_embeds"}  # as the model computed them
 
 

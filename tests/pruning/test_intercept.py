@@ -243,7 +243,9 @@ def test_a_thread_without_a_pruning_is_answered_where_only_one_can_be_meant(net)
     assert kept(inner) == [4]
 
 
-@pytest.mark.parametrize("ask", [run, lambda net: net.generate(**call(), max_new_tokens=1)], ids=["forward", "generate"])
+@pytest.mark.parametrize(
+    "ask", [run, lambda net: net.generate(**call(), max_new_tokens=1)], ids=["forward", "generate"]
+)
 def test_a_thread_without_a_pruning_is_refused_where_several_can_be_meant(net, ask):
     before = state(net)
     one, other = contextvars.copy_context(), contextvars.copy_context()
@@ -404,13 +406,6 @@ def test_embeddings_behind_a_pruned_prompt_are_refused(net):
 def test_assisted_generation_is_refused(net):
     with pytest.raises(UnsupportedCallError, match="assistant"), prune(net, SOME):
         net.generate(**call(), assistant_model=net)
-
-
-def test_positions_of_logits_are_refused(net):
-    with pytest.raises(UnsupportedCallError, match="logits_to_keep"), prune(net, SOME):
-        net(**call(), logits_to_keep=torch.tensor([0]))
-    with torch.no_grad(), prune(net, SOME):
-        assert net(**call(), logits_to_keep=1).logits.shape[1] == 1
 
 
 def test_masks_of_another_shape_are_refused(net):

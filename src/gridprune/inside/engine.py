@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import threading
-import weakref
 from collections import deque
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -23,7 +22,11 @@ from ..errors import SelectionError, UnsupportedCallError, UnsupportedModelError
 from ..families.base import Family, Limit
 from ..intercept import Interceptor
 from ..methods.base import Cues, Selection, deciding
+from ..outputs import Columns
+from ..prompt import Layout
 from ..report import Report
+from ..targets import Targets, router_logits
+from ..turns import layers_of, recall, remember_layers
 from ..wrapped import is_compiled
 from .base import InsideMethod, LayerView, Stop
 from .watch import watch
@@ -58,11 +61,34 @@ class Run:
     inputs: Tensor | None = None
     sound: Tensor | None = None
 
+    @property
+    def outputs(self) -> Columns:
+        """Where the parts of an output belong."""
+        full = self.ids.shape[1]
+        layouts = {columns.shape[1]: Layout(columns.cpu(), full) for columns in self.spans.values()}
+        return Columns(list(layouts.values()), list(layouts.values()))
+
 
 # Before that version hooks run inside a checkpoint, and when the backward pass computes a layer again they see nothing.
 _CHECKPOINTS = Limit("layers are computed again without the cut", before="5.23")
-# What each layer of a cache holds of the prompt it was filled with: (length of the prompt, first layer -> columns).
-_RECORDS: weakref.WeakKeyDictionary[Any, tuple[int, dict[int, Tensor]]] = weakref.WeakKeyDictionary()
+
+
+@dataclass(eq=False)
+class Direct:
+    """A direct call that is under way."""
+
+    call: dict[str, Any]
+    run: Run
+    targets: Targets | None
+    as_tuple: bool
+
+    def finish(self, output: Any) -> Any:
+        """The output at the caller's columns."""
+        if self.targets is not None and self.run.spans:
+            dropped = torch.ones_like(self.run.ids, dtype=torch.bool).scatter(1, self.run.columns, False)
+            self.targets.exclude(dropped)
+        output = self.run.outputs.aligned(output)
+        return output.to_tuple() if self.as_tuple else output
 
 
 class InsideEngine:
@@ -81,20 +107,36 @@ class InsideEngine:
         """`model.generate` as it is: prompts are not shortened."""
         if call.get("prefill_chunk_size") is not None or call.get("assistant_model") is not None:
             raise UnsupportedCallError("Methods inside the language model need one undivided prefill.")
-        self.local.vision = self.family.vision(call)
+        outer = self._noted()
+        self.local.vision, self.local.prefill = self.family.vision(call), None
         try:
-            return original(**call)
+            output = original(**call)
+            _, run = self._noted()
         finally:
-            self.local.vision = None
+            self.local.vision, self.local.prefill = outer
+        return output if run is None or isinstance(output, Tensor) else run.outputs.generated(output)
 
-    def before_forward(self, call: dict[str, Any]) -> None:
-        """Note the prompt of a direct call; its arguments stay as they are."""
+    def _noted(self) -> tuple[dict[str, Any] | None, Run | None]:
+        return getattr(self.local, "vision", None), getattr(self.local, "prefill", None)
+
+    def before_forward(self, call: dict[str, Any], targets: Targets | None) -> Direct | None:
+        """Note the prompt of a direct call."""
         self.local.vision = self.family.vision(call)
-        self.local.run = self._start(call)
+        run = self.local.run = self._start(call)
+        if run is None:
+            return None
+        wanted = call.get("return_dict")
+        as_tuple = not (self.family.model.config.return_dict if wanted is None else wanted)
+        call = {**call, "return_dict": True}
+        if "logits_to_keep" in call:  # what is kept is up to the head: here it would cut off prompts
+            call["logits_to_keep"] = 0
+        return Direct(call, run, targets, as_tuple)
 
     def packed(self, call: dict[str, Any]) -> dict[str, Any]:
         """Note the prompt of a forward call made by `generate`."""
-        self.local.run = self._start(call)
+        run = self.local.run = self._start(call)
+        if run is not None:
+            self.local.prefill = run
         return call
 
     # -- hooks ---------------------------------------------------------------------------------------------------
@@ -126,10 +168,19 @@ class InsideEngine:
         return getattr(self.local, "run", None) if self._answers() else None
 
     def _start(self, call: dict[str, Any]) -> Run | None:
-        ids = call.get("input_ids")
+        ids, cache = call.get("input_ids"), call.get("past_key_values")
+        if ids is not None and not recall(cache, len(ids), inside=True).plain:
+            raise UnsupportedCallError(
+                f"The cache holds a prompt that was pruned before the language model; {self.method.name} prunes inside "
+                "it. Start a new cache."
+            )
         if ids is None or not (call.get("mm_encoder_outputs") or self.family.vision(call)):
             return None
-        cache = call.get("past_key_values")
+        if router_logits(call, self.family.model.config):
+            raise UnsupportedCallError(
+                f"{self.method.name} leaves fewer tokens to later layers, so experts have no balancing loss over all "
+                "layers: call without output_router_logits, or use a method that prunes before the language model."
+            )
         if cache is not None and int(cache.get_seq_length()) > 0:
             raise UnsupportedCallError(
                 f"{self.method.name} prunes inside the language model and takes pictures in the first turn of a cache "
@@ -268,7 +319,7 @@ class InsideEngine:
         run.columns, run.visual = run.columns.gather(1, chosen), kept
         run.spans[index] = run.columns
         if cache is not None:
-            _RECORDS[cache] = (run.ids.shape[1], run.spans)
+            remember_layers(cache, run.ids.shape[1], run.spans)
         return chosen
 
 
@@ -348,7 +399,7 @@ def _gathered(kwargs: dict[str, Any], run: Run) -> dict[str, Any]:
 
 def _later_mask(kwargs: dict[str, Any], cache: Any, index: int) -> dict[str, Any]:
     """The mask of a later step for a layer whose cache is shorter than the first layer's."""
-    mask, record = kwargs.get("attention_mask"), _RECORDS.get(cache) if cache is not None else None
+    mask, record = kwargs.get("attention_mask"), layers_of(cache)
     if mask is None or record is None:
         return kwargs
     length, spans = record
