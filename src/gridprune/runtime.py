@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from PIL.Image import Image
 
 from . import families
 from .calls import Positions
+from .chat import conversation, prompt_text, special_tokens_of
 from .cues.clip_text import DEFAULT_SIGN, ClipText
 from .cues.text_tower import TextTower, stored_sign
 from .errors import CheckpointError, GridPruneError, QuestionError, UnsupportedModelError
@@ -107,17 +108,20 @@ def prepare(loaded: Loaded, image: Image | Video, question: str, history: Sequen
 
     Raises:
         QuestionError: the question is empty.
+        CheckpointError: the checkpoint has no chat template to write the prompt with.
         UnsupportedModelError: a clip, and the model takes none.
     """
     if not question.strip():
         raise QuestionError("The question is empty.")
+    media: dict[str, Any]
     if isinstance(image, Video):
         _check_takes_clips(loaded.model)
-        text = prompt_text(loaded.processor, question, history, medium="video")
+        text = prompt_text(loaded.processor, conversation(question, history, "video"))
         media = {"videos": [list(image.frames)], "video_metadata": [image.metadata], "do_sample_frames": False}
     else:
-        text, media = prompt_text(loaded.processor, question, history), {"images": image}
-    inputs = loaded.processor(text=text, return_tensors="pt", **media)
+        text, media = prompt_text(loaded.processor, conversation(question, history)), {"images": image}
+    tokens = special_tokens_of(loaded.processor, text)
+    inputs = loaded.processor(text=text, return_tensors="pt", **media, **tokens)
     return inputs.to(loaded.model.device, dtype=loaded.model.dtype)
 
 
@@ -125,33 +129,6 @@ def _check_takes_clips(model: Any) -> None:
     if not families.find(model).video:
         others = ", ".join(sorted(name for family in families.available() if family.video for name in family.classes))
         raise UnsupportedModelError(f"{type(model).__name__} takes pictures, not clips. Models that do: {others}.")
-
-
-def prompt_text(
-    processor: Any,
-    question: str,
-    history: Sequence[tuple[str, str]] = (),
-    medium: Literal["image", "video"] = "image",
-) -> str:
-    """The prompt for one picture or clip by the chat template, or LLaVA-1.5's if there is none."""
-    asked = [*(turn for turn, _ in history), question]
-    if getattr(processor, "chat_template", None):
-        turns = _conversation(asked, history, medium)
-        return str(processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False))
-    answers = [*(f" {answer}</s>" for _, answer in history), ""]
-    text = "".join(f"USER: {words} ASSISTANT:{answer}" for words, answer in zip(asked, answers))
-    return text.replace("USER: ", f"USER: {getattr(processor, f'{medium}_token', f'<{medium}>')}\n", 1)
-
-
-def _conversation(asked: Sequence[str], history: Sequence[tuple[str, str]], medium: str) -> list[dict[str, Any]]:
-    """User turns with the assistant's answers between them, the picture or clip in the first."""
-    turns: list[dict[str, Any]] = []
-    for number, words in enumerate(asked):
-        text = {"type": "text", "text": words}
-        turns.append({"role": "user", "content": [text] if number else [{"type": medium}, text]})
-        if number < len(history):
-            turns.append({"role": "assistant", "content": [{"type": "text", "text": history[number][1]}]})
-    return turns
 
 
 def answer(

@@ -177,11 +177,22 @@ def test_what_is_not_offered_says_so(model):
 
 
 def test_without_a_chat_template(model, monkeypatch):
-    from lmms_eval.protocol import ChatMessages
-
     monkeypatch.setattr(model.processor, "chat_template", None)
-    text = model._text(ChatMessages(messages=picture_and("Is there a bird?", 2)))
-    assert text == "USER: <image>\n<image>\nIs there a bird? ASSISTANT:"
+    monkeypatch.setattr(model.tokenizer, "chat_template", None)
+    with pytest.raises(CheckpointError, match="chat template"):
+        ask(model, [picture_and("Is there a bird?", 2)])
+
+
+def test_the_question_is_read_from_the_tasks_messages(model, monkeypatch):
+    """Words that look like the template's own are words; of several turns the last one guides."""
+    seen = []
+    monkeypatch.setattr(
+        model, "_prune", lambda question, made=model._prune: seen.append(question) or made(question=question)
+    )
+    first, last = picture_and("Is there a bird?"), picture_and("Does <ans> mean yes?")
+    no = {"role": "assistant", "content": [{"type": "text", "text": "no"}]}
+    ask(model, [[*first, no, *last], first])
+    assert seen == [["Does <ans> mean yes?"] * 2 + ["Is there a bird?"]]
 
 
 def test_tasks_of_the_recipes_exist_with_their_metrics():

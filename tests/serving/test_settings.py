@@ -48,6 +48,7 @@ def test_settings_build_a_method() -> None:
         ({"options": {"alpha": 2}}, SettingError),
         ({"options": {"beta": 2}}, SettingError),
         ({"tower_tokens": 0}, SettingError),
+        ({"guide": "first"}, SettingError),
     ],
 )
 def test_wrong_settings(given: Any, error: type[Exception]) -> None:

@@ -69,9 +69,12 @@ def test_hash_holds_question_budget_and_settings(made: Callable[..., Made]) -> N
     assert made(keep=40, method="relevance").hash(words(1)) != asked
 
 
-def test_later_turns_do_not_change_the_hash(made: Callable[..., Made]) -> None:
-    one = made(keep=40)
-    assert one.hash(words(1), words(2), words(3)) == one.hash(words(1))
+@pytest.mark.parametrize("name", ["llava", "qwen2.5-vl"])
+def test_later_turns_change_the_hash_as_the_setting_says(made: Callable[..., Made], name: str) -> None:
+    """By default the question to be answered guides; guided by the picture's turn, later turns change nothing."""
+    last, turn = made(name, keep=40), made(name, keep=40, guide="turn")
+    assert last.hash(words(1), words(2), words(3)) == last.hash(words(3))
+    assert turn.hash(words(1), words(2), words(3)) == turn.hash(words(1)) != turn.hash(words(3))
 
 
 def test_without_text_the_picture_alone_counts(made: Callable[..., Made]) -> None:
@@ -127,7 +130,7 @@ def test_a_budget_that_the_method_cannot_meet(made: Callable[..., Made]) -> None
 
 
 def test_no_question_and_wrong_placeholders(made: Callable[..., Made]) -> None:
-    with pytest.raises(ValueError, match="no text"):
+    with pytest.raises(ValueError, match="asks nothing"):
         made(keep=40)("")
     with pytest.raises(ValueError, match="0 image placeholders for 1 pictures"):
         made(keep=40).run("USER: w1 ASSISTANT:", [SHOWN])

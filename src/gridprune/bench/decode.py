@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from ..chat import conversation, prompt_text, special_tokens_of
 from ..families.base import Encoded, Family
-from ..runtime import prompt_text
 
 _TOKENS = 32_000  # positions in the cache of one batch
 _STEP = 6  # suffixes are padded to no more than the next multiple of this: few calls, little waste
@@ -157,6 +157,7 @@ def _batches(prefixes: Sequence[Prefix], jobs: Sequence[Job], behind: dict[int, 
 
 def prompt_parts(processor: Any, question: str, image_token_id: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Token ids before and behind the picture in the checkpoint's own prompt for one picture and one question."""
-    ids = processor.tokenizer(prompt_text(processor, question))["input_ids"]
+    text = prompt_text(processor, conversation(question))
+    ids = processor.tokenizer(text, **special_tokens_of(processor, text))["input_ids"]
     place = ids.index(image_token_id)
     return tuple(ids[:place]), tuple(ids[place + 1 :])

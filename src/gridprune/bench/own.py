@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from .. import families
+from ..chat import conversation, prompt_text, special_tokens_of
 from ..errors import GridPruneError
 from ..methods.base import Cues, Method, checked_select
 from ..pruning import prune
-from ..runtime import Loaded, prompt_text
+from ..runtime import Loaded
 from .ablations import borrows_question, given, reads_evidence
 from .data import Question, Scene
 from .entries import FULL
@@ -84,8 +85,10 @@ class Own:
 
     def _inputs(self, scene: Scene, question: Question) -> Any:
         processor, model = self.loaded.processor, self.loaded.model
-        text = prompt_text(processor, question.text)
-        return processor(images=scene.image, text=text, return_tensors="pt").to(model.device, dtype=model.dtype)
+        text = prompt_text(processor, conversation(question.text))
+        tokens = special_tokens_of(processor, text)
+        inputs = processor(images=scene.image, text=text, return_tensors="pt", **tokens)
+        return inputs.to(model.device, dtype=model.dtype)
 
     def _prune(self, method: Method, question: str) -> Any:
         return prune(

@@ -9,16 +9,18 @@
     resize                  672x672: every picture is stretched to this size first, so that all have the same N
     min_pixels, max_pixels  for processors that choose a picture's size from such a range (Qwen-VL)
 
-Decoding follows the task; the question is read from the prompt, as in any application.
+Decoding follows the task. Methods are guided by the text of a task's last user message, less instructions about the
+form of the answer.
 """
 
 from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NoReturn
 
 import torch
@@ -31,6 +33,8 @@ from lmms_eval.protocol import ChatMessages
 from tqdm import tqdm
 
 from .. import families
+from ..bench.shared import clip_of
+from ..chat import prompt_text, question_in, special_tokens_of
 from ..errors import GridPruneError, ImageError, UnsupportedCallError
 from ..plan import parse_size
 from ..pruning import Pruning, prune
@@ -105,16 +109,18 @@ class GridPruneModel(lmms):  # type: ignore[misc]
             self.tokenizer.pad_token = self.tokenizer.eos_token
         set_pixel_range(self.processor, min_pixels, max_pixels)
         self.family = families.find(self.loaded.model)
-        self.pruning: Pruning | None = None
+        self._prune: partial[Pruning] | None = None
         if chosen is not None:
-            self.pruning = prune(
+            self._prune = partial(
+                prune,
                 self.loaded.model,
                 chosen,
                 processor=self.processor,
-                clip=self.loaded.clip,
+                clip=clip_of(self.loaded),
                 positions=positions,  # type: ignore[arg-type]
                 max_reports=_REPORTS,
             )
+            self._prune()  # raises now what it cannot do
 
     def generate_until(self, requests: Sequence[Instance]) -> list[GenerationResult]:
         """Answer requests in their order; those with equal decoding settings share batches."""
@@ -155,31 +161,35 @@ class GridPruneModel(lmms):  # type: ignore[misc]
         """New token ids of every row, padding behind the end taken off."""
         model = self.loaded.model
         pictures = [self._pictures(messages) for messages in asked]
+        conversations = [messages.to_hf_messages() for messages in asked]
+        texts = [prompt_text(self.processor, messages) for messages in conversations]
         inputs = self.processor(
-            text=[self._text(messages) for messages in asked],
+            text=texts,
             images=pictures if any(pictures) else None,
             padding=True,
             return_tensors="pt",
+            **special_tokens_of(self.processor, texts[0]),
         ).to(self.device, dtype=model.dtype)
+        questions = [question_in(turns) for turns, shown in zip(conversations, pictures) for _ in shown]
+        pruning = None if self._prune is None else self._prune(question=questions)
         pad = self.tokenizer.pad_token_id
         started = time.perf_counter()
-        with self.pruning or nullcontext():
+        with pruning or nullcontext():
             output = model.generate(**inputs, **decoding(settings), pad_token_id=pad)
         tally.seconds += time.perf_counter() - started
         new = output[:, inputs["input_ids"].shape[1] :].tolist()
         ends = self._ends()
         rows = [list(itertools.takewhile(lambda token: token not in ends, row)) for row in new]
         tally.new_tokens += sum(map(len, rows))
-        self._count(dict(inputs), tally)
+        self._count(dict(inputs), pruning, tally)
         return rows
 
-    def _count(self, inputs: dict[str, Any], tally: Tally) -> None:
+    def _count(self, inputs: dict[str, Any], pruning: Pruning | None, tally: Tally) -> None:
         """Visual tokens without separators: from the reports, or, unpruned, from the geometry."""
-        if self.pruning is not None:
-            tally.pictures += len(self.pruning.reports)
-            tally.total += sum(report.total for report in self.pruning.reports)
-            tally.kept += sum(report.kept for report in self.pruning.reports)
-            self.pruning.reports.clear()
+        if pruning is not None:
+            tally.pictures += len(pruning.reports)
+            tally.total += sum(report.total for report in pruning.reports)
+            tally.kept += sum(report.kept for report in pruning.reports)
             return
         vision = self.family.vision(inputs)
         places = [] if vision is None else self.family.locate(inputs["input_ids"].cpu(), vision) or []
@@ -202,17 +212,6 @@ class GridPruneModel(lmms):  # type: ignore[misc]
         pictures = [_rgb(image) for image in images]
         return pictures if self._size is None else [picture.resize(self._size) for picture in pictures]
 
-    def _text(self, messages: ChatMessages) -> str:
-        """The prompt by the checkpoint's own chat template, or LLaVA-1.5's if there is none."""
-        if getattr(self.processor, "chat_template", None):
-            return str(
-                self.processor.apply_chat_template(
-                    messages.to_hf_messages(), add_generation_prompt=True, tokenize=False
-                )
-            )
-        mark = f"{getattr(self.processor, 'image_token', '<image>')}\n"
-        return " ".join(_plain_turn(message, mark) for message in messages.messages) + " ASSISTANT:"
-
     def loglikelihood(self, requests: Sequence[Instance]) -> NoReturn:
         raise UnsupportedCallError(
             "This task ranks given answers by likelihood, which the gridprune model does not offer. Choose the "
@@ -224,7 +223,7 @@ class GridPruneModel(lmms):  # type: ignore[misc]
 
     def clean(self) -> None:
         """Let go of the model, as lmms-eval asks when all answers are there."""
-        del self.loaded, self.pruning, self.family
+        del self.loaded, self._prune, self.family
         super().clean()
 
 
@@ -246,12 +245,6 @@ def _until(text: str, settings: dict[str, Any]) -> str:
     for stop in [stops] if isinstance(stops, str) else stops:
         text = text.split(stop)[0] if stop and stop != _PARAGRAPH else text
     return text
-
-
-def _plain_turn(message: Any, mark: str) -> str:
-    role = "ASSISTANT:" if message.role == "assistant" else "USER:"
-    parts: Iterable[str] = (mark if part.type == "image" else part.text for part in message.content)
-    return f"{role} {''.join(parts)}"
 
 
 def _rgb(image: Any) -> Any:

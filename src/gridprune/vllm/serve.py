@@ -91,6 +91,12 @@ def serve_command(
     tower_tokens: Annotated[
         int | None, typer.Option(min=1, help="Most visual tokens in the vision tower at once, counted unpruned.")
     ] = None,
+    guide: Annotated[
+        str | None,
+        typer.Option(
+            help="Which question guides: 'last' (default), or 'turn', the picture's own, for prefix-cache hits."
+        ),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the command instead of running it.")] = False,
 ) -> None:
     """Start vLLM's OpenAI server with pruned pictures. Options not listed here go to vLLM, such as --port 8000.
@@ -103,6 +109,7 @@ def serve_command(
         "options": parse_options(option or ()) or None,
         "clip": clip,
         "tower_tokens": tower_tokens,
+        "guide": guide,
     }
     command = command_line(model, settings, context.args)
     if dry_run:

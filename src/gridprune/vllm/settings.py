@@ -6,14 +6,14 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from fractions import Fraction
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
 from .. import __version__
 from ..budget import Budget
-from ..cues.question import clean
+from ..cues.question import Guide, clean
 from ..errors import BudgetError, QuestionError, SettingError
 from ..methods.base import Method
 from ..methods.registry import create
@@ -34,6 +34,9 @@ class Settings:
         clip: folder or hub id of CLIP's text half, for LLaVA; a folder `clip` in or beside the checkpoint is found.
         tower_tokens: pictures go through the tower in batches of at most this many visual tokens, counted unpruned (one
             picture at least). None: the tokens the scheduler may batch, which is what vLLM's memory profile measured.
+        guide: which question guides where a request gives none. "last": the one that the request is to answer, for all
+            its pictures. "turn": the one that was asked when the picture came, so that a later turn finds the picture
+            and all behind it in the caches, chosen for an earlier question.
     """
 
     method: str = "gridprune"
@@ -41,6 +44,7 @@ class Settings:
     options: Mapping[str, Any] = field(default_factory=dict)
     clip: str | None = None
     tower_tokens: int | None = None
+    guide: Guide = "last"
 
     @classmethod
     def read(cls, given: Any) -> Settings:
@@ -60,6 +64,8 @@ class Settings:
         tokens = settings.tower_tokens
         if tokens is not None and (not isinstance(tokens, int) or isinstance(tokens, bool) or tokens < 1):
             raise SettingError(f"tower_tokens must be a whole number of at least 1, got {tokens!r}.")
+        if settings.guide not in get_args(Guide):
+            raise SettingError(f"guide must be 'last' or 'turn', got {settings.guide!r}.")
         settings.build()
         return settings
 
@@ -180,8 +186,8 @@ def asks_of(
         questions = [clean(each) for each in questions]
         if not all(questions):
             raise QuestionError(
-                f"The method {method.label!r} is guided by the question, and there is no text in the turn of a picture."
-                f" Add text to the turn, or give {QUESTION} in mm_processor_kwargs."
+                f"The method {method.label!r} is guided by the question, and the request asks nothing in words."
+                f" Add text to a user turn, or give {QUESTION} in mm_processor_kwargs."
             )
     return [
         Ask(method.budget if budgets is None else budgets[i], questions[i], explicit=budgets is not None)
