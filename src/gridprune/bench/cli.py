@@ -77,6 +77,7 @@ def eval_command(
     as_json: Json = False,
 ) -> None:
     """Measure what pruning costs in answers: accuracy, retention and evidence recall by method and budget."""
+    from ..methods.spec import parse_keeps
     from . import entries, show
     from .run import Evaluation, evaluate
     from .store import RunFolder
@@ -84,7 +85,7 @@ def eval_command(
     chosen = entries.parse_list(methods or ",".join(entries.QUICK if quick else entries.FIRST))
     form = form or _form(model)
     keep = keep or _keeps(form, quick)
-    keeps = entries.parse_keeps(keep)
+    keeps = parse_keeps(keep)
     count = questions or (300 if quick else None)
     asked = _data(data, split, count, seed, form)
     loaded = _load(model, clip, device, dtype)
@@ -145,9 +146,10 @@ def sign_command(
 ) -> None:
     """Measure which sign of CLIP's patch relevance points at what the question asks about."""
     from ..cues.text_tower import store_sign
-    from . import entries, show, sign
+    from ..methods.spec import parse_keeps
+    from . import show, sign
 
-    budget = entries.parse_keeps(keep)
+    budget = parse_keeps(keep)
     if len(budget) != 1:
         raise SettingError(f"--keep takes one budget here, got {keep!r}.")
     folder = _clip_folder(model, clip) if write else None

@@ -10,6 +10,7 @@ from typing import Any
 
 from ..budget import Keep
 from ..methods.base import Method
+from ..methods.spec import MethodSpec
 from ..runtime import Loaded
 from . import ablations, entries, kept, timing
 from .data import DataSet, Scene
@@ -33,7 +34,7 @@ class Evaluation:
         max_new_tokens: longest answer; None for the checkpoint's own limit.
     """
 
-    methods: Sequence[entries.Entry]
+    methods: Sequence[MethodSpec]
     keeps: Sequence[Keep]
     data: DataSet
     command: str = ""
@@ -51,12 +52,12 @@ class Evaluation:
         )
 
 
-def describe(entry: entries.Entry, keeps: Sequence[Keep]) -> dict[str, Any]:
+def describe(entry: MethodSpec, keeps: Sequence[Keep]) -> dict[str, Any]:
     """An entry as config.json holds it: label, all settings, its budgets, and whether it is a peer of gridprune."""
     method = entry.method("50%")
     peer = method.fixed_count and entry.name != "keep-all" and _deployable_rival(method)
     found = [cell.keep for cell in cells([entry], keeps)]
-    return {"label": entry.label, "settings": entry.plain, "keeps": found, "peer": peer}
+    return {"label": entry.label, "settings": entries.plain(entry), "keeps": found, "peer": peer}
 
 
 def _deployable_rival(method: Method) -> bool:
