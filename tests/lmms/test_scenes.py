@@ -55,7 +55,7 @@ def expected():
     """Rows and metrics of `gridprune eval` on the same questions."""
     asked = data.generated("dev", QUESTIONS)
     engine = shared.Shared(load("embedded"), shared.cells([entries.parse(method) for method in METHODS], [64]))
-    rows = [store.row_of(result, asked) for result in engine.run(list(asked.scenes()))]
+    rows = [store.row_of(result) for result in engine.run(list(asked.scenes()))]
     return rows, metrics.Table.of(rows, sorted(asked.unscored))
 
 

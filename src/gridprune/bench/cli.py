@@ -64,6 +64,10 @@ def eval_command(
     model: Model = "embedded",
     clip: Clip = None,
     data: Data = None,
+    metric: Annotated[
+        str | None,
+        typer.Option("--metric", help="Of lines in --data that name none: exact (the default), vqa, anls or choice."),
+    ] = None,
     seed: Seed = 0,
     form: Form = None,
     out: Annotated[Path | None, typer.Option("--out", help="Folder of the run; a name under runs/ by default.")] = None,
@@ -87,10 +91,11 @@ def eval_command(
     keep = keep or _keeps(form, quick)
     keeps = parse_keeps(keep)
     count = questions or (300 if quick else None)
-    asked = _data(data, split, count, seed, form)
+    asked = _data(data, split, count, seed, form, metric)
     loaded = _load(model, clip, device, dtype)
     command = [f"gridprune eval --methods '{','.join(entry.label for entry in chosen)}' --keep {keep}"]
     command.append(f"--split {split}" if data is None else f"--data {data.name}")
+    command.append(f"--metric {metric}" if metric is not None else "")
     command.append(f"--questions {asked.total}" + (f" --seed {seed}" if seed else ""))
     command.append(f"--model {_shown(model)}" if model != "embedded" else "")
     command.append(f"--clip {_shown(clip)}" if clip is not None else "")
@@ -181,14 +186,18 @@ def _keeps(form: str, quick: bool) -> str:
     return "64,32" if quick else "192,128,64,32"
 
 
-def _data(file: Path | None, split: str, questions: int | None, seed: int, form: str) -> DataSet:
-    from . import data
+def _data(
+    file: Path | None, split: str, questions: int | None, seed: int, form: str, metric: str | None = None
+) -> DataSet:
+    from . import data, scoring
 
     if file is None:
+        if metric is not None:
+            raise SettingError("--metric scores your own questions; it has no meaning without --data.")
         return data.generated(split, questions or 600, seed, form)
     if seed:
         raise SettingError("--seed chooses generated scenes; it has no meaning with --data.")
-    return data.own(file, questions)
+    return data.own(file, questions, metric or scoring.EXACT)
 
 
 def _load(model: str, clip: str | None, device: str, dtype: str) -> Loaded:

@@ -16,7 +16,7 @@ from . import ablations, entries, kept, timing
 from .data import DataSet, Scene
 from .metrics import summarise
 from .own import Own
-from .shared import Shared, cells
+from .shared import Shared, cells, clip_of
 from .store import GROUP, RunFolder, config_of, row_of, write_json
 
 Progress = Callable[[int], None]
@@ -45,6 +45,8 @@ class Evaluation:
         return config_of(
             model_name=Path(loaded.name).name if Path(loaded.name).is_dir() else loaded.name,
             model=loaded.model,
+            clip=clip_of(loaded),
+            max_new_tokens=self.max_new_tokens,
             data=self.data,
             methods=[describe(entry, self.keeps) for entry in self.methods],
             keeps=list(self.keeps),
@@ -86,7 +88,7 @@ def evaluate(
         time_rounds: scenes on which decisions are timed; 0 leaves timing out.
 
     Raises:
-        SettingError: the folder holds another run, or an entry cannot be compared.
+        SettingError: the folder holds another run, an entry cannot be compared, or every question failed.
         MissingCueError: a method needs a cue this model cannot give.
     """
     entries.check(list(evaluation.methods))
@@ -98,21 +100,21 @@ def evaluate(
         else Own(loaded, wanted, evaluation.max_new_tokens or 32)
     )
     rows = folder.open(config, fresh=fresh)
-    done = sum(len(row["questions"]) for row in rows)
+    done = sum(len(row["questions"]) + len(row.get("failed", ())) for row in rows)
     progress(done)
     for group in [] if folder.complete else _groups(evaluation.data.scenes(), len(rows), engine):
         answered = []
         for result in engine.run(group):
-            answered.append(row_of(result, evaluation.data, with_kept=done < kept.QUESTIONS))
+            answered.append(row_of(result, with_kept=done < kept.QUESTIONS))
             done += len(result.scene.questions)
         folder.append(answered)
         rows.extend(answered)
         progress(done)
+    metrics = summarise(rows, config)  # before the run counts as complete: it may be that every question failed
     if not folder.complete:
         if time_rounds and isinstance(engine, Shared):
             write_json(folder.path / "timing.json", timing.measure(engine, evaluation.data, time_rounds))
         folder.finish()
-    metrics = summarise(rows, config)
     write_json(folder.path / "metrics.json", metrics)
     return metrics
 

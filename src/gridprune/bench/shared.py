@@ -83,6 +83,7 @@ class Result:
     """Answers to one scene's questions, by cell: texts, evidence recall (None without evidence), tokens kept.
 
     Attributes:
+        failed: why questions have no answer, by id; the lists above and `kept` leave them out.
         kept: (k,) int64 indices among the tokens of `places`.
         places: the tokens that were chosen from.
         seen: the part of the picture that the tower sees, as fractions of it.
@@ -92,6 +93,7 @@ class Result:
     answers: dict[str, list[str]] = field(default_factory=dict)
     recall: dict[str, list[float | None]] = field(default_factory=dict)
     tokens: dict[str, list[int]] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
     kept: dict[str, list[Tensor]] = field(default_factory=dict)
     places: TokenMap | None = None
     seen: Box = (0.0, 0.0, 1.0, 1.0)
