@@ -68,6 +68,12 @@ def test_another_k_leaves_the_answer_of_all_tokens_alone(engine, session):
     assert not session.picture.past
 
 
+def test_words_that_the_model_does_not_know_are_named(engine, session):
+    with pytest.raises(QuestionError, match=r"'colour' \('color'\?\)"):
+        session.ask(engine, "What colour is the card?", Choice(keep=64), False)
+    assert session.picture.turn is None
+
+
 def test_more_tokens_than_there_are_means_all(engine, session):
     session.ask(engine, QUESTION, Choice(keep=9999), False)
     assert [column.answer.visual_tokens for column in session.picture.turn.columns] == [576, 576]
