@@ -43,6 +43,9 @@ class Task:
         return self.image, self.question
 
 
+Failed = Callable[[Task, str], None]
+
+
 @dataclass
 class Summary:
     """What a run did.
@@ -211,7 +214,7 @@ def run(
     *,
     compare: bool = False,
     max_new_tokens: int = 64,
-    failed: Callable[[Task, str], None] = lambda task, reason: None,
+    failed: Failed = lambda task, reason: None,
 ) -> Iterator[Summary]:
     """Answer what the output does not hold yet; yields the running summary after every task.
 
@@ -329,28 +332,37 @@ def batch_command(
     logging.disable_progress_bar()
     with stderr.status("loading the model"):
         loaded = load(model, clip=clip, device=device, dtype=dtype)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    summary = Summary()
-    with Progress(*columns, console=stderr) as bar:
-        line = bar.add_task("answering", total=len(tasks))
-
-        def failed(task: Task, reason: str) -> None:
-            bar.console.print(f"failed: {task.image}: {reason}", style="yellow", highlight=False, markup=False)
-
-        limits: dict[str, Any] = {"compare": compare, "max_new_tokens": max_new_tokens}
-        for summary in run(loaded, tasks, chosen, answers, failed=failed, **limits):
-            bar.update(line, completed=summary.answered + summary.skipped + len(summary.failed))
+    limits: dict[str, Any] = {"compare": compare, "max_new_tokens": max_new_tokens}
+    summary = _with_a_bar(tasks, stderr, lambda failed: run(loaded, tasks, chosen, answers, failed=failed, **limits))
     result = {**summary.to_dict(), "output": str(output)}
     if as_json:
         json.dump(result, sys.stdout)
         sys.stdout.write("\n")
     else:
-        rate = f", {result['images_per_second']} pictures/s" if summary.answered else ""
-        against = f", {result['speedup']}x the rate with all visual tokens" if "speedup" in result else ""
-        reasons = f" ({answers.failed_path})" if summary.failed else ""
-        print(
-            f"{summary.answered} answered, {summary.skipped} answered before, {len(summary.failed)} failed{reasons}"
-            f"{rate}{against}"
-        )
+        print(_in_words(result, answers.failed_path))
     if summary.failed and not answers.done:
         raise typer.Exit(1)
+
+
+def _with_a_bar(tasks: Sequence[Task], console: Console, start: Callable[[Failed], Iterator[Summary]]) -> Summary:
+    """Go through a run with a bar that counts tasks, and a line for each that fails."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    summary = Summary()
+    with Progress(*columns, console=console) as bar:
+        line = bar.add_task("answering", total=len(tasks))
+
+        def failed(task: Task, reason: str) -> None:
+            console.print(f"failed: {task.image[:80]}: {reason}", style="yellow", highlight=False, markup=False)
+
+        for summary in start(failed):
+            bar.update(line, completed=summary.answered + summary.skipped + len(summary.failed))
+    return summary
+
+
+def _in_words(result: dict[str, Any], failed_path: Path) -> str:
+    """The end of a run, in one line."""
+    rate = f", {result['images_per_second']} pictures/s" if result["answered"] else ""
+    against = f", {result['speedup']}x the rate with all visual tokens" if "speedup" in result else ""
+    reasons = f" ({failed_path})" if result["failed"] else ""
+    counts = f"{result['answered']} answered, {result['skipped']} answered before, {len(result['failed'])} failed"
+    return f"{counts}{reasons}{rate}{against}"

@@ -36,6 +36,11 @@ Data = Annotated[
     Path | None,
     typer.Option("--data", help="Your own questions: JSON lines with image, question, answer [, boxes, family]."),
 ]
+Metric = Annotated[
+    str | None,
+    typer.Option("--metric", help="Of lines in --data that name none: exact (the default), vqa, anls or choice."),
+]
+Split = Annotated[str, typer.Option("--split", help="Generated questions: dev (tuning) or test (untouched).")]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Another set of generated scenes.")]
 Form = Annotated[
     str | None,
@@ -57,17 +62,12 @@ def eval_command(
             "--keep", help="Budgets: counts or shares, comma-separated; 192,128,64,32 by default (next: 640,320,160)."
         ),
     ] = None,
-    split: Annotated[
-        str, typer.Option("--split", help="Generated questions: dev (tuning) or test (untouched).")
-    ] = "dev",
+    split: Split = "dev",
     questions: Annotated[int | None, typer.Option("--questions", "-n", min=1, help="How many; 600 by default.")] = None,
     model: Model = "embedded",
     clip: Clip = None,
     data: Data = None,
-    metric: Annotated[
-        str | None,
-        typer.Option("--metric", help="Of lines in --data that name none: exact (the default), vqa, anls or choice."),
-    ] = None,
+    metric: Metric = None,
     seed: Seed = 0,
     form: Form = None,
     out: Annotated[Path | None, typer.Option("--out", help="Folder of the run; a name under runs/ by default.")] = None,
@@ -94,9 +94,7 @@ def eval_command(
     asked = _data(data, split, count, seed, form, metric)
     loaded = _load(model, clip, device, dtype)
     command = [f"gridprune eval --methods '{','.join(entry.label for entry in chosen)}' --keep {keep}"]
-    command.append(f"--split {split}" if data is None else f"--data {data.name}")
-    command.append(f"--metric {metric}" if metric is not None else "")
-    command.append(f"--questions {asked.total}" + (f" --seed {seed}" if seed else ""))
+    command.append(_asking(asked, split, metric, seed))
     command.append(f"--model {_shown(model)}" if model != "embedded" else "")
     command.append(f"--clip {_shown(clip)}" if clip is not None else "")
     command.append(f"--form {form}" if data is None and form != _form(model) else "")
@@ -228,6 +226,13 @@ def _clip_folder(model: str, clip: str | None) -> Path:
     if folder is None or not folder.is_dir():
         raise GridPruneError("--write needs a local CLIP folder: give --clip FOLDER (see `gridprune export-clip`).")
     return folder
+
+
+def _asking(asked: DataSet, split: str, metric: str | None, seed: int) -> str:
+    """The options that choose the questions."""
+    source = f"--split {split}" if asked.file is None else f"--data {asked.file.name}"
+    scored = "" if metric is None else f" --metric {metric}"
+    return f"{source}{scored} --questions {asked.total}" + (f" --seed {seed}" if seed else "")
 
 
 def _run_name(identity: dict[str, Any]) -> str:
