@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 
 import pytest
@@ -114,12 +115,14 @@ def test_no_row_keeps_the_others_from_being_answered(folder, tmp_path, monkeypat
 
 def test_nothing_answered_is_an_error(tmp_path):
     (tmp_path / "in").mkdir()
-    (tmp_path / "in" / "broken.png").write_bytes(b"not a picture")
+    for name in (b"broken.png", b"caf\xe9.png"):  # the second is no UTF-8
+        (tmp_path / "in" / os.fsdecode(name)).write_bytes(b"not a picture")
     out = tmp_path / "out.jsonl"
     done = batch(tmp_path / "in", "what is there?", "-o", out)
     assert done.exit_code == 1
     assert "0 answered" in done.stdout
     assert "out.failed.jsonl" in done.stdout.replace("\n", "")
+    assert {row["image"] for row in rows(out.with_name("out.failed.jsonl"))} == {"broken.png", "caf\udce9.png"}
 
 
 def test_a_clip_that_is_none_is_refused_before_the_first_row(folder, tmp_path):

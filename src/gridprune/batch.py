@@ -352,7 +352,10 @@ def _with_a_bar(tasks: Sequence[Task], console: Console, start: Callable[[Failed
         line = bar.add_task("answering", total=len(tasks))
 
         def failed(task: Task, reason: str) -> None:
-            console.print(f"failed: {task.image[:80]}: {reason}", style="yellow", highlight=False, markup=False)
+            words = f"failed: {task.image[:80]}: {reason}".encode(
+                errors="backslashreplace"
+            ).decode()  # names may be any bytes
+            console.print(words, style="yellow", highlight=False, markup=False)
 
         for summary in start(failed):
             bar.update(line, completed=summary.answered + summary.skipped + len(summary.failed))

@@ -61,6 +61,7 @@ def test_files_as_other_tools_write_them(written):
         line(boxes=[3]),
         line(boxes=[[5, 0, 5, 9]]),
         line(metric="bleu"),
+        '{"image": "a.png", "question": "half a pair: \\ud83d", "answer": "x"}',
         line(metric="vqa"),
     ],
 )

@@ -180,8 +180,9 @@ def _row(line: str, number: int, metric: str) -> dict[str, Any]:
     """One line with everything in its place; a QuestionError says what is wrong with it."""
     try:
         row = json.loads(line)
-    except ValueError as error:
-        raise QuestionError(f"not JSON ({error})") from None
+        json.dumps(row, ensure_ascii=False).encode()  # as the run's rows will be
+    except ValueError as error:  # half a surrogate pair is one too
+        raise QuestionError(f"not JSON in Unicode ({error})") from None
     if not isinstance(row, dict):
         raise QuestionError("not an object; every line needs image, question, answer")
     answers = row["answer"] if isinstance(row.get("answer"), list) else [row.get("answer")]

@@ -241,14 +241,15 @@ def code_digest(package: Path = _PACKAGE) -> str:
 
 
 def deciding_files(package: Path = _PACKAGE) -> list[Path]:
-    """The files of the package that are not :data:`REPORTING`, not weights and not left behind by Python."""
+    """The package's files, less :data:`REPORTING`, weights, hidden files and what Python leaves behind."""
     files = (path for path in sorted(package.rglob("*")) if path.is_file())
     return [path for path in files if not _apart(path.relative_to(package))]
 
 
 def _apart(path: PurePath) -> bool:
     names = {path.as_posix(), *(parent.as_posix() for parent in path.parents)}
-    return bool(names & {*REPORTING, "tiny/weights"}) or "__pycache__" in path.parts or path.suffix == ".pyc"
+    hidden = any(part.startswith((".", "__pycache__")) for part in path.parts)
+    return hidden or bool(names & {*REPORTING, "tiny/weights"})
 
 
 def write_json(file: Path, value: Any) -> None:
