@@ -77,7 +77,7 @@ def _reported(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _method(name: str, keep: str) -> Method:
-    from .bench.entries import parse
+    from .methods.spec import parse
 
     return parse(name).method(keep)
 

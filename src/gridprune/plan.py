@@ -284,8 +284,10 @@ def plan_command(
     """Compute memory, pictures per GPU and prefill FLOPs at N and at k visual tokens from a checkpoint's config."""
     from transformers.utils import logging
 
+    from .methods.spec import parse_keeps
+
     logging.set_verbosity_error()
-    pixels, keeps = parse_size(size), [Budget.parse(part.strip()) for part in keep.split(",")]
+    pixels, keeps = parse_size(size), [Budget.parse(one) for one in parse_keeps(keep)]
     load = Load(images=images, text=text, gpus=gpus, memory=parse_memory(gpu_memory), utilization=utilization)
     found = plan(read(model, pixels, dtype), keeps, load) | {"size": list(pixels)}
     if as_json:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +18,7 @@ from .chat import conversation, prompt_text, special_tokens_of
 from .cues.clip_text import DEFAULT_SIGN, ClipText
 from .cues.text_tower import TextTower, stored_sign
 from .errors import CheckpointError, GridPruneError, QuestionError, UnsupportedModelError
+from .images import check_shape
 from .methods.base import Method
 from .pruning import Pruning, prune
 from .report import Report
@@ -36,12 +37,14 @@ class Loaded:
     Attributes:
         name: what a person called it.
         clip: the text half of the vision tower, or None to look for one beside the checkpoint.
+        check: raises a QuestionError for a question that the model cannot understand.
     """
 
     name: str
     model: Any
     processor: Any
     clip: TextTower | str | Path | None = None
+    check: Callable[[str], None] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,11 +96,12 @@ def load(name: str = EMBEDDED, *, clip: str | Path | None = None, device: str = 
 def _load_embedded(name: str, clip: str | Path | None, device: str) -> Loaded:
     from .tiny import load as load_tiny
     from .tiny.loading import weights_folder
+    from .tiny.vocabulary import check_known
 
     tiny = load_tiny(form=EMBEDDED_FORMS[name])
     model: Any = tiny.model
     own = ClipText.from_model(tiny.clip, tiny.clip_tokenizer, stored_sign(weights_folder() / "clip", DEFAULT_SIGN))
-    return Loaded(name, model.to(device), tiny.processor, clip or own.to(device))
+    return Loaded(name, model.to(device), tiny.processor, clip or own.to(device), check_known)
 
 
 def prepare(loaded: Loaded, image: Image | Video, question: str, history: Sequence[tuple[str, str]] = ()) -> Any:
@@ -107,18 +111,22 @@ def prepare(loaded: Loaded, image: Image | Video, question: str, history: Sequen
         history: earlier turns about it, each a question and its answer.
 
     Raises:
-        QuestionError: the question is empty.
+        QuestionError: the question is empty, or the model cannot understand it.
         CheckpointError: the checkpoint has no chat template to write the prompt with.
+        ImageError: the picture is so narrow that resizing would blow it up.
         UnsupportedModelError: a clip, and the model takes none.
     """
     if not question.strip():
         raise QuestionError("The question is empty.")
+    if loaded.check is not None:
+        loaded.check(question)
     media: dict[str, Any]
     if isinstance(image, Video):
         _check_takes_clips(loaded.model)
         text = prompt_text(loaded.processor, conversation(question, history, "video"))
         media = {"videos": [list(image.frames)], "video_metadata": [image.metadata], "do_sample_frames": False}
     else:
+        check_shape(*image.size)
         text, media = prompt_text(loaded.processor, conversation(question, history)), {"images": image}
     tokens = special_tokens_of(loaded.processor, text)
     inputs = loaded.processor(text=text, return_tensors="pt", **media, **tokens)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 import torch
 
 from gridprune.bench import data
 from gridprune.bench.evidence import closeness, evidence, recall, seen_boxes
-from gridprune.errors import GridPruneError, QuestionError, SettingError
+from gridprune.errors import SettingError
 from gridprune.tiny.cells import evidence_mask
 from gridprune.token_map import TokenMap
 
@@ -55,46 +53,6 @@ def test_boxes_follow_the_processors_crop():
     assert seen_boxes([(0.0, 0.0, 0.2, 1.0)], (200, 100), Cropping) == ()
     assert seen_boxes([half], (100, 100), Cropping) == (half,)
     assert seen_boxes([half], (200, 100), object()) == (half,)
-
-
-@pytest.mark.parametrize(
-    ("given", "wanted", "right"),
-    [
-        ("The cat.", "cat", True),
-        ("  A  dog!", "dog", True),
-        ("A", "a", True),
-        ("3.5", "3.5", True),
-        ("35", "3.5", False),
-        ("Top-Left", "top left", True),
-        ("cats", "cat", False),
-    ],
-)
-def test_normalised_answers(given, wanted, right):
-    assert (data.normalise(given) == data.normalise(wanted)) == right
-
-
-def test_own_questions(tmp_path):
-    from PIL import Image
-
-    Image.new("RGB", (40, 20)).save(tmp_path / "a.png")
-    lines = [
-        {"image": "a.png", "question": "What?", "answer": ["cat", "a kitten"], "boxes": [[0, 0, 20, 20]]},
-        {"image": "a.png", "question": "Where?", "answer": "left", "family": "place"},
-    ]
-    file = tmp_path / "q.jsonl"
-    file.write_text("\n".join(map(json.dumps, lines)))
-    found = data.own(file)
-    (scene,) = found.scenes()
-    assert (found.total, len(scene.questions), scene.questions[1].family) == (2, 2, "place")
-    assert scene.questions[0].boxes == ((0.0, 0.0, 0.5, 1.0),)
-    assert found.right("Kitten.", scene.questions[0])
-    assert data.own(file, 1).total == 1
-    for bad in ("{", "[]", '{"image": "a.png"}', '{"image": "b.png", "question": "?", "answer": "x"}'):
-        file.write_text(bad)
-        with pytest.raises(QuestionError, match=r"q\.jsonl"):
-            data.own(file)
-    with pytest.raises(GridPruneError):
-        data.own(tmp_path / "none.jsonl")
 
 
 def test_generated_splits():

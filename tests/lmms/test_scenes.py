@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 pytest.importorskip("lmms_eval", reason="`make test-lmms` has an environment with lmms-eval", exc_type=ImportError)
 
@@ -19,7 +20,14 @@ from lmms_eval.tasks import TaskManager
 from lmms_eval.utils import load_yaml_config
 
 from gridprune.bench import data, entries, metrics, shared, store
-from gridprune.errors import BudgetError, CheckpointError, SettingError, UnknownNameError, UnsupportedCallError
+from gridprune.errors import (
+    BudgetError,
+    CheckpointError,
+    ImageError,
+    SettingError,
+    UnknownNameError,
+    UnsupportedCallError,
+)
 from gridprune.lmms import TASKS, retention
 from gridprune.runtime import load
 
@@ -55,7 +63,7 @@ def expected():
     """Rows and metrics of `gridprune eval` on the same questions."""
     asked = data.generated("dev", QUESTIONS)
     engine = shared.Shared(load("embedded"), shared.cells([entries.parse(method) for method in METHODS], [64]))
-    rows = [store.row_of(result, asked) for result in engine.run(list(asked.scenes()))]
+    rows = [store.row_of(result) for result in engine.run(list(asked.scenes()))]
     return rows, metrics.Table.of(rows, sorted(asked.unscored))
 
 
@@ -165,6 +173,18 @@ def test_batches_of_several_and_no_pictures(model, monkeypatch):
     monkeypatch.setattr(model.loaded.model, "generate", counted)
     assert ask(model, [picture_and(*one) for one in asked]) == alone
     assert rows == [3, 1]
+
+
+def test_a_row_fails_alone(model, monkeypatch, caplog):
+    asked = [picture_and("Is there a bird?"), picture_and("Is there <image> a bird?"), picture_and("Is there a cat?")]
+    line = picture_and("Is there a bird?")
+    line[0]["content"][0]["url"] = Image.new("RGB", (30_000, 1))
+    alone = [ask(model, [asked[i]])[0] for i in (0, 2)]
+    assert ask(model, [asked[0], asked[1], line, asked[2]]) == [alone[0], "", "", alone[1]]
+    assert len([record for record in caplog.records if "has no answer" in record.message]) == 2
+    assert not model.pruning.reports
+    with pytest.raises(ImageError, match="200 times"):  # all of them
+        ask(model, [line, line])
 
 
 def test_what_is_not_offered_says_so(model):

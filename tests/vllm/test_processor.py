@@ -65,7 +65,7 @@ def test_hash_holds_question_budget_and_settings(made: Callable[..., Made]) -> N
     assert one.hash(words(2)) != asked
     assert one.hash(words(1), keep=41) != asked
     assert one.hash(words(1), question=words(2)) == one.hash(words(2))
-    assert made(keep=40, options={"alpha": 0.25}).hash(words(1)) != asked
+    assert made(keep=40, method="gridprune(alpha=0.25)").hash(words(1)) != asked
     assert made(keep=40, method="relevance").hash(words(1)) != asked
 
 
@@ -123,7 +123,7 @@ def test_bad_requests_are_value_errors(made: Callable[..., Made], options: dict[
 
 
 def test_a_budget_that_the_method_cannot_meet(made: Callable[..., Made]) -> None:
-    one = made(keep=100, options={"zone": 2, "minimum": 2})
+    one = made(keep=100, method="gridprune(zone=2, minimum=2)")
     assert one(words(1))["mm_placeholders"]["image"][0].length == 100
     with pytest.raises(ValueError, match="minimum = 2"):
         one(words(1), keep=71)

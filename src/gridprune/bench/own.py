@@ -13,16 +13,17 @@ import torch
 from torch import Tensor
 
 from .. import families
-from ..chat import conversation, prompt_text, special_tokens_of
-from ..errors import GridPruneError
+from ..failures import Failures
 from ..methods.base import Cues, Method, checked_select
 from ..pruning import prune
-from ..runtime import Loaded
+from ..runtime import Loaded, prepare
 from .ablations import borrows_question, given, reads_evidence
 from .data import Question, Scene
 from .entries import FULL
 from .evidence import closeness, evidence, recall, seen_boxes, seen_part
 from .shared import Cell, Result, clip_of
+
+Told = tuple[str, str, Tensor, Tensor]  # a cell, its answer, the tokens it kept, and the evidence
 
 
 class Own:
@@ -35,6 +36,7 @@ class Own:
         self.clip = clip_of(loaded)
         self.max_new_tokens = max_new_tokens
         self._before: tuple[Question, ...] | None = None
+        self._failures = Failures()
         for cell in self.cells:
             if not reads_evidence(cell.method):
                 self._prune(cell.method, "")  # raises now what it cannot do
@@ -52,19 +54,22 @@ class Own:
         before = self._before or (*scene.questions[1:], scene.questions[0])
         for number, question in enumerate(scene.questions):
             try:
-                self._question(result, scene, question, before[number % len(before)])
-            except GridPruneError as error:
-                raise type(error)(f"Question {question.id}: {error}") from error
+                told = self._question(result, scene, question, before[number % len(before)])
+            except Exception as error:  # of this question, whatever it is: the others are asked all the same
+                result.failed[question.id] = self._failures.reason(error)
+                continue
+            for cell, text, kept, wanted in told:
+                self._book(result, cell, text, kept, wanted)
         self.remember(scene)
         return result
 
-    def _question(self, result: Result, scene: Scene, question: Question, other: Question) -> None:
+    def _question(self, result: Result, scene: Scene, question: Question, other: Question) -> list[Told]:
         inputs = self._inputs(scene, question)
         token_map = self.family.token_maps(self._vision(inputs))[0].candidates
         boxes = seen_boxes(question.boxes, scene.image.size, self.loaded.processor)
         wanted = evidence(token_map, boxes)
         result.places, result.seen = token_map, seen_part(scene.image.size, self.loaded.processor)
-        self._book(result, FULL, self.generate(inputs), torch.arange(len(token_map)), wanted)
+        told = [(FULL, self.generate(inputs), torch.arange(len(token_map)), wanted)]
         for cell in self.cells:
             method = cell.method
             if reads_evidence(method):
@@ -74,7 +79,8 @@ class Own:
             guide = other if borrows_question(method) else question
             with self._prune(method, guide.text) as pruning:
                 text = self.generate(inputs)
-            self._book(result, cell.key, text, pruning.reports[-1].kept_indices, wanted)
+            told.append((cell.key, text, pruning.reports[-1].kept_indices, wanted))
+        return told
 
     def _book(self, result: Result, cell: str, text: str, kept: Tensor, wanted: Tensor) -> None:
         share = recall(kept, wanted)
@@ -84,11 +90,7 @@ class Own:
         result.kept.setdefault(cell, []).append(kept)
 
     def _inputs(self, scene: Scene, question: Question) -> Any:
-        processor, model = self.loaded.processor, self.loaded.model
-        text = prompt_text(processor, conversation(question.text))
-        tokens = special_tokens_of(processor, text)
-        inputs = processor(images=scene.image, text=text, return_tensors="pt", **tokens)
-        return inputs.to(model.device, dtype=model.dtype)
+        return prepare(self.loaded, scene.image, question.text)
 
     def _prune(self, method: Method, question: str) -> Any:
         return prune(

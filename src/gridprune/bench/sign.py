@@ -22,7 +22,7 @@ from ..methods.relevance import Relevance
 from ..runtime import Loaded
 from ..scores import topk
 from .data import DataSet, Scene
-from .entries import Entry
+from .entries import parse
 from .evidence import evidence, seen_boxes
 from .metrics import interval, resamples
 from .shared import Shared, cells
@@ -40,7 +40,7 @@ def measure(
         QuestionError: no question has boxes on a token map.
         MissingCueError: the model's relevance does not come from a text tower, or none is at hand.
     """
-    engine = Shared(loaded, cells([Entry("relevance")], [keep]), decodes=False)
+    engine = Shared(loaded, cells([parse("relevance")], [keep]), decodes=False)
     if engine.text.clip is None:
         raise MissingCueError(
             "Only relevance from a CLIP or SigLIP text tower has a sign to measure. Give --clip FOLDER_OR_HUB_ID."

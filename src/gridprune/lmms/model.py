@@ -16,10 +16,11 @@ form of the answer.
 from __future__ import annotations
 
 import itertools
+import logging
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NoReturn
 
@@ -35,12 +36,15 @@ from tqdm import tqdm
 from .. import families
 from ..bench.shared import clip_of
 from ..chat import prompt_text, question_in, special_tokens_of
-from ..errors import GridPruneError, ImageError, UnsupportedCallError
+from ..errors import ImageError, UnsupportedCallError
+from ..failures import Failures
+from ..images import check_shape, to_rgb
 from ..plan import parse_size
 from ..pruning import Pruning, prune
 from ..runtime import EMBEDDED, load
 from .arguments import build_method, set_pixel_range, whole_number
 
+_log = logging.getLogger(__name__)
 LONGEST = 1024  # new tokens, if a task does not say; as in lmms-eval's own LLaVA classes
 _REPORTS = 1 << 16  # more than a batch can have; they are dropped after it
 _PARAGRAPH = "\n\n"  # lmms-eval adds it to every task as a stop; its own chat models let it pass, and so do we
@@ -48,13 +52,18 @@ _PARAGRAPH = "\n\n"  # lmms-eval adds it to every task as a stop; its own chat m
 
 @dataclass
 class Tally:
-    """What was read and written, for lmms-eval's throughput record; rates are per picture."""
+    """What was read and written, for lmms-eval's throughput record; rates are per picture.
+
+    Attributes:
+        failed: errors of rows without an answer. The answer that lmms-eval scores is empty.
+    """
 
     seconds: float = 0.0
     new_tokens: int = 0
     pictures: int = 0
     total: int = 0
     kept: int = 0
+    failed: list[Exception] = field(default_factory=list)
 
     def log(self) -> None:
         """Hand the sums to lmms-eval, which writes them into its results file."""
@@ -63,7 +72,11 @@ class Tally:
             total_elapsed_time=self.seconds,
             total_gen_tokens=self.new_tokens,
             avg_speed=self.new_tokens / self.seconds if self.seconds else 0.0,
-            additional_metrics={"visual_tokens": self.total / pictures, "visual_tokens_kept": self.kept / pictures},
+            additional_metrics={
+                "visual_tokens": self.total / pictures,
+                "visual_tokens_kept": self.kept / pictures,
+                "failed_rows": len(self.failed),
+            },
         )
 
 
@@ -109,6 +122,7 @@ class GridPruneModel(lmms):  # type: ignore[misc]
             self.tokenizer.pad_token = self.tokenizer.eos_token
         set_pixel_range(self.processor, min_pixels, max_pixels)
         self.family = families.find(self.loaded.model)
+        self._failures = Failures()
         self._prune: partial[Pruning] | None = None
         if chosen is not None:
             self._prune = partial(
@@ -123,7 +137,11 @@ class GridPruneModel(lmms):  # type: ignore[misc]
             self._prune()  # raises now what it cannot do
 
     def generate_until(self, requests: Sequence[Instance]) -> list[GenerationResult]:
-        """Answer requests in their order; those with equal decoding settings share batches."""
+        """Answer requests in their order; those with equal decoding settings share batches.
+
+        Raises:
+            Exception: none of them could be answered; that of the first one.
+        """
         collator = utils.Collator(
             [request.args for request in requests],
             sort_fn=lambda arguments: (arguments[4], arguments[5], arguments[3]),  # task, split, document
@@ -135,6 +153,8 @@ class GridPruneModel(lmms):  # type: ignore[misc]
             for chunk in collator.get_batched(n=self.batch_size):
                 answers += self._chunk(list(chunk), tally)
                 bar.update(len(answers) - bar.n)
+        if requests and len(tally.failed) == len(requests):
+            raise tally.failed[0]
         tally.log()
         return collator.get_original(answers)  # type: ignore[no-any-return]
 
@@ -145,16 +165,29 @@ class GridPruneModel(lmms):  # type: ignore[misc]
             ChatMessages(messages=build(self.task_dict[task][split][document]))
             for build, task, split, document in zip(messages_of, tasks, splits, documents)
         ]
-        try:
-            new = self._generate(asked, settings[0], tally)
-        except GridPruneError as error:
-            raise type(error)(f"{tasks[0]}, document {documents[0]} and its batch: {error}") from error
         answers = []
-        for context, ids in zip(contexts, new):
+        for number, (context, ids) in enumerate(zip(contexts, self._each(asked, settings[0], tally))):
+            if isinstance(ids, Exception):
+                tally.failed.append(ids)
+                _log.error("%s, document %s has no answer: %s", tasks[number], documents[number], ids)
+                answers.append(GenerationResult("", TokenCounts(output_tokens=0)))
+                continue
             text = _until(self.tokenizer.decode(ids, skip_special_tokens=True), settings[0]).strip()
             self.cache_hook.add_partial("generate_until", (context, settings[0]), text)
             answers.append(GenerationResult(text, TokenCounts(output_tokens=len(ids))))
         return answers
+
+    def _each(
+        self, asked: Sequence[ChatMessages], settings: dict[str, Any], tally: Tally
+    ) -> list[list[int] | Exception]:
+        """New token ids of every row, or why it has none; a batch that fails is asked row by row."""
+        try:
+            return list(self._generate(asked, settings, tally))
+        except Exception as error:  # of a row, whatever it is: the others are answered
+            if len(asked) == 1:
+                self._failures.reason(error)  # logs what may be a fault of the code
+                return [error]
+        return [found for one in asked for found in self._each([one], settings, tally)]
 
     @torch.no_grad()
     def _generate(self, asked: Sequence[ChatMessages], settings: dict[str, Any], tally: Tally) -> list[list[int]]:
@@ -250,7 +283,8 @@ def _until(text: str, settings: dict[str, Any]) -> str:
 def _rgb(image: Any) -> Any:
     if not hasattr(image, "convert"):
         raise ImageError(f"The task gives a picture as {type(image).__name__}; a PIL image is expected.")
-    return image if image.mode == "RGB" else image.convert("RGB")
+    check_shape(*image.size)
+    return to_rgb(image)
 
 
 def _default_device() -> str:

@@ -69,14 +69,15 @@ BUILT_IN: dict[str, str] = {
 def _targets() -> dict[str, str]:
     targets = dict(BUILT_IN)
     for entry in entry_points(group=ENTRY_POINT_GROUP):
-        name = _normal(entry.name)
+        name = normal(entry.name)
         if targets.get(name, entry.value) != entry.value:
             raise SettingError(f"Two methods are called {name!r}: {targets[name]} and {entry.value}. Rename one.")
         targets[name] = entry.value
     return targets
 
 
-def _normal(name: str) -> str:
+def normal(name: str) -> str:
+    """How a name is compared: capitals and underscores do not matter."""
     return name.strip().lower().replace("_", "-")
 
 
@@ -92,7 +93,7 @@ def get(name: str) -> type[Method]:
         UnknownNameError: no such method; the message lists close matches and all names.
     """
     targets = _targets()
-    key = _normal(name)
+    key = normal(name)
     if key not in targets:
         close = difflib.get_close_matches(key, targets, n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
@@ -103,13 +104,17 @@ def get(name: str) -> type[Method]:
     return getattr(import_module(module, __package__), attribute)  # type: ignore[no-any-return]
 
 
-def create(name: str, **settings: Any) -> Method:
+def create(name: str, /, **settings: Any) -> Method:
     """Build the method called `name`; wrong settings raise a :class:`SettingError` that lists the right ones."""
-    method = get(name)
+    return build(name, get(name), **settings)
+
+
+def build(name: str, kind: type[Method], /, **settings: Any) -> Method:
+    """Build a method of a class at hand, with the errors of :func:`create`."""
     try:
-        return method(**settings)
+        return kind(**settings)
     except TypeError as error:
-        known = ", ".join(field.name for field in fields(method))
+        known = ", ".join(field.name for field in fields(kind))
         raise SettingError(f"{name} does not take these settings ({error}). It has: {known}.") from None
 
 

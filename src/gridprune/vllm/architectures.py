@@ -120,7 +120,7 @@ def overrides(model: str, **settings: Any) -> dict[str, Any]:
 
     Args:
         model: a checkpoint folder or a hub id; its configuration is read.
-        settings: the fields of :class:`~gridprune.vllm.settings.Settings` (`method`, `keep`, `options`, `clip`, ...).
+        settings: the fields of :class:`~gridprune.vllm.settings.Settings` (`method`, `keep`, `clip`, ...).
 
     Raises:
         CheckpointError: no configuration there.
