@@ -384,13 +384,7 @@ def _new_pictures(
         places = family.locate(ids[:, start:], vision)
         if places is not None:
             return [Place(p.row, p.columns + start, p.token_map) for p in places], vision
-    places = family.locate(ids, vision)
-    if places is None:
-        raise UnsupportedCallError(
-            f"The prompt holds {int((ids == family.placeholder).sum())} {family.modality} placeholder tokens, which is "
-            f"not what the {family.modality}s given with it need. Build the prompt with the model's processor, "
-            f"and give it every picture that the prompt names."
-        )
+    places = family.places(ids, vision)
     new = [i for i, place in enumerate(places) if int(place.columns[0]) >= start]
     if len(new) < len(places):
         vision = family.take_places(vision, places, new)

@@ -44,5 +44,9 @@ class CheckpointError(GridPruneError, OSError):
     """A checkpoint that is missing, broken, or cannot be reached."""
 
 
+class InstallationError(GridPruneError, ImportError):
+    """A package that is missing, or that does not fit another one."""
+
+
 class BusyError(GridPruneError, RuntimeError):
     """The same model is being pruned twice in a way that cannot be kept apart."""

@@ -159,7 +159,9 @@ class InsideEngine:
         if vision is None:
             return
         depth, kept = len(self.layers), run.visual.cpu()
-        for number, place in enumerate(self.family.locate(ids.cpu(), vision) or []):
+        places = self.family.locate(ids.cpu(), vision) or []
+        maps = [place.token_map for place in places]
+        for number, place in enumerate(places):
             content = place.columns[~place.token_map.separator]
             stays = torch.isin(content, kept[place.row]).nonzero()[:, 0]
             report = Report.build(
@@ -171,7 +173,7 @@ class InsideEngine:
                 row=0,
                 kept=stays,
                 question="",
-                picture=functools.partial(self.family.picture, vision, number),
+                picture=functools.partial(self.family.picture, vision, maps, number),
                 processor=self.processor,
                 encode_seconds=0.0,
                 decision_seconds=0.0,
