@@ -43,6 +43,7 @@ class Run:
         stops: by layer.
         spans: the columns that layers see from each stop on.
         attention, keys: of the layer before, as it ran; inputs: what entered the first layer.
+        planes: what the model adds behind a layer (DeepStack), by layer: (B, L, D), zeros but for visual tokens.
     """
 
     visual: Tensor
@@ -56,6 +57,7 @@ class Run:
     attention: Tensor | None = None
     keys: Tensor | None = None
     inputs: Tensor | None = None
+    planes: dict[int, Tensor] = field(default_factory=dict)
 
 
 # What each layer of a cache holds of the prompt it was filled with: (length of the prompt, first layer -> columns).
@@ -78,7 +80,7 @@ class InsideEngine:
         """`model.generate` as it is: prompts are not shortened."""
         if call.get("prefill_chunk_size") is not None or call.get("assistant_model") is not None:
             raise UnsupportedCallError("Methods inside the language model need one undivided prefill.")
-        self.local.vision = self.family.vision(call)
+        self.local.vision = self._pictures(call)
         try:
             return original(**call)
         finally:
@@ -86,8 +88,18 @@ class InsideEngine:
 
     def before_forward(self, call: dict[str, Any]) -> None:
         """Note the prompt of a direct call; its arguments stay as they are."""
-        self.local.vision = self.family.vision(call)
+        self.local.vision = self._pictures(call)
         self.local.run = self._start(call)
+
+    def _pictures(self, call: dict[str, Any]) -> dict[str, Any] | None:
+        """The vision arguments of a call."""
+        clips = [stream for stream in self.family.streams if stream.modality == "video"]
+        if any(stream.vision(call) for stream in clips) or "video" in (call.get("mm_encoder_outputs") or {}):
+            raise UnsupportedCallError(
+                f"{self.method.name} drops tokens of pictures inside the language model, not of clips. Use a method "
+                "of the stage 'pre-llm', or give the frames as pictures."
+            )
+        return self.family.vision(call)
 
     def packed(self, call: dict[str, Any]) -> dict[str, Any]:
         """Note the prompt of a forward call made by `generate`."""
@@ -105,6 +117,8 @@ class InsideEngine:
                 undo.callback(hook.remove)
             first = self.layers[0].register_forward_pre_hook(self._keep_inputs, with_kwargs=True)
             undo.callback(first.remove)
+            decoder = self.family.model.get_decoder().register_forward_pre_hook(self._take_planes, with_kwargs=True)
+            undo.callback(decoder.remove)
             last = self.layers[-1].register_forward_hook(self._finish, always_call=True)
             undo.callback(last.remove)
             for index in stops:
@@ -188,6 +202,23 @@ class InsideEngine:
         if run is not None and output is not None:
             self._report(run, run.ids)
 
+    def _take_planes(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Of DeepStack's planes the model adds those in front of the first stop; the others are added here, to the
+        tokens that are left then."""
+        run, planes = self._run(), kwargs.get("deepstack_visual_embeds")
+        if run is None or not run.stops or planes is None:
+            return None
+        if len(planes) >= len(self.layers):
+            raise UnsupportedModelError(
+                f"{type(module).__name__} adds visual features behind its last layer, where methods inside the "
+                "language model cannot follow. Use a method of the stage 'pre-llm'."
+            )
+        first, visual = min(run.stops), kwargs["visual_pos_masks"]
+        for layer in range(first, len(planes)):
+            whole = planes[layer].new_zeros(*visual.shape, planes[layer].shape[-1])
+            run.planes[layer] = whole.masked_scatter(visual[..., None], planes[layer])
+        return args, {**kwargs, "deepstack_visual_embeds": planes[:first]}
+
     def _keep_inputs(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         run = self._run()
         if run is not None:
@@ -210,15 +241,29 @@ class InsideEngine:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             cache, run = kwargs.get("past_key_values"), self._run()
             if run is None:
+                self._check_window(cache)
                 return args, _later_mask(kwargs, cache, index)
             if not run.stops:
                 return None
             hidden = args[0] if args else kwargs["hidden_states"]
+            if index - 1 in run.planes:
+                hidden = hidden + _rows(run.planes.pop(index - 1), run.columns).to(hidden)
             if index in run.stops:
                 hidden = self._drop(run, index, hidden, cache)
             return (), {**_gathered(kwargs, run), "hidden_states": hidden}
 
         return hook
+
+    def _check_window(self, cache: Any) -> None:
+        """Layers that see a window of the last tokens cannot slide it over the tokens that are gone."""
+        config = self.family.model.get_decoder().config
+        window = config.sliding_window if "sliding_attention" in (getattr(config, "layer_types", None) or ()) else None
+        if cache in _RECORDS and window and int(cache.get_seq_length()) > window:
+            raise UnsupportedCallError(
+                f"Layers of {type(self.family.model).__name__} see the last {window} tokens only, and "
+                f"{self.method.name} cannot tell which these are behind the prompt. Use a method of the stage "
+                "'pre-llm'."
+            )
 
     @torch.no_grad()
     def _drop(self, run: Run, index: int, hidden: Tensor, cache: Any) -> Tensor:
@@ -268,6 +313,11 @@ def decoder_layers(model: Any) -> nn.ModuleList:
         raise UnsupportedModelError(
             f"The language model {type(decoder).__name__} is not a plain list of decoder layers; methods inside it are "
             "not supported here. Use a method of the stage 'pre-llm'."
+        )
+    if any(getattr(decoder.config, name, 0) for name in ("num_kv_shared_layers", "hidden_size_per_layer_input")):
+        raise UnsupportedModelError(
+            f"Layers of {type(decoder).__name__} take keys of earlier layers, or something of their own for every "
+            "token; methods inside it are not supported here. Use a method of the stage 'pre-llm'."
         )
     return layers  # type: ignore[no-any-return]
 
