@@ -219,6 +219,13 @@ class Shortener:
     def _check_padding(self, mask: Tensor | None, past: Past) -> None:
         if past.cached and mask is not None and bool((mask[:, past.cached :] == 0).any()):
             self._refuse(PADDING_BEHIND_CACHE)
+            window = self.family.window
+            if window is not None and mask.shape[1] > window:
+                raise UnsupportedCallError(
+                    f"{type(self.model).__name__} does not take {PADDING_BEHIND_CACHE}: some of its layers see the last"
+                    f" {window} tokens, and the padding that evens out rows of a later turn would count among them. "
+                    "Give the rows one at a time."
+                )
 
     def _refuse(self, limit: str) -> None:
         """Raise if the family declares this limit of its stock model."""

@@ -586,8 +586,8 @@ VIDEO_LLAVA_CLIPS = Case(
 
 def _qwen3_5(kind: str = "Qwen3_5", **experts: Any) -> Any:
     vision = {**QWEN_VISION, "hidden_size": 16, "out_hidden_size": 32, "intermediate_size": 24}
-    text = {**TEXT, "head_dim": 16, "num_hidden_layers": 6}
-    text["layer_types"] = ["linear_attention", "linear_attention", "full_attention"] * 2
+    text = {**TEXT, "head_dim": 16, "num_hidden_layers": 4}
+    text["layer_types"] = ["linear_attention", "full_attention"] * 2
     text |= {
         "linear_key_head_dim": 8,
         "linear_value_head_dim": 8,

@@ -83,10 +83,8 @@ def test_every_command_runs(loaded, picture, tmp_path, monkeypatch):
         return json.loads(result.stdout)
 
     common = ("--model", "twin", "--keep", "20%")
-    asked = run("ask", tmp_path / "a.png", QUESTION, *common, "--max-new-tokens", 2, "--compare")
+    asked = run("ask", tmp_path / "a.png", QUESTION, *common, "--max-new-tokens", 2)
     total = asked["visual_tokens"]["total"]
-    assert asked["full"]["visual_tokens"]["total"] == total
-    assert asked["full"]["kv_bytes"] > asked["kv_bytes"] > 0
     explained = run("explain", tmp_path / "a.png", QUESTION, *common, "-o", tmp_path / "kept.png")
     assert explained["kept_indices"] == asked["images"][0]["kept_indices"]
     assert (tmp_path / "kept.png").stat().st_size > 10_000

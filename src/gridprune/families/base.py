@@ -149,6 +149,13 @@ class Family(ABC):
         return int(getattr(self.model.config, f"{self.modality}_token_id"))
 
     @property
+    def window(self) -> int | None:
+        """How many of the last tokens some layers of the language model see; None if all layers see all of them."""
+        text = self.model.config.get_text_config()
+        kinds = getattr(text, "layer_types", None)
+        return getattr(text, "sliding_window", None) if kinds is None or "sliding_attention" in kinds else None
+
+    @property
     def streams(self) -> list[Family]:
         """This family for each modality of the model: pictures, and clips if it has them."""
         return [self]

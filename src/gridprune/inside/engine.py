@@ -256,8 +256,7 @@ class InsideEngine:
 
     def _check_window(self, cache: Any) -> None:
         """Layers that see a window of the last tokens cannot slide it over the tokens that are gone."""
-        config = self.family.model.get_decoder().config
-        window = config.sliding_window if "sliding_attention" in (getattr(config, "layer_types", None) or ()) else None
+        window = self.family.window
         if cache in _RECORDS and window and int(cache.get_seq_length()) > window:
             raise UnsupportedCallError(
                 f"Layers of {type(self.family.model).__name__} see the last {window} tokens only, and "
