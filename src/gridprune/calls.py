@@ -225,6 +225,13 @@ class Shortener:
     def _check_padding(self, mask: Tensor | None, past: Past) -> None:
         if past.cached and mask is not None and bool((mask[:, past.cached :] == 0).any()):
             self._refuse(PADDING_BEHIND_CACHE)
+            window = self.family.window
+            if window is not None and mask.shape[1] > window:
+                raise UnsupportedCallError(
+                    f"{type(self.model).__name__} does not take {PADDING_BEHIND_CACHE}: some of its layers see the last"
+                    f" {window} tokens, and the padding that evens out rows of a later turn would count among them. "
+                    "Give the rows one at a time."
+                )
 
     def _refuse(self, limit: str) -> None:
         """Raise if the family declares this limit of its stock model."""
@@ -346,13 +353,7 @@ def _new_pictures(
         places = family.locate(ids[:, start:], vision)
         if places is not None:
             return [Place(p.row, p.columns + start, p.token_map) for p in places], vision
-    places = family.locate(ids, vision)
-    if places is None:
-        raise UnsupportedCallError(
-            f"The prompt holds {int((ids == family.placeholder).sum())} {family.modality} placeholder tokens, which is "
-            f"not what the {family.modality}s given with it need. Build the prompt with the model's processor, "
-            f"and give it every picture that the prompt names."
-        )
+    places = family.places(ids, vision)
     new = [i for i, place in enumerate(places) if int(place.columns[0]) >= start]
     if len(new) < len(places):
         vision = family.take_places(vision, places, new)

@@ -48,5 +48,9 @@ class SelectionError(GridPruneError, RuntimeError):
     """A method did not choose what it was asked for; nothing was pruned."""
 
 
+class InstallationError(GridPruneError, ImportError):
+    """A package that is missing, or that does not fit another one."""
+
+
 class BusyError(GridPruneError, RuntimeError):
     """The same model is being pruned twice in a way that cannot be kept apart."""

@@ -93,7 +93,7 @@ def pick(
             row=choice.row,
             kept=choice.kept,
             question=asked[i],
-            picture=functools.partial(family.picture, vision, i),
+            picture=functools.partial(family.picture, vision, maps, i),
             processor=processor,
             encode_seconds=(between - started) / len(choices),
             decision_seconds=(finished - between) / len(choices),

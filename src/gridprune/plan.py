@@ -23,6 +23,7 @@ import typer
 from .budget import Budget
 from .costs import LanguageModel
 from .errors import CheckpointError, SettingError, UnsupportedModelError
+from .packages import check_torchvision
 
 if TYPE_CHECKING:
     from .families.base import Family
@@ -86,7 +87,9 @@ def read(name: str, size: tuple[int, int], dtype: str = "auto") -> Model:
     Raises:
         CheckpointError: there is no readable configuration.
         UnsupportedModelError: no family knows the model.
+        InstallationError: torchvision does not fit torch.
     """
+    check_torchvision()
     import torch
     from transformers import AutoConfig, AutoModelForImageTextToText
 

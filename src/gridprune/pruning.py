@@ -99,7 +99,7 @@ class Pruning:
         self.method = method
         self.family: Family = families.find(model)
         tokenizer = None if processor is None else getattr(processor, "tokenizer", processor)
-        text = TextSide(_find_clip(self.family, method, clip), tokenizer)
+        self.text = text = TextSide(_find_clip(self.family, method, clip), tokenizer)
         for stream in self.family.streams:
             check_available(stream, method, text)
         self.reports: deque[Report] = deque(maxlen=max_reports)

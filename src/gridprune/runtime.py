@@ -18,11 +18,14 @@ from .chat import conversation, prompt_text, special_tokens_of
 from .cues.clip_text import DEFAULT_SIGN, ClipText
 from .cues.text_tower import TextTower, stored_sign
 from .errors import CheckpointError, GridPruneError, QuestionError, UnsupportedModelError
+from .families.base import Family
 from .images import check_shape
 from .methods.base import Method
+from .packages import check_torchvision, first_line, missing_package
 from .pruning import Pruning, prune
 from .report import Report
 from .reuse import EncoderCache, processed_once
+from .token_map import TokenMap
 from .video import Video
 
 EMBEDDED = "embedded"
@@ -46,6 +49,20 @@ class Loaded:
     clip: TextTower | str | Path | None = None
     check: Callable[[str], None] | None = None
 
+    def pruning(self, method: Method, question: str | None = None, **settings: Any) -> Pruning:
+        """A :func:`gridprune.prune` of this model, with its processor and the text half of its vision tower.
+
+        The text half is read from disk for the first method that wants it, and kept in `clip`.
+
+        Args:
+            settings: further arguments of :func:`gridprune.prune`.
+        """
+        made = prune(
+            self.model, method, processor=self.processor, question=question or None, clip=self.clip, **settings
+        )
+        self.clip = made.text.clip or self.clip
+        return made
+
 
 @dataclass(frozen=True, eq=False)
 class Answer:
@@ -53,7 +70,7 @@ class Answer:
     text: the generated words.
     seconds: wall time of `generate`, picture and question already prepared.
     visual_tokens: visual tokens the language model read (separators not counted).
-    kv_bytes: keys and values of the whole sequence, as held by the cache.
+    kv_bytes: keys and values of the whole sequence, as held by the cache; 0 for a model that keeps none.
     report: what was kept, or None if nothing was pruned.
     """
 
@@ -62,6 +79,10 @@ class Answer:
     visual_tokens: int
     kv_bytes: int
     report: Report | None
+
+    def smaller_cache(self, full: Answer) -> str:
+        """How many times smaller than that of `full` the cache is, in words; empty for models that keep none."""
+        return f"{full.kv_bytes / self.kv_bytes:.1f}x smaller" if self.kv_bytes else ""
 
 
 def load(name: str = EMBEDDED, *, clip: str | Path | None = None, device: str = "cpu", dtype: str = "auto") -> Loaded:
@@ -75,7 +96,9 @@ def load(name: str = EMBEDDED, *, clip: str | Path | None = None, device: str = 
 
     Raises:
         CheckpointError: nothing loadable there, or the hub cannot be reached; the message names the embedded default.
+        InstallationError: its processor needs a package that is missing, or torchvision does not fit torch.
     """
+    check_torchvision()
     if name in EMBEDDED_FORMS:
         return _load_embedded(name, clip, device)
     from transformers import AutoModelForImageTextToText, AutoProcessor
@@ -85,9 +108,11 @@ def load(name: str = EMBEDDED, *, clip: str | Path | None = None, device: str = 
         processor = AutoProcessor.from_pretrained(name)
         model: Any = AutoModelForImageTextToText.from_pretrained(name, dtype=dtype)
         model = model.to(device).eval()
+    except ImportError as error:
+        raise missing_package(name, error) from error
     except Exception as error:  # hub, network, file, format and memory errors come in many classes
         raise CheckpointError(
-            f"Could not load the {kind} {name!r}: {_first_line(error)}\nCheck the name, give a checkpoint folder, or "
+            f"Could not load the {kind} {name!r}: {_reason(error)}\nCheck the name, give a checkpoint folder, or "
             "leave --model out: the embedded model needs no download."
         ) from error
     return Loaded(name, model, processor, clip)
@@ -139,6 +164,20 @@ def _check_takes_clips(model: Any) -> None:
         raise UnsupportedModelError(f"{type(model).__name__} takes pictures, not clips. Models that do: {others}.")
 
 
+def looked_at(family: Family, inputs: Any) -> tuple[dict[str, Any], TokenMap]:
+    """The vision arguments of :func:`prepare`'s inputs of one picture, and the geometry of all its tokens.
+
+    Raises:
+        UnsupportedModelError: the processor returned no pixels.
+        UnsupportedCallError: the prompt does not hold exactly the placeholders that the picture needs.
+    """
+    vision = family.vision(dict(inputs))
+    if vision is None:
+        raise UnsupportedModelError("The processor returned no pixels for this picture. Choose another model.")
+    (place,) = family.places(inputs["input_ids"].cpu(), vision)
+    return vision, place.token_map
+
+
 def answer(
     loaded: Loaded,
     image: Image | Video,
@@ -158,7 +197,7 @@ def answer(
     inputs = prepare(loaded, image, question, history)
     if method is None:
         return respond(loaded, inputs, None, max_new_tokens)
-    pruning = _pruning(loaded, method, question, positions)
+    pruning = loaded.pruning(method, question, positions=positions)
     return respond(loaded, inputs, pruning, max_new_tokens)
 
 
@@ -188,22 +227,8 @@ def ask_many(
     """
     cache, once = EncoderCache(1), replace(loaded, processor=processed_once(loaded.processor))
     prompts = [prepare(once, image, question) for question in questions]
-    prunings = [_pruning(loaded, method, question, positions, cache) for question in questions]
+    prunings = [loaded.pruning(method, question, positions=positions, cache=cache) for question in questions]
     return [respond(loaded, inputs, pruning, max_new_tokens) for inputs, pruning in zip(prompts, prunings)]
-
-
-def _pruning(
-    loaded: Loaded, method: Method, question: str, positions: Positions, cache: EncoderCache | None = None
-) -> Pruning:
-    return prune(
-        loaded.model,
-        method,
-        processor=loaded.processor,
-        question=question,
-        clip=loaded.clip,
-        positions=positions,
-        cache=cache,
-    )
 
 
 @torch.no_grad()
@@ -235,7 +260,5 @@ def cache_bytes(cache: Any) -> int:
     return sum(layer.keys.nbytes + layer.values.nbytes for layer in layers)
 
 
-def _first_line(error: BaseException) -> str:
-    if isinstance(error, GridPruneError):
-        return str(error)
-    return f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"
+def _reason(error: Exception) -> str:
+    return str(error) if isinstance(error, GridPruneError) else first_line(error)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from gridprune.bench import data
 from gridprune.bench.evidence import closeness, evidence, recall, seen_boxes
 from gridprune.errors import SettingError
+from gridprune.families.maps import join
 from gridprune.tiny.cells import evidence_mask
 from gridprune.token_map import TokenMap
 
@@ -29,6 +32,15 @@ def test_recall_is_capped_by_the_budget():
     assert recall(torch.tensor([3, 4]), wanted) == 1.0
     assert recall(torch.tensor([1, 2, 3, 4, 5, 6]), wanted) == 3 / 4
     assert recall(torch.tensor([1]), torch.zeros(576, dtype=torch.bool)) is None
+
+
+def test_tiles_that_nobody_knows_the_place_of_hold_no_evidence():
+    whole = TokenMap.from_grid(2, 2)
+    tile = replace(whole, boxes=torch.zeros(4, 4), plane=whole.plane + 1, view=whole.view + 1)
+    both = join([tile, whole])
+    assert evidence(both, [(0.0, 0.0, 0.4, 0.4)]).tolist() == [*[False] * 4, True, False, False, False]
+    scores = closeness(both, [(0.0, 0.0, 0.4, 0.4)])
+    assert scores[4:].min() > scores[:4].max()
 
 
 def test_closeness_puts_evidence_first_then_the_nearest():

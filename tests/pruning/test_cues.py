@@ -84,8 +84,9 @@ def test_windowed_values_come_back_in_order():
     vision = family.vision(given)
     maps = family.token_maps(vision)
     with torch.no_grad():
-        encoded = family.encode(vision, maps, families.base.Blocks(states=[2]))
-        states = encoded.parts.states(encoded.captured, 2)
+        last = net.config.vision_config.depth - 1
+        encoded = family.encode(vision, maps, families.base.Blocks(states=[last]))
+        states = encoded.parts.states(encoded.captured, last)
         for own, features in zip(states, encoded.embeddings):
             torch.testing.assert_close(net.model.visual.merger(own), features)
 

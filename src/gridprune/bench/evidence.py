@@ -55,6 +55,7 @@ def closeness(token_map: TokenMap, boxes: Sequence[Box]) -> Tensor:
     distance = torch.cdist(middle[outside], middle[~outside]).amin(-1) if bool(outside.any()) else None
     if distance is not None:
         scores[outside] = -distance
+    scores[(tokens[:, 2:] <= tokens[:, :2]).any(-1)] = -2.0  # tiles that nobody knows the place of: behind all others
     return scores.float()
 
 
@@ -105,4 +106,4 @@ def _inside(token_map: TokenMap, box: Box) -> Tensor:
     area = (tokens[:, 2] - tokens[:, 0]) * (tokens[:, 3] - tokens[:, 1])
     x, y = min((x0 + x1) / 2, 1 - 2 * _SLACK) + _SLACK, min((y0 + y1) / 2, 1 - 2 * _SLACK) + _SLACK
     holds = (tokens[:, 0] <= x) & (x < tokens[:, 2]) & (tokens[:, 1] <= y) & (y < tokens[:, 3])
-    return (wide * high >= area * (0.25 - _SLACK)) | holds
+    return ((wide * high >= area * (0.25 - _SLACK)) & (area > 0)) | holds

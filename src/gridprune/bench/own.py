@@ -14,14 +14,13 @@ from torch import Tensor
 
 from .. import families
 from ..failures import Failures
-from ..methods.base import Cues, Method, checked_select
-from ..pruning import prune
-from ..runtime import Loaded, prepare
+from ..methods.base import Cues, checked_select
+from ..runtime import Loaded, looked_at, prepare
 from .ablations import borrows_question, given, reads_evidence
 from .data import Question, Scene
 from .entries import FULL
 from .evidence import closeness, evidence, recall, seen_boxes, seen_part
-from .shared import Cell, Result, clip_of
+from .shared import Cell, Result
 
 Told = tuple[str, str, Tensor, Tensor]  # a cell, its answer, the tokens it kept, and the evidence
 
@@ -33,13 +32,12 @@ class Own:
         self.loaded = loaded
         self.family = families.find(loaded.model)
         self.cells = list(wanted)
-        self.clip = clip_of(loaded)
         self.max_new_tokens = max_new_tokens
         self._before: tuple[Question, ...] | None = None
         self._failures = Failures()
         for cell in self.cells:
             if not reads_evidence(cell.method):
-                self._prune(cell.method, "")  # raises now what it cannot do
+                self.loaded.pruning(cell.method, "")  # raises now what it cannot do
 
     def remember(self, scene: Scene) -> None:
         """Note a scene that was answered before: the next one may borrow its questions."""
@@ -64,8 +62,8 @@ class Own:
         return result
 
     def _question(self, result: Result, scene: Scene, question: Question, other: Question) -> list[Told]:
-        inputs = self._inputs(scene, question)
-        token_map = self.family.token_maps(self._vision(inputs))[0].candidates
+        inputs = prepare(self.loaded, scene.image, question.text)
+        token_map = looked_at(self.family, inputs)[1].candidates
         boxes = seen_boxes(question.boxes, scene.image.size, self.loaded.processor)
         wanted = evidence(token_map, boxes)
         result.places, result.seen = token_map, seen_part(scene.image.size, self.loaded.processor)
@@ -77,7 +75,7 @@ class Own:
                 chosen = checked_select(method, cues, token_map)
                 method = given(chosen.kept[0])
             guide = other if borrows_question(method) else question
-            with self._prune(method, guide.text) as pruning:
+            with self.loaded.pruning(method, guide.text) as pruning:
                 text = self.generate(inputs)
             told.append((cell.key, text, pruning.reports[-1].kept_indices, wanted))
         return told
@@ -89,20 +87,9 @@ class Own:
         result.tokens.setdefault(cell, []).append(len(kept))
         result.kept.setdefault(cell, []).append(kept)
 
-    def _inputs(self, scene: Scene, question: Question) -> Any:
-        return prepare(self.loaded, scene.image, question.text)
-
-    def _prune(self, method: Method, question: str) -> Any:
-        return prune(
-            self.loaded.model, method, processor=self.loaded.processor, question=question or None, clip=self.clip
-        )
-
     @torch.no_grad()
     def generate(self, inputs: Any) -> str:
         """Greedy words."""
         output = self.loaded.model.generate(**inputs, max_new_tokens=self.max_new_tokens, do_sample=False)
         new = output[:, inputs["input_ids"].shape[1] :]
         return str(self.loaded.processor.batch_decode(new, skip_special_tokens=True)[0]).strip()
-
-    def _vision(self, inputs: Any) -> dict[str, Any]:
-        return {key: inputs[key] for key in self.family.vision_keys if key in inputs}

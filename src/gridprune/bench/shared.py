@@ -203,9 +203,13 @@ class Shared:
             if key in moved
         }
 
-    def encode(self, vision: dict[str, Any]) -> Encoded:
-        """One vision pass with the captures that all methods together need."""
-        return self.family.encode(vision, self.family.token_maps(vision), self._read)
+    def encode(self, vision: dict[str, Any], maps: list[TokenMap] | None = None) -> Encoded:
+        """One vision pass with the captures that all methods together need.
+
+        Args:
+            maps: the pictures' geometry, for families that read it off the prompt.
+        """
+        return self.family.encode(vision, maps or self.family.token_maps(vision), self._read)
 
     # -- which tokens stay ---------------------------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ from ..cues import collect
 from ..cues.question import clean
 from ..errors import MissingCueError, QuestionError
 from ..methods.relevance import Relevance
-from ..runtime import Loaded
+from ..runtime import Loaded, looked_at, prepare
 from ..scores import topk
 from .data import DataSet, Scene
 from .entries import parse
@@ -82,9 +82,8 @@ def measure(
 
 def _questions(engine: Shared, scene: Scene, keep: Keep) -> list[tuple[float, float, float]]:
     """For each question with evidence: shares of plus and of minus, and the share expected by chance."""
-    vision = engine.vision([scene])
-    encoded = engine.encode(vision)
-    token_map = encoded.maps[0].candidates
+    vision, token_map = looked_at(engine.family, prepare(engine.loaded, scene.image, "?"))
+    encoded, token_map = engine.encode(vision, [token_map]), token_map.candidates
     labelled = []
     for question in scene.questions:
         boxes = seen_boxes(question.boxes, scene.image.size, engine.loaded.processor)

@@ -21,7 +21,7 @@ from ..cues.tower import Tower, find_clip_tower
 from ..token_map import TokenMap
 from .base import Family, Place
 from .internvl import runs
-from .maps import tiled
+from .maps import last_view, tiled
 from .parts import Crops, Parts
 
 _GAP = 2  # text tokens between tiles of a row: <fake_token_around_image> and the next marker; a line break adds one
@@ -91,9 +91,9 @@ class Idefics3(Family):
     def parts(self, vision: dict[str, Any], maps: list[TokenMap]) -> Parts:
         return Crops([len(token_map) // len(self._tile) for token_map in maps], 0)
 
-    def picture(self, vision: dict[str, Any], index: int) -> Tensor:
+    def picture(self, vision: dict[str, Any], maps: Sequence[TokenMap], index: int) -> Tensor:
         tiles = [vision["pixel_values"][row, tile] for row, real in enumerate(_real(vision)) for tile in real]
-        return torch.as_tensor(tiles[index]).detach()
+        return torch.as_tensor(tiles[last_view(maps, index)]).detach()
 
 
 def _real(vision: dict[str, Any]) -> list[list[int]]:

@@ -96,7 +96,7 @@ class LlavaNext(Llava):
             "smaller picture and do not prune."
         )
 
-    def picture(self, vision: dict[str, Any], index: int) -> Tensor:
+    def picture(self, vision: dict[str, Any], maps: Sequence[TokenMap], index: int) -> Tensor:
         return torch.as_tensor(vision["pixel_values"][index][0]).detach()
 
 

@@ -87,6 +87,17 @@ def tiled(tile: TokenMap, down: int, across: int, *, whole: bool) -> TokenMap:
     return replace(joined, grid=(down * rows, across * columns))
 
 
+def views(token_map: TokenMap) -> int:
+    """How many views of its picture it has: tiles, and the whole picture."""
+    return int(token_map.view.max()) + 1
+
+
+def last_view(maps: Sequence[TokenMap], index: int) -> int:
+    """The number of the last view of picture `index` among those of all pictures; in tiled families it is the whole
+    picture."""
+    return sum(map(views, maps[: index + 1])) - 1
+
+
 def join(views: Sequence[TokenMap]) -> TokenMap:
     """Views of one picture behind each other; every tower patch of a view is in one of its tokens."""
     sizes = [int(view.source.max()) + 1 for view in views]

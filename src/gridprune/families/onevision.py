@@ -97,5 +97,5 @@ class OneVisionClips(Family):
     def parts(self, vision: dict[str, Any], maps: list[TokenMap]) -> Parts:
         return Crops([vision["pixel_values_videos"].shape[1]] * len(maps), 0)
 
-    def picture(self, vision: dict[str, Any], index: int) -> Tensor:
+    def picture(self, vision: dict[str, Any], maps: Sequence[TokenMap], index: int) -> Tensor:
         return torch.as_tensor(vision["pixel_values_videos"][index]).detach()

@@ -55,7 +55,7 @@ class Pixtral(Family):
         lengths = [rows * columns for rows, columns in self._grids(vision)]
         return Packed(lengths, lengths)
 
-    def picture(self, vision: dict[str, Any], index: int) -> Tensor:
+    def picture(self, vision: dict[str, Any], maps: Sequence[TokenMap], index: int) -> Tensor:
         height, width = as_sizes(vision["image_sizes"])[index].tolist()
         return torch.as_tensor(vision["pixel_values"][index, :, :height, :width]).detach()
 

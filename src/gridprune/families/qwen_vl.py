@@ -94,7 +94,7 @@ class QwenVL(Family):
         unit = self.merge**2
         return (back[:, None] * unit + torch.arange(unit, device=back.device)).flatten()
 
-    def picture(self, vision: dict[str, Any], index: int) -> Tensor:
+    def picture(self, vision: dict[str, Any], maps: Sequence[TokenMap], index: int) -> Tensor:
         grid = self.grids(vision)[index]
         pixels = vision[self.pixel_keys[0]].split(vision[self._grid_key].prod(-1).tolist())[index]
         frames = unpatched(pixels, grid, self.merge, self.vision_config)
