@@ -288,7 +288,7 @@ class Family(ABC):
 
         (3, H, W), or (T, 3, H, W) for a clip, whose tokens count T frames.
         """
-        return torch.as_tensor(vision[self.pixel_keys[0]][index]).detach()
+        return vision[self.pixel_keys[0]][index].detach()  # type: ignore[no-any-return]
 
     # -- positions -----------------------------------------------------------------------------------------------
 
@@ -363,4 +363,4 @@ def embedding_table(model: nn.Module) -> nn.Module:
 
 def as_sizes(image_sizes: Any) -> Tensor:
     """(images, 2) int64 of H, W on the CPU, from the forms a processor may return."""
-    return torch.as_tensor(image_sizes).reshape(-1, 2).cpu().long()
+    return torch.as_tensor(image_sizes, device="cpu").reshape(-1, 2).long()

@@ -7,7 +7,6 @@ from abc import abstractmethod
 from functools import cached_property
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
 from ..cues.tower import Tower, find_clip_tower
@@ -52,7 +51,7 @@ class Clips(Family):
         return Crops([vision["pixel_values_videos"].shape[1]] * len(maps), self.prefix)
 
     def picture(self, vision: dict[str, Any], index: int) -> Tensor:
-        return torch.as_tensor(vision["pixel_values_videos"][index]).detach()
+        return vision["pixel_values_videos"][index].detach()  # type: ignore[no-any-return]
 
 
 class LlavaNextVideoClips(Clips):

@@ -194,7 +194,7 @@ class GridPrune(Method):
 def one_per_frame(logits: Tensor, zones: Zones, token_map: TokenMap) -> Tensor:
     """(B, Z) int64: 1 for the zone of each frame with the largest logit (B, Z), ties to the earlier; 0 elsewhere."""
     frame = token_map.groups("frame").index
-    of_zone = torch.zeros(zones.count, dtype=torch.int64).scatter_(0, zones.index.cpu(), frame)
+    of_zone = torch.zeros(zones.count, dtype=torch.int64, device="cpu").scatter_(0, zones.index.cpu(), frame)
     frames = Zones(of_zone, torch.bincount(of_zone)).on(logits.device)
     table = frames.by_zone(logits.nan_to_num(nan=-math.inf), fill=-math.inf)  # [B, F, zones of a frame]
     best = table.argsort(dim=-1, descending=True, stable=True)[..., :1]

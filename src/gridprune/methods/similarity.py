@@ -170,7 +170,8 @@ class Coverage:
 
 def outliers(values: Tensor) -> Tensor:
     """(B, N) bool: values above Q3 + 1.5 (Q3 - Q1) of their row (quartiles by linear interpolation)."""
-    low, high = values.float().quantile(torch.tensor([0.25, 0.75], device=values.device), dim=-1, keepdim=True)
+    values = values.float()
+    low, high = values.quantile(values.new_tensor([0.25, 0.75]), dim=-1, keepdim=True)
     return values > high + 1.5 * (high - low)
 
 
@@ -199,5 +200,5 @@ def group_mean_weight(group: Tensor, k: int) -> Tensor:
     """(B, N) fp32: 1 / size of the group that each token flows into; 0 for dropped tokens (-1)."""
     slot = group.clamp(min=0)
     member = (group >= 0).float()
-    size = torch.zeros(group.shape[0], k, device=group.device).scatter_add_(1, slot, member)
+    size = member.new_zeros(group.shape[0], k).scatter_add_(1, slot, member)
     return member / size.gather(1, slot).clamp(min=1)
