@@ -166,7 +166,7 @@ class Shortener:
             return self._stock(call, ids, past, length)
         mask = self._mask(call, ids, length, generating)
         cpu_ids, cpu_mask = ids.cpu(), None if mask is None else mask.cpu().bool()
-        keep = torch.ones(len(ids), length, dtype=torch.bool)
+        keep = torch.ones(len(ids), length, dtype=torch.bool, device="cpu")
         found = [self._find_pictures(stream, vision, cpu_ids, past.full, offset) for stream, vision in seen]
         self._split_budget(found)
         outputs = {each.family.modality: self._prune_pictures(each, cpu_ids, cpu_mask, keep, offset) for each in found}

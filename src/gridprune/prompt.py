@@ -38,7 +38,7 @@ class Layout:
     @classmethod
     def unchanged(cls, batch: int, length: int) -> Layout:
         """Every column where it was."""
-        return cls(torch.arange(length).expand(batch, -1), length)
+        return cls(torch.arange(length, device="cpu").expand(batch, -1), length)
 
     @property
     def width(self) -> int:
@@ -148,9 +148,9 @@ def shorten(keep: Tensor, mask: Tensor | None, past: Layout) -> Layout:
     width = int(count.max())
     # The sort is stable: kept columns keep their order and come first.
     order = (~new).long().argsort(dim=1, stable=True)[:, :width] + start
-    columns = torch.where(torch.arange(width) < count[:, None], order, -1)
+    columns = torch.where(torch.arange(width, device=count.device) < count[:, None], order, -1)
     if not pads_right:
-        shift = (torch.arange(width) - (width - count)[:, None]) % max(width, 1)
+        shift = (torch.arange(width, device=count.device) - (width - count)[:, None]) % max(width, 1)
         columns = columns.gather(1, shift)
     return Layout(torch.cat([past.columns, columns], dim=1), keep.shape[1])
 

@@ -76,7 +76,7 @@ def side_by_side(maps: Sequence[TokenMap]) -> TokenMap:
         plane, view, frame = (int(values.max()) + 1 for values in (last.plane, last.view, last.frame))
         patch = max(patch, int(last.source.max()) + 1)
     most = max(part.source.shape[1] for part in parts)
-    sources = [part.source[:, torch.arange(most).clamp(max=part.source.shape[1] - 1)] for part in parts]
+    sources = [part.source[:, torch.arange(most, device="cpu").clamp(max=part.source.shape[1] - 1)] for part in parts]
     names = ("plane", "view", "row", "column", "frame", "separator", "boxes")
     joined: dict[str, Any] = {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
     return replace(maps[0], **joined, source=torch.cat(sources))

@@ -105,6 +105,6 @@ def recall(cache: Any, batch: int, *, inside: bool = False) -> Past:
         raise UnsupportedCallError(f"The cache holds a pruned prompt of {rows} rows, but the call has {batch}.")
     copies = batch // rows
     layout = layout.rows(copies)
-    generated = torch.arange(layout.full, layout.full + cached - layout.width).expand(batch, -1)
+    generated = torch.arange(layout.full, layout.full + cached - layout.width, device="cpu").expand(batch, -1)
     delta = None if record.delta is None else record.delta.repeat_interleave(copies, dim=0)
     return Past(Layout(torch.cat([layout.columns, generated], dim=1), layout.full + generated.shape[1]), delta)

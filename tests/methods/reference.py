@@ -108,7 +108,7 @@ def vispruner(c, token_map, k):
         even, odd = rest[0::2], rest[1::2]
         r = min(r, len(even))
         if odd:
-            even = sorted(even, key=lambda i: -np.float32(max(s[i, j] for j in odd)))
+            even = sorted(even, key=lambda i: -max(s[i, j] for j in odd))
         rest = even[r:] + odd
     return sorted(kept + rest)
 

@@ -156,3 +156,12 @@ def test_s2prune_from_the_feature_map() -> None:
     selection = create("s2prune", structure="features").select(cues, token_map, 16)
     assert selection.budgets.tolist() != [[4, 4, 4, 4]]
     assert int(selection.budgets[0].argmax()) == 0
+
+
+def test_vispruner_tells_near_duplicates_apart() -> None:
+    """Cosines that fp32 rounds to one value: its order, and with it all that follows, would hang on the device."""
+    g = torch.Generator().manual_seed(3)
+    directions = torch.randn(6, 16, generator=g)[torch.randint(0, 6, (1, 256), generator=g)]
+    features = directions + 1e-4 * torch.randn(1, 256, 16, generator=g)
+    cues = Cues(saliency=torch.rand(1, 256, generator=g), tower_features=features)
+    agree("vispruner", cues, TokenMap.from_grid(16, 16), 64)

@@ -67,7 +67,7 @@ class Own:
         boxes = seen_boxes(question.boxes, scene.image.size, self.loaded.processor)
         wanted = evidence(token_map, boxes)
         result.places, result.seen = token_map, seen_part(scene.image.size, self.loaded.processor)
-        told = [(FULL, self.generate(inputs), torch.arange(len(token_map)), wanted)]
+        told = [(FULL, self.generate(inputs), torch.arange(len(token_map), device="cpu"), wanted)]
         for cell in self.cells:
             method = cell.method
             if reads_evidence(method):

@@ -223,7 +223,7 @@ class Shared:
         wanted = [evidence(token_map, one) for one in boxes]
         result.places = token_map
         result.seen = seen_part(result.scene.image.size, self.loaded.processor)
-        everything = torch.arange(len(token_map))
+        everything = torch.arange(len(token_map), device="cpu")
         yield self._kept(result, image, FULL, None, everything, encoded.embeddings[image], wanted)
         sets: dict[int, Cues] = {}  # by the union's identity
         where: Cues | None = None
@@ -312,7 +312,7 @@ class Shared:
                 head, tail = own[number]
                 index = known.setdefault((head, one.digest), len(prefixes))
                 if index == len(prefixes):
-                    ids = torch.tensor([*head, *[token] * len(one.features)])
+                    ids = torch.tensor([*head, *[token] * len(one.features)], device="cpu")
                     prefixes.append(Prefix(ids, one.features))
                 jobs.append(Job(index, tail))
                 places.append((results[one.scene], one.cell))

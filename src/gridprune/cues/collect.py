@@ -205,8 +205,8 @@ def _by_tower(needs: frozenset[str], gather: _Gather, questions: Sequence[str], 
         padded = torch.stack([torch.nn.functional.pad(w, (0, 0, 0, longest - len(w))) for w in words])  # [B, T, E]
         scores = padded @ projected.transpose(1, 2)  # [B, T, P]
         cues["word_relevance"] = pick(scores.transpose(1, 2), gather.source).transpose(1, 2)
-        exists = torch.arange(longest)[None] < torch.tensor([len(w) for w in words])[:, None]
-        cues["word_mask"] = exists.to(projected.device)
+        lengths = torch.tensor([len(w) for w in words], device="cpu")
+        cues["word_mask"] = (torch.arange(longest, device="cpu") < lengths[:, None]).to(projected.device)
     return cues
 
 

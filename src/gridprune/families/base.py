@@ -316,7 +316,7 @@ class Family(ABC):
         Args:
             maps: the geometry of all pictures of the call.
         """
-        return torch.as_tensor(vision[self.pixel_keys[0]][index]).detach()
+        return vision[self.pixel_keys[0]][index].detach()  # type: ignore[no-any-return]
 
     # -- positions -----------------------------------------------------------------------------------------------
 
@@ -391,4 +391,4 @@ def embedding_table(model: nn.Module) -> nn.Module:
 
 def as_sizes(image_sizes: Any) -> Tensor:
     """(images, 2) int64 of H, W on the CPU, from the forms a processor may return."""
-    return torch.as_tensor(image_sizes).reshape(-1, 2).cpu().long()
+    return torch.as_tensor(image_sizes, device="cpu").reshape(-1, 2).long()

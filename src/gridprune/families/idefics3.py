@@ -44,7 +44,7 @@ class Idefics3(Family):
         """Push patch numbers through the model's own pixel shuffle."""
         side = self.vision_config.image_size // self.vision_config.patch_size
         connector = self.base.connector
-        numbers = torch.arange(side * side, dtype=torch.float64).view(1, -1, 1)
+        numbers = torch.arange(side * side, dtype=torch.float64, device="cpu").view(1, -1, 1)
         source = connector.pixel_shuffle(numbers, connector.scale_factor)[0].long()  # [n, m]
         across = side // connector.scale_factor
         return replace(TokenMap.from_grid(across, across), source=source)
@@ -93,7 +93,7 @@ class Idefics3(Family):
 
     def picture(self, vision: dict[str, Any], maps: Sequence[TokenMap], index: int) -> Tensor:
         tiles = [vision["pixel_values"][row, tile] for row, real in enumerate(_real(vision)) for tile in real]
-        return torch.as_tensor(tiles[last_view(maps, index)]).detach()
+        return tiles[last_view(maps, index)].detach()  # type: ignore[no-any-return]
 
 
 def _real(vision: dict[str, Any]) -> list[list[int]]:

@@ -50,7 +50,7 @@ class Patched(Family):
         rows, columns = self.grids(vision)[view]
         side = self.vision_config.patch_size
         patches = vision["pixel_values"][view, : rows * columns].detach().view(rows, columns, side, side, 3)
-        return torch.as_tensor(patches.permute(4, 0, 2, 1, 3).reshape(3, rows * side, columns * side))
+        return patches.permute(4, 0, 2, 1, 3).reshape(3, rows * side, columns * side)  # type: ignore[no-any-return]
 
 
 class Lfm2Vl(Patched):

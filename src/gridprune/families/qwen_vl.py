@@ -64,7 +64,7 @@ class QwenVL(Family):
         if grid not in self._maps:
             frames, rows, columns = grid
             merged = TokenMap.from_grid(rows // self.merge, columns // self.merge, frames=frames)
-            patches = torch.arange(frames * rows * columns).view(len(merged), self.merge**2)
+            patches = torch.arange(frames * rows * columns, device="cpu").view(len(merged), self.merge**2)
             self._maps[grid] = replace(merged, source=patches)
         return self._maps[grid]
 
@@ -169,7 +169,8 @@ def window_index(visual: Any, grid_thw: Tensor) -> Tensor:
     """Qwen2.5-VL's own order of 2 x 2 blocks in windows."""
     own = getattr(visual, "get_window_index", None)
     if own is not None:
-        return torch.as_tensor(own(grid_thw)[0])
+        index = own(grid_thw)[0]
+        return torch.as_tensor(index, device="cpu")
     from transformers.vision_utils import get_vision_window_index
 
     index, _ = get_vision_window_index(
@@ -178,7 +179,7 @@ def window_index(visual: Any, grid_thw: Tensor) -> Tensor:
         window_size=visual.window_size,
         patch_size=visual.patch_size,
     )
-    return torch.as_tensor(index)
+    return torch.as_tensor(index, device="cpu")
 
 
 def unpatched(pixels: Tensor, grid: Sequence[int], merge: int, config: Any) -> Tensor:

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
 from ..cues.tower import Tower, find_clip_tower
@@ -53,7 +52,7 @@ class Clips(Family):
         return Crops([vision["pixel_values_videos"].shape[1]] * len(maps), self.prefix)
 
     def picture(self, vision: dict[str, Any], maps: Sequence[TokenMap], index: int) -> Tensor:
-        return torch.as_tensor(vision["pixel_values_videos"][index]).detach()
+        return vision["pixel_values_videos"][index].detach()  # type: ignore[no-any-return]
 
 
 class LlavaNextVideoClips(Clips):

@@ -170,4 +170,4 @@ class PruMergePlusFixed(PruMerge):
 
 def _identity(batch: int, n: int, device: torch.device) -> Merge:
     group = torch.arange(n, device=device).expand(batch, n)
-    return Merge(group, torch.ones(batch, n, device=device), "tower_features")
+    return Merge(group, torch.ones(batch, n, dtype=torch.float32, device=device), "tower_features")

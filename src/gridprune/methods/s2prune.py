@@ -80,8 +80,7 @@ class S2Prune(Method):
         """(B, Z) fp32."""
         if self.structure == "picture":
             mean, square = cues.require("laplacian").double().unbind(-1)
-            exact = Zones(regions.index, regions.size)
-            return (_mean(square, exact) - _mean(mean, exact).square()).clamp(min=0).float()
+            return (_mean(square, regions) - _mean(mean, regions).square()).clamp(min=0).float()
         features = cues.require("tower_features").float()
         beside = neighbours(token_map).to(features.device)
         own = torch.arange(beside.shape[0], device=beside.device)
@@ -99,7 +98,7 @@ def coarse_regions(token_map: TokenMap, k: int) -> tuple[Zones, Tensor]:
     """g x g regions per plane and frame, and their rectangles (Z, 4): first row, end row, first column, end column."""
     frames = token_map.groups("frame")
     sheet = token_map.groups("plane").index * frames.count + frames.index
-    index = torch.zeros(len(token_map), dtype=torch.int64)
+    index = torch.zeros_like(token_map.row)
     corners: list[Tensor] = []
     start = 0
     for number in sorted(set(sheet.tolist())):  # a handful of planes and frames
@@ -110,8 +109,8 @@ def coarse_regions(token_map: TokenMap, k: int) -> tuple[Zones, Tensor]:
         height, width = int(row.max()) - top + 1, int(column.max()) - left + 1
         down, across = min(side, height), min(side, width)
         index[member] = start + (row - top) * down // height * across + (column - left) * across // width
-        rows = top - torch.arange(down + 1) * -height // down  # ceil(i height / down)
-        columns = left - torch.arange(across + 1) * -width // across
+        rows = top - torch.arange(down + 1, device="cpu") * -height // down  # ceil(i height / down)
+        columns = left - torch.arange(across + 1, device="cpu") * -width // across
         grid = torch.stack(torch.meshgrid(rows[:-1], columns[:-1], indexing="ij"), -1).view(-1, 2)
         end = torch.stack(torch.meshgrid(rows[1:], columns[1:], indexing="ij"), -1).view(-1, 2)
         corners.append(torch.stack([grid[:, 0], end[:, 0], grid[:, 1], end[:, 1]], -1))

@@ -1,8 +1,8 @@
 """What methods that compare tokens share: cosines in bounded memory, greedy picks with stable ties, coverage, merging.
 
-Similarities are fp32, whatever the dtype of the model. Greedy methods loop over their k picks, batched over the images.
-Scores that differ by less than :data:`TIE` of their scale count as equal and the earlier token wins, so that rounding
-(another device, another batch) does not change a selection.
+Similarities are fp32 or fp64, whatever the dtype of the model. Greedy methods loop over their k picks, batched over the
+images. Scores that differ by less than :data:`TIE` of their scale count as equal and the earlier token wins, so that
+rounding (another device, another batch) does not change a selection.
 """
 
 from __future__ import annotations
@@ -19,21 +19,24 @@ _KEEP = 4096  # tokens up to which a full similarity matrix is kept
 _BLOCK = 512  # rows worked on at once
 
 
-def unit(x: Tensor) -> Tensor:
-    """Rows of `x` (..., D) scaled to length 1, fp32; zero rows stay zero. Squares of any fp16 value fit."""
-    x = x.float()
+def unit(x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Rows of `x` (..., D) scaled to length 1; zero rows stay zero. Squares of any fp16 value fit."""
+    x = x.to(dtype)
     return x / torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp(min=1e-30)
 
 
 class Cosine:
     """Cosines between the tokens of `x` (B, N, D).
 
-    The N x N matrix is computed once and kept up to 4096 tokens (64 MB an image), which is what its rows and blocks are
-    read from. Above that every row and block is a product of its own, and memory stays O(N D).
+    The N x N matrix is computed once and kept up to 4096 tokens (64 MB an image in fp32): rows and blocks are read from
+    it. Above that every row and block is a product of its own, and memory stays O(N D).
+
+    Args:
+        dtype: fp64 for methods that compare cosines too often for :data:`TIE` to help.
     """
 
-    def __init__(self, x: Tensor) -> None:
-        self.unit = unit(x)  # [B, N, D]
+    def __init__(self, x: Tensor, dtype: torch.dtype = torch.float32) -> None:
+        self.unit = unit(x, dtype)  # [B, N, D]
         self.batch, self.n, _ = self.unit.shape
         self._matrix = self.unit @ self.unit.mT if self.n <= _KEEP else None
 
@@ -170,7 +173,8 @@ class Coverage:
 
 def outliers(values: Tensor) -> Tensor:
     """(B, N) bool: values above Q3 + 1.5 (Q3 - Q1) of their row (quartiles by linear interpolation)."""
-    low, high = values.float().quantile(torch.tensor([0.25, 0.75], device=values.device), dim=-1, keepdim=True)
+    values = values.float()
+    low, high = values.quantile(values.new_tensor([0.25, 0.75]), dim=-1, keepdim=True)
     return values > high + 1.5 * (high - low)
 
 
@@ -199,5 +203,5 @@ def group_mean_weight(group: Tensor, k: int) -> Tensor:
     """(B, N) fp32: 1 / size of the group that each token flows into; 0 for dropped tokens (-1)."""
     slot = group.clamp(min=0)
     member = (group >= 0).float()
-    size = torch.zeros(group.shape[0], k, device=group.device).scatter_add_(1, slot, member)
+    size = member.new_zeros(group.shape[0], k).scatter_add_(1, slot, member)
     return member / size.gather(1, slot).clamp(min=1)

@@ -57,7 +57,7 @@ class Trim(Method):
         rest = slot.gather(1, last_dropped(kept)) if own < k else torch.full_like(slot[:, :1], -1)
         merge = Merge(
             group=torch.where(kept, slot, rest),
-            weight=torch.where(kept, 1.0, 1 / max(n - own, 1)),
+            weight=kept.float().masked_fill(~kept, 1 / max(n - own, 1)),
             space="tower_features",
         )
         return Selection(ascending_indices(chosen, k), scores=scores, merge=merge)

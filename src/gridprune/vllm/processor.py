@@ -63,7 +63,7 @@ class PruningProcessor:
         return super().apply(inputs, timing_ctx)  # type: ignore[misc]
 
     def _read_questions(self, inputs: ProcessorInputs, pictures: int) -> Sequence[str]:
-        ids = torch.tensor([inputs.prompt])
+        ids = torch.tensor([inputs.prompt], device="cpu")
         places = (ids[0] == self.geometry.placeholder).nonzero()
         if len(places) != pictures:
             raise QuestionError(
