@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from gridprune.methods import Cues
@@ -99,3 +101,22 @@ def holes() -> TokenMap:
 def clip() -> TokenMap:
     """Three frames of 3 x 4 tokens."""
     return TokenMap.from_grid(3, 4, frames=3)
+
+
+def skewed(batch: int, n: int, seed: int = 0, width: int = 16) -> Cues:
+    """Cues as towers give them: a few tokens have nearly all attention, and all features share most of a direction.
+
+    What a token adds to those chosen then falls by many orders of magnitude.
+    """
+    g = torch.Generator().manual_seed(seed)
+    made = cues("random", batch, n, seed, width)
+    words = torch.randn(batch, 5, n, generator=g) * 0.02
+    features = 2 * torch.randn(batch, 1, width, generator=g) + 0.5 * torch.randn(batch, n, width, generator=g)
+    return replace(
+        made,
+        saliency=(3 * torch.randn(batch, n, generator=g)).softmax(-1),
+        relevance=words.mean(1),
+        word_relevance=words,
+        features=features,
+        tower_features=features + 0.1 * torch.randn(batch, n, width, generator=g),
+    )

@@ -37,6 +37,12 @@ def pick(score: dict, scale=1.0):
     return min(i for i, value in score.items() if value >= best - TIE * scale)
 
 
+def argmax(score: dict):
+    """The token of the largest score; the first of those that are equal but for the rounding of float64."""
+    best = max(score.values())
+    return min(i for i, value in score.items() if value >= best - 1e-9 * abs(best) - 1e-12)
+
+
 def best_first(score, tokens):
     return sorted(tokens, key=lambda i: (-score[i], i))
 
@@ -58,14 +64,14 @@ def sign(c):
 # ---------------------------------------------------------------------------------------------------- diversity
 
 
-def divprune(c, token_map, k, quality=None, similarity=None):
+def divprune(c, token_map, k, quality=None, similarity=None, argmax=pick):
     s = cosines(c["features"]) if similarity is None else similarity
     n = len(s)
     apart = [1 - max((s[i, j] for j in range(n) if j != i), default=-1.0) for i in range(n)]
     kept = [pick(dict(enumerate(apart)))]
     q = [1.0] * n if quality is None else quality
     while len(kept) < k:
-        kept.append(pick({i: q[i] * min(1 - s[i, j] for j in kept) for i in range(n) if i not in kept}))
+        kept.append(argmax({i: q[i] * min(1 - s[i, j] for j in kept) for i in range(n) if i not in kept}))
     return sorted(kept)
 
 
@@ -137,10 +143,8 @@ def scope(c, token_map, k, alpha=1.0):
         return a[j] ** alpha * sum(max(0.0, s[i, j] - cover[i]) for i in range(n))
 
     cover, kept = [0.0] * n, []
-    scale = max(gain(j, cover) for j in range(n))
     while len(kept) < k:
-        value = {j: gain(j, cover) for j in range(n) if j not in kept}
-        token = pick(value, scale)
+        token = argmax({j: gain(j, cover) for j in range(n) if j not in kept})
         kept.append(token)
         cover = [max(cover[i], s[i, token]) for i in range(n)]
     return sorted(kept)
@@ -163,7 +167,7 @@ def tops_stage_one(c, token_map, k):
 
         ra, rd, rc = by_mean({i: a[i] for i in left}, 0.0), by_mean(div, TIE), by_mean(cov, TIE)
         score = {i: ra[i] + 0.5 * rd[i] + 0.5 * rc[i] for i in left}
-        kept.append(pick(score, max(score.values())))
+        kept.append(argmax(score))
     return sorted(kept)
 
 
@@ -184,10 +188,8 @@ def mmtok(c, token_map, k):
         return t + 0.5 * sum(max(row[j] for j in kept) for row in vision) / n
 
     kept, now = [], 0.0
-    scale = max(value([j]) for j in range(n))
     while len(kept) < k:
-        gain = {j: value([*kept, j]) - now for j in range(n) if j not in kept}
-        kept.append(pick(gain, scale))
+        kept.append(argmax({j: value([*kept, j]) - now for j in range(n) if j not in kept}))
         now = value(kept)
     return sorted(kept)
 
@@ -244,10 +246,8 @@ def eadp(c, token_map, k):
         return sum(weight[j] * max(0.0, s[u, j] - cover[j]) for j in range(n))
 
     cover, kept = [0.0] * n, []
-    scale = max(gain(u, cover) for u in range(n))
     while len(kept) < k:
-        value = {u: gain(u, cover) for u in range(n) if u not in kept and quota[view[u]] > 0}
-        token = pick(value, scale)
+        token = argmax({u: gain(u, cover) for u in range(n) if u not in kept and quota[view[u]] > 0})
         kept.append(token)
         quota[view[token]] -= 1
         cover = [max(cover[j], s[token, j]) for j in range(n)]

@@ -77,6 +77,22 @@ def test_agrees_with_the_loops(name: str, kind: str) -> None:
         agree(name, inputs.cues(kind, 2, n, seed), token_map, k)
 
 
+@pytest.mark.parametrize("name", ["scope", "eadp", "mmtok", "tops-stage-one", "divprune", "relevance-weighted"])
+def test_small_gains_are_told_apart(name: str) -> None:
+    """Late gains are a millionth of the first: a tie rule on the scale of the first one takes the earliest token."""
+    for seed, k in enumerate((20, 30, 50)):
+        agree(name, inputs.skewed(1, 64, seed), TokenMap.from_grid(8, 8), k)
+
+
+def test_small_weights_are_told_apart() -> None:
+    for seed in range(3):
+        cues, token_map = inputs.skewed(1, 64, seed), TokenMap.from_grid(8, 8)
+        c = one_image(cues, 0)
+        weight = [w**8 for w in reference.minmax(list(reference.rows(c["relevance"])))]
+        expected = reference.divprune(c, token_map, 50, quality=weight, argmax=reference.argmax)
+        assert create("relevance-weighted", power=8.0).select(cues, token_map, 50).indices[0].tolist() == expected
+
+
 @pytest.mark.parametrize("name", ON_VIEWS)
 def test_agrees_on_several_views(name: str) -> None:
     token_map = inputs.anyres()

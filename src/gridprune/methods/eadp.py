@@ -84,10 +84,9 @@ class EADP(Method):
 
         state = Coverage(similarity, scores)
         picks = Picks(scores)
-        scale = state.gain.amax(-1, keepdim=True)
         while len(picks) < k:
             open_view = (quota > 0).gather(1, views.index.expand_as(scores))
-            token = picks.best(state.gain.masked_fill(~open_view, -1.0), scale)
+            token = picks.best(state.gain.masked_fill(~open_view, -1.0))
             state.add(token)
             quota = quota.scatter_add(1, views.index[token][:, None], torch.full_like(token[:, None], -1))
         return Selection(picks.indices(), scores=scores)
