@@ -377,9 +377,20 @@ def evs(c, token_map, k):
     return sorted(best_first(score, range(len(x)))[:k])
 
 
-def s2prune(c, token_map, k):
-    import torch
+def s2prune_budgets(structure, k, capacity):
+    first = int(len(capacity) <= k)
+    shares = [s / sum(structure) if sum(structure) > 0 else 1 / len(structure) for s in structure]
+    quota = [s * (k - first * len(capacity)) for s in shares]
+    budget = [min(first + math.floor(q + 1e-9), room) for q, room in zip(quota, capacity)]
+    order = best_first([round((q + 1e-9) % 1, 6) for q in quota], range(len(quota)))
+    while sum(budget) < k:
+        for region in order:
+            if sum(budget) < k and budget[region] < capacity[region]:
+                budget[region] += 1
+    return budget
 
+
+def s2prune(c, token_map, k):
     n = len(token_map)
     a, moments = rows(c["saliency"]), rows(c["laplacian"])
     regions, capacity, structure = [], [], []
@@ -391,15 +402,14 @@ def s2prune(c, token_map, k):
         down, across = min(g, height), min(g, width)
         for y in range(down):
             for x in range(across):
-                r = [i for i in range(height) if i * down // height == y]
-                q = [i for i in range(width) if i * across // width == x]
+                r = range(round(y * height / down), round((y + 1) * height / down))
+                q = range(round(x * width / across), round((x + 1) * width / across))
                 tokens = [i for i in member if int(token_map.row[i]) in r and int(token_map.column[i]) in q]
                 regions.append((r[0], r[-1] + 1, q[0], q[-1] + 1, tokens))
                 capacity.append(len(tokens))
                 mean = sum(moments[i, 0] for i in tokens) / len(tokens)
                 structure.append(np.float32(max(0, sum(moments[i, 1] for i in tokens) / len(tokens) - mean**2)))
-    share = torch.tensor([minmax(structure)], dtype=torch.float32)
-    budget = apportion(share, k, torch.tensor(capacity), priority=share, minimum=int(len(regions) <= k))[0].tolist()
+    budget = s2prune_budgets(minmax(structure), k, capacity)
 
     def cells(r0, r1, c0, c1, m):
         if m <= 1:

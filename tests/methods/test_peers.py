@@ -161,6 +161,17 @@ def test_s2prune_grid_is_the_released_one() -> None:
     for k, side in ((32, 4), (64, 5), (128, 8), (192, 9)):
         regions, corners = coarse_regions(TokenMap.from_grid(24, 24), k)
         assert regions.count == side * side == len(corners)
+    rows = coarse_regions(TokenMap.from_grid(24, 24), 64)[1][::5, :2]
+    assert rows.tolist() == [[0, 5], [5, 10], [10, 14], [14, 19], [19, 24]]  # round(4.8), round(9.6), round(14.4), ...
+
+
+def test_s2prune_deals_out_what_a_full_region_leaves() -> None:
+    """Quotas 7, 1.6, 1.4 beside the first token; the first region has room for 4: five are left, dealt 2, 3, 2, 3, 2."""
+    from gridprune.methods.s2prune import deal
+
+    budgets = deal(torch.tensor([[0.7, 0.16, 0.14]]), 13, torch.tensor([4, 9, 9]), 9, 1)
+    assert budgets.tolist() == [[4, 5, 4]]
+    assert deal(torch.zeros(1, 3), 5, torch.tensor([4, 9, 9]), 9, 1).tolist() == [[2, 2, 1]]
 
 
 def test_s2prune_from_the_feature_map() -> None:
