@@ -75,17 +75,52 @@ def divprune(c, token_map, k, quality=None, similarity=None, argmax=pick):
     return sorted(kept)
 
 
+def cdpruner_relevance(c):
+    r = sign(c) * rows(c["relevance"])
+    low, high = r.min(), r.max()
+    return [(v - low + 1e-6) / (high - low) if high > low else 1.0 for v in r]
+
+
 def cdpruner(c, token_map, k, theta=None, quality=None, similarity=None):
     s = cosines(c["features"]) if similarity is None else similarity
     n = len(s)
-    r = sign(c) * rows(c["relevance"])
-    low, high = r.min(), r.max()
-    q = [(v - low + 1e-6) / (high - low) if high > low else 1.0 for v in r]
+    q = cdpruner_relevance(c)
     if theta is not None:
         q = [math.exp(v * theta / (2 * (1 - theta))) for v in q]
     if quality is not None:
         q = [a * b for a, b in zip(q, quality)]
-    kernel = np.array([[q[i] * s[i, j] * q[j] for j in range(n)] for i in range(n)])
+    return determinant(np.array([[q[i] * s[i, j] * q[j] for j in range(n)] for i in range(n)]), k)
+
+
+def cdpruner_by_view(c, token_map, k):
+    """As released for LLaVA-NeXT: relevance over all crops, then each crop by itself, with its part of k."""
+    s, q, view = cosines(c["features"]), cdpruner_relevance(c), token_map.view.tolist()
+    kept, views = [], sorted(set(view))
+    for number, v in enumerate(views):
+        tokens = [i for i in range(len(view)) if view[i] == v]
+        part = k // len(views) + (number < k % len(views))
+        if part:
+            kernel = np.array([[q[i] * s[i, j] * q[j] for j in tokens] for i in tokens])
+            kept += [tokens[i] for i in determinant(kernel, part)]
+    return sorted(kept)
+
+
+def cdpruner_split(c, token_map, k):
+    s, r = cosines(c["features"]), sign(c) * rows(c["relevance"])
+    n = len(r)
+    kept = []
+    for tokens, part in ((range(n // 2), k // 2), (range(n // 2, n), k - k // 2)):
+        if part:
+            own = [r[i] for i in tokens]
+            q = [(v - min(own)) / (max(own) - min(own) + 1e-6) for v in own]
+            kernel = np.array([[q[a] * s[i, j] * q[b] for b, j in enumerate(tokens)] for a, i in enumerate(tokens)])
+            kept += [tokens[i] for i in determinant(kernel, part)]
+    return sorted(kept)
+
+
+def determinant(kernel, k, rank=TIE):
+    """Greedy MAP of a DPP: always the token that enlarges the determinant most."""
+    n = len(kernel)
     scale = max(kernel[i, i] for i in range(n))
     kept, live = [], []
 
@@ -99,7 +134,7 @@ def cdpruner(c, token_map, k, theta=None, quality=None, similarity=None):
         value = {i: residual(i) for i in left}
         token = pick(value, scale)
         kept.append(token)
-        if value[token] > TIE * scale:
+        if value[token] > rank * scale:
             live.append(token)
     return sorted(kept)
 
@@ -194,18 +229,17 @@ def mmtok(c, token_map, k):
     return sorted(kept)
 
 
-def eadp_scores(c, token_map: TokenMap):
-    words, dense = sign(c) * rows(c["word_relevance"]), None
-    words = [w for w, there in zip(words, c["word_mask"]) if there]
-    n = len(words[0])
+def eadp_scores(c, token_map: TokenMap, words, beta):
+    cosine = [w for w, there in zip(sign(c) * rows(c["word_relevance"]), c["word_mask"]) if there]
+    n = len(cosine[0])
     entropy = []
-    for row in words:
+    for row in cosine:
         p = softmax(row / 0.01)
         entropy.append(-sum(v * math.log(v) for v in p if v > 0))
-    limit = np.quantile(entropy, 0.5)
+    limit = np.quantile(entropy, words)
     kept = [i for i, h in enumerate(entropy) if h <= limit + 1e-6 * abs(limit)]
     weight = softmax([-entropy[i] / 0.01 for i in kept])
-    dense = sum(w * words[i] for w, i in zip(weight, kept))
+    dense = sum(w * cosine[i] for w, i in zip(weight, kept))
     score = minmax(list(0.5 * sign(c) * rows(c["relevance"]) + 0.5 * dense))
     out = [0.0] * n
     side = math.exp(-0.5)
@@ -221,12 +255,12 @@ def eadp_scores(c, token_map: TokenMap):
         padded = np.pad(grid, 1, mode="reflect")
         for i in member:
             y, x = int(token_map.row[i]) - r0, int(token_map.column[i]) - c0
-            out[i] = float(kernel @ padded[y : y + 3, x : x + 3] @ kernel) ** 10
+            out[i] = float(kernel @ padded[y : y + 3, x : x + 3] @ kernel) ** beta
     return out
 
 
-def eadp(c, token_map, k):
-    weight = eadp_scores(c, token_map)
+def eadp(c, token_map, k, words=0.2, beta=1):
+    weight = eadp_scores(c, token_map, words, beta)
     n = len(weight)
     view = token_map.view.tolist()
     s = (1 + cosines(c["features"])) / 2

@@ -15,6 +15,7 @@ from gridprune.token_map import TokenMap
 CASES = {
     "divprune": reference.divprune,
     "cdpruner": reference.cdpruner,
+    "cdpruner-split": reference.cdpruner_split,
     "vispruner": reference.vispruner,
     "visionzip": reference.visionzip,
     "prumerge": reference.prumerge,
@@ -29,6 +30,7 @@ CASES = {
     "hiprune": reference.hiprune,
     "vscan-tower": reference.vscan_tower,
     "eadp": reference.eadp,
+    "eadp-printed": partial(reference.eadp, words=0.5, beta=10),
     "tops-stage-one": reference.tops_stage_one,
     "s2prune": reference.s2prune,
     "mmtok": reference.mmtok,
@@ -41,7 +43,7 @@ CASES = {
     "merge-rest": reference.merge_rest,
     "zone-floor": reference.zone_floor,
 }
-ON_VIEWS = ("holov", "holov-printed", "eadp", "hiprune", "s2prune", "vscan-tower")
+ON_VIEWS = ("holov", "holov-printed", "eadp", "eadp-printed", "hiprune", "s2prune", "vscan-tower")
 
 
 def one_image(cues: Cues, number: int) -> dict[str, object]:
@@ -77,7 +79,7 @@ def test_agrees_with_the_loops(name: str, kind: str) -> None:
         agree(name, inputs.cues(kind, 2, n, seed), token_map, k)
 
 
-@pytest.mark.parametrize("name", ["scope", "eadp", "mmtok", "tops-stage-one", "divprune", "relevance-weighted"])
+@pytest.mark.parametrize("name", ["scope", "eadp-printed", "mmtok", "tops-stage-one", "divprune", "relevance-weighted"])
 def test_small_gains_are_told_apart(name: str) -> None:
     """Late gains are a millionth of the first: a tie rule on the scale of the first one takes the earliest token."""
     for seed, k in enumerate((20, 30, 50)):
@@ -100,7 +102,7 @@ def test_agrees_on_several_views(name: str) -> None:
         agree(name, inputs.cues("random", 2, 40, seed), token_map, k)
 
 
-@pytest.mark.parametrize("name", ["eadp", "cdpruner", "trim", "fsr"])
+@pytest.mark.parametrize("name", ["eadp", "cdpruner", "cdpruner-split", "trim", "fsr"])
 def test_a_tower_that_points_the_other_way(name: str) -> None:
     cues = inputs.cues("random", 2, 30, 3)
     turned = Cues(**{**cues.__dict__, "relevance_sign": -1})
@@ -127,6 +129,17 @@ def test_cdpruner_balance() -> None:
     for theta in (0.0, 0.5, 0.9):
         found = create("cdpruner", theta=theta).select(cues, token_map, 8).indices[0].tolist()
         assert found == reference.cdpruner(c, token_map, 8, theta=theta)
+
+
+def test_cdpruner_by_view_scales_over_the_picture() -> None:
+    token_map = inputs.anyres()
+    for seed, k in enumerate((1, 3, 9, 22, 36)):
+        cues = inputs.cues("random", 1, 40, seed)
+        found = create("cdpruner", scope="view").select(cues, token_map, k).indices[0].tolist()
+        assert found == reference.cdpruner_by_view(one_image(cues, 0), token_map, k)
+    cues, grid = inputs.cues("random", 1, 30), TokenMap.from_grid(5, 6)
+    whole = create("cdpruner").select(cues, grid, 9)
+    assert torch.equal(create("cdpruner", scope="view").select(cues, grid, 9).indices, whole.indices)
 
 
 def test_released_holov_cannot_depend_on_alpha() -> None:
@@ -166,7 +179,7 @@ def test_s2prune_grid_is_the_released_one() -> None:
 
 
 def test_s2prune_deals_out_what_a_full_region_leaves() -> None:
-    """Quotas 7, 1.6, 1.4 beside the first token; the first region has room for 4: five are left, dealt 2, 3, 2, 3, 2."""
+    """Quotas 7, 1.6, 1.4 beside a first token each; region 1 has room for 4, so five are left: for 2, 3, 2, 3, 2."""
     from gridprune.methods.s2prune import deal
 
     budgets = deal(torch.tensor([[0.7, 0.16, 0.14]]), 13, torch.tensor([4, 9, 9]), 9, 1)
