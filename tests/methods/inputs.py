@@ -63,6 +63,7 @@ def cues(kind: str, batch: int, n: int, seed: int = 0, width: int = 16) -> Cues:
     mask = torch.ones(batch, 5, dtype=torch.bool)
     mask[:, 3 + seed % 3 :] = False
     laplacian = scores() * 0.01
+    heads = words[:, :4].clone().flip(-1)
     return Cues(
         relevance=(scores() - 0.05) * (0.5 if kind != "random" else 1.0),
         saliency=scores(),
@@ -76,6 +77,7 @@ def cues(kind: str, batch: int, n: int, seed: int = 0, width: int = 16) -> Cues:
         word_mask=mask,
         question_embeds=question,
         question_mask=mask.clone(),
+        head_relevance=heads,
         laplacian=torch.stack([laplacian, laplacian.square() + scores()], -1),
     )
 

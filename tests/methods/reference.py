@@ -167,6 +167,23 @@ def relevance_weighted(c, token_map, k):
     return divprune(c, token_map, k, quality=minmax(list(sign(c) * rows(c["relevance"]))))
 
 
+def by_heads(c, weights=None):
+    heads = rows(c["head_relevance"])
+    n = heads.shape[1]
+    weights = [1 / len(heads)] * len(heads) if weights is None else weights
+    out = [0.0] * n
+    for weight, row in zip(weights, heads):
+        length = math.sqrt(sum(v * v for v in row))
+        for j in range(n):
+            out[j] += weight * row[j] / length
+    return out
+
+
+def hawk(c, token_map, k, weights=None):
+    scores = [float(np.float32(v)) for v in by_heads(c, weights)]
+    return sorted(best_first(scores, range(len(scores)))[:k])
+
+
 # ----------------------------------------------------------------------------------------------------- coverage
 
 

@@ -31,6 +31,7 @@ def only_declared(method: Method, cues: Cues) -> Cues:
 def too_few(method: Method, token_map: TokenMap) -> set[int]:
     """Counts that a method refuses on a clip, since every frame is to keep a token."""
     frames = token_map.groups("frame").count
+    method = getattr(method, "base", method)
     return set() if getattr(method, "frames_may_vanish", True) else set(range(1, frames))
 
 

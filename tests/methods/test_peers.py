@@ -9,11 +9,13 @@ import pytest
 import reference
 import torch
 
+from gridprune.errors import SettingError
 from gridprune.methods import Cues, create
 from gridprune.token_map import TokenMap
 
 CASES = {
     "divprune": reference.divprune,
+    "hawk": reference.hawk,
     "cdpruner": reference.cdpruner,
     "cdpruner-split": reference.cdpruner_split,
     "vispruner": reference.vispruner,
@@ -129,6 +131,17 @@ def test_cdpruner_balance() -> None:
     for theta in (0.0, 0.5, 0.9):
         found = create("cdpruner", theta=theta).select(cues, token_map, 8).indices[0].tolist()
         assert found == reference.cdpruner(c, token_map, 8, theta=theta)
+
+
+def test_hawk_by_weights() -> None:
+    cues, token_map = inputs.cues("random", 1, 30), TokenMap.from_grid(5, 6)
+    weights = (0.2, 0.0, 0.7, 0.4)
+    found = create("hawk", weights=list(weights)).select(cues, token_map, 8).indices[0].tolist()
+    assert found == reference.hawk(one_image(cues, 0), token_map, 8, weights)
+    with pytest.raises(SettingError, match="3 weights were given for 4"):
+        create("hawk", weights=[1, 2, 3]).select(cues, token_map, 8)
+    with pytest.raises(SettingError, match="each query head"):
+        create("hawk", weights=[0, 0])
 
 
 def test_cdpruner_by_view_scales_over_the_picture() -> None:

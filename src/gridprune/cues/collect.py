@@ -14,6 +14,7 @@ from ..families.base import CLIP_TEXT, EMBEDDINGS, Blocks, Encoded, Family, embe
 from ..methods.base import Cues, Method
 from ..wrapped import is_compiled
 from . import embeddings
+from .first_layer import head_relevance
 from .structure import laplacian_moments
 from .text_tower import TextTower
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from ..token_map import TokenMap
 
 _TEXT = frozenset({"relevance", "word_relevance"})
+_FROM_IDS = frozenset({"question_embeds", "head_relevance"})
 _FROM_ATTENTION = frozenset({"saliency", "keys", "queries_cls"})
 
 
@@ -73,8 +75,10 @@ def check_available(family: Family, method: Method, text: TextSide) -> None:
             "folder with the CLIP your tower was taken from, or a side folder written once by `gridprune export-clip`. "
             "Methods that need no text, such as 'fastervlm', run without it."
         )
-    from_ids = method.needs & _TEXT and not text.by_tower(family)
-    if (from_ids or "question_embeds" in method.needs) and text.tokenizer is None:
+    if "head_relevance" in method.needs:
+        family.first_attention  # noqa: B018 - raises where there is none
+    from_ids = method.needs & _FROM_IDS or (method.needs & _TEXT and not text.by_tower(family))
+    if from_ids and text.tokenizer is None:
         raise MissingCueError(
             f"The method {method.name!r} compares visual tokens with the question's tokens as {model} embeds "
             f"them. Give processor=... (the model's processor or tokenizer), also if you give the question yourself."
@@ -96,9 +100,9 @@ def collect(
         )
     gather = _Gather(family, encoded, images)
     by_embedding = bool(needs & _TEXT) and not text.by_tower(family)
-    if "features" in needs or by_embedding:
+    if by_embedding or needs & {"features", "head_relevance"}:
         found["features"] = gather.features()
-    if by_embedding or "question_embeds" in needs:
+    if by_embedding or needs & _FROM_IDS:
         found |= _by_embedding(needs, found, questions, family, text)
     if needs & _TEXT and not by_embedding:
         found |= _by_tower(needs, gather, questions, text)
@@ -172,6 +176,8 @@ def _by_embedding(
 ) -> dict[str, Tensor]:
     words, mask = embeddings.question_embeds(questions, text.tokenizer, embedding_table(family.model))
     cues = {"question_embeds": words, "question_mask": mask} if "question_embeds" in needs else {}
+    if "head_relevance" in needs:
+        cues["head_relevance"] = head_relevance(family.first_attention, found["features"], words, mask)
     if needs & _TEXT and not text.by_tower(family):
         by_word = embeddings.word_relevance(found["features"], words)
         cues |= {"relevance": embeddings.relevance(by_word, mask), "word_relevance": by_word, "word_mask": mask}
