@@ -78,6 +78,7 @@ def cues(kind: str, batch: int, n: int, seed: int = 0, width: int = 16) -> Cues:
         question_embeds=question,
         question_mask=mask.clone(),
         head_relevance=heads,
+        sensitivity=scores(),
         laplacian=torch.stack([laplacian, laplacian.square() + scores()], -1),
     )
 

@@ -15,6 +15,7 @@ from ..methods.base import Cues, Method
 from ..wrapped import is_compiled
 from . import embeddings
 from .first_layer import head_relevance
+from .sensitivity import sensitivity
 from .structure import laplacian_moments
 from .text_tower import TextTower
 
@@ -41,7 +42,7 @@ class TextSide:
 def wanted_blocks(family: Family, method: Method) -> Blocks:
     """Tower blocks that must be read for `method`."""
     states, attention = set(), set()
-    if "tower_features" in method.needs or (method.needs & _TEXT and family.text_tower):
+    if method.needs & {"tower_features", "sensitivity"} or (method.needs & _TEXT and family.text_tower):
         states.add(family.feature_block)
     if method.needs & _FROM_ATTENTION:
         attention.add(family.tower.block(family.tower.saliency_block))
@@ -74,6 +75,11 @@ def check_available(family: Family, method: Method, text: TextSide) -> None:
             "only the vision half of CLIP. Give the text half: prune(..., clip='openai/clip-vit-large-patch14-336'), a "
             "folder with the CLIP your tower was taken from, or a side folder written once by `gridprune export-clip`. "
             "Methods that need no text, such as 'fastervlm', run without it."
+        )
+    if "sensitivity" in method.needs and type(family).project is Family.project:
+        raise MissingCueError(
+            f"The method {method.name!r} asks how the projector answers to each token, and that of {model} fuses "
+            "neighbouring patches. Use another method without text, such as 'divprune'."
         )
     if "head_relevance" in method.needs:
         family.first_attention  # noqa: B018 - raises where there is none
@@ -110,6 +116,8 @@ def collect(
         found["tower_features"] = pick(gather.states(), gather.source)
     if needs & _FROM_ATTENTION:
         found |= gather.attention(needs, family.tower.block(family.tower.saliency_block))
+    if "sensitivity" in needs:
+        found["sensitivity"] = gather.sensitivity()
     if "laplacian" in needs:
         found["laplacian"] = gather.laplacian()
     saliency_at = {depth: gather.saliency(family.tower.block_at(depth)) for depth in method.saliency_depths}
@@ -159,6 +167,11 @@ class _Gather:
         if "queries_cls" in needs:
             found["queries_cls"] = self._stack(self.encoded.parts.cls_queries(captured, block))
         return found
+
+    def sensitivity(self) -> Tensor:
+        """(B, N) fp32"""
+        own = [sensitivity(self.family.project, states) for states in self.states()]
+        return pick(torch.stack(own), self.source)
 
     def laplacian(self) -> Tensor:
         """(B, N, 2) fp32"""

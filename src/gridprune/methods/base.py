@@ -22,7 +22,7 @@ from ..token_map import TokenMap, Zones
 
 Stage = Literal["pixels", "pre-llm", "in-llm"]
 
-_PER_TOKEN = ("saliency", "relevance", "features", "tower_features", "keys", "laplacian", "quality")  # (B, N, ...)
+_PER_TOKEN = ("saliency", "relevance", "features", "tower_features", "keys", "laplacian", "quality", "sensitivity")
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +48,8 @@ class Cues:
             each visual token, mean over the question's tokens, no rotary positions (:mod:`gridprune.cues.first_layer`).
         laplacian: (B, N, 2) fp32, mean and mean square, over each token's pixels, of the Laplacian of the grey picture
             (:func:`gridprune.cues.structure.laplacian_moments`).
+        sensitivity: (B, N) fp32, how strongly the projector answers to small changes of each token
+            (:mod:`gridprune.cues.sensitivity`).
         quality: (B, N) fp32 >= 0, set by wrappers only: methods with the capability "quality" multiply their score by
             it. Families leave it None.
         images: B, for methods that read no cue at all; otherwise the cues tell.
@@ -69,6 +71,7 @@ class Cues:
     question_mask: Tensor | None = None
     head_relevance: Tensor | None = None
     laplacian: Tensor | None = None
+    sensitivity: Tensor | None = None
     quality: Tensor | None = None
     images: int | None = None
 

@@ -142,10 +142,18 @@ def dpp_map(x: Tensor, quality: Tensor, k: int) -> Tensor:
     Args:
         quality: q, (B, N) fp32.
     """
-    scaled = unit(x) * quality[..., None]  # L = scaled @ scaled.mT
-    residual = scaled.square().sum(-1)  # d^2, [B, N]
+    return determinant(unit(x) * quality[..., None], k)
+
+
+def determinant(scaled: Tensor, k: int, ridge: float = 0.0) -> Tensor:
+    """(B, k) ascending: greedily the tokens that make det of L + `ridge` I largest, L = `scaled` `scaled`^T.
+
+    Args:
+        scaled: (B, N, D) fp32.
+    """
+    residual = scaled.square().sum(-1) + ridge  # d^2, [B, N]; nothing else reads the diagonal
     tolerance = residual.amax(-1, keepdim=True) * TIE
-    rows = residual.new_empty(len(x), k, residual.shape[1])  # c, a row for every pick
+    rows = residual.new_empty(len(scaled), k, residual.shape[1])  # c, a row for every pick
     built = 0  # picks that the rows at hand take into account
 
     def rows_left(tokens: Tensor) -> Tensor:

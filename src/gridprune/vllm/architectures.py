@@ -76,7 +76,8 @@ _NOT_IN_AN_ENGINE = (
 _NO_CLS = "its tower has no [CLS]; methods that need saliency only use the attention received"
 _NO_CROPS = "its pictures are not crops of one size"
 _NO_LAYER = "vLLM fuses the projections of its language model and splits them over GPUs"
-_ANY = {"head_relevance": _NO_LAYER}
+_NO_DERIVATIVE = "vLLM's layers have no derivatives"
+_ANY = {"head_relevance": _NO_LAYER, "sensitivity": _NO_DERIVATIVE}
 _QWEN = {"queries_cls": _NO_CLS, "laplacian": _NO_CROPS, **_ANY}
 
 ARCHITECTURES: dict[str, Architecture] = {
