@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import golden
 import pytest
 
+import golden
 from gridprune.methods import create
 
 
