@@ -37,6 +37,12 @@ def pick(score: dict, scale=1.0):
     return min(i for i, value in score.items() if value >= best - TIE * scale)
 
 
+def argmax(score: dict):
+    """The token of the largest score; the first of those that are equal but for the rounding of float64."""
+    best = max(score.values())
+    return min(i for i, value in score.items() if value >= best - 1e-9 * abs(best) - 1e-12)
+
+
 def best_first(score, tokens):
     return sorted(tokens, key=lambda i: (-score[i], i))
 
@@ -58,28 +64,63 @@ def sign(c):
 # ---------------------------------------------------------------------------------------------------- diversity
 
 
-def divprune(c, token_map, k, quality=None, similarity=None):
+def divprune(c, token_map, k, quality=None, similarity=None, argmax=pick):
     s = cosines(c["features"]) if similarity is None else similarity
     n = len(s)
     apart = [1 - max((s[i, j] for j in range(n) if j != i), default=-1.0) for i in range(n)]
     kept = [pick(dict(enumerate(apart)))]
     q = [1.0] * n if quality is None else quality
     while len(kept) < k:
-        kept.append(pick({i: q[i] * min(1 - s[i, j] for j in kept) for i in range(n) if i not in kept}))
+        kept.append(argmax({i: q[i] * min(1 - s[i, j] for j in kept) for i in range(n) if i not in kept}))
     return sorted(kept)
+
+
+def cdpruner_relevance(c):
+    r = sign(c) * rows(c["relevance"])
+    low, high = r.min(), r.max()
+    return [(v - low + 1e-6) / (high - low) if high > low else 1.0 for v in r]
 
 
 def cdpruner(c, token_map, k, theta=None, quality=None, similarity=None):
     s = cosines(c["features"]) if similarity is None else similarity
     n = len(s)
-    r = sign(c) * rows(c["relevance"])
-    low, high = r.min(), r.max()
-    q = [(v - low + 1e-6) / (high - low) if high > low else 1.0 for v in r]
+    q = cdpruner_relevance(c)
     if theta is not None:
         q = [math.exp(v * theta / (2 * (1 - theta))) for v in q]
     if quality is not None:
         q = [a * b for a, b in zip(q, quality)]
-    kernel = np.array([[q[i] * s[i, j] * q[j] for j in range(n)] for i in range(n)])
+    return determinant(np.array([[q[i] * s[i, j] * q[j] for j in range(n)] for i in range(n)]), k)
+
+
+def cdpruner_by_view(c, token_map, k):
+    """As released for LLaVA-NeXT: relevance over all crops, then each crop by itself, with its part of k."""
+    s, q, view = cosines(c["features"]), cdpruner_relevance(c), token_map.view.tolist()
+    kept, views = [], sorted(set(view))
+    for number, v in enumerate(views):
+        tokens = [i for i in range(len(view)) if view[i] == v]
+        part = k // len(views) + (number < k % len(views))
+        if part:
+            kernel = np.array([[q[i] * s[i, j] * q[j] for j in tokens] for i in tokens])
+            kept += [tokens[i] for i in determinant(kernel, part)]
+    return sorted(kept)
+
+
+def cdpruner_split(c, token_map, k):
+    s, r = cosines(c["features"]), sign(c) * rows(c["relevance"])
+    n = len(r)
+    kept = []
+    for tokens, part in ((range(n // 2), k // 2), (range(n // 2, n), k - k // 2)):
+        if part:
+            own = [r[i] for i in tokens]
+            q = [(v - min(own)) / (max(own) - min(own) + 1e-6) for v in own]
+            kernel = np.array([[q[a] * s[i, j] * q[b] for b, j in enumerate(tokens)] for a, i in enumerate(tokens)])
+            kept += [tokens[i] for i in determinant(kernel, part)]
+    return sorted(kept)
+
+
+def determinant(kernel, k, rank=TIE):
+    """Greedy MAP of a DPP: always the token that enlarges the determinant most."""
+    n = len(kernel)
     scale = max(kernel[i, i] for i in range(n))
     kept, live = [], []
 
@@ -93,7 +134,7 @@ def cdpruner(c, token_map, k, theta=None, quality=None, similarity=None):
         value = {i: residual(i) for i in left}
         token = pick(value, scale)
         kept.append(token)
-        if value[token] > TIE * scale:
+        if value[token] > rank * scale:
             live.append(token)
     return sorted(kept)
 
@@ -126,6 +167,23 @@ def relevance_weighted(c, token_map, k):
     return divprune(c, token_map, k, quality=minmax(list(sign(c) * rows(c["relevance"]))))
 
 
+def by_heads(c, weights=None):
+    heads = rows(c["head_relevance"])
+    n = heads.shape[1]
+    weights = [1 / len(heads)] * len(heads) if weights is None else weights
+    out = [0.0] * n
+    for weight, row in zip(weights, heads):
+        length = math.sqrt(sum(v * v for v in row))
+        for j in range(n):
+            out[j] += weight * row[j] / length
+    return out
+
+
+def hawk(c, token_map, k, weights=None):
+    scores = [float(np.float32(v)) for v in by_heads(c, weights)]
+    return sorted(best_first(scores, range(len(scores)))[:k])
+
+
 # ----------------------------------------------------------------------------------------------------- coverage
 
 
@@ -137,10 +195,8 @@ def scope(c, token_map, k, alpha=1.0):
         return a[j] ** alpha * sum(max(0.0, s[i, j] - cover[i]) for i in range(n))
 
     cover, kept = [0.0] * n, []
-    scale = max(gain(j, cover) for j in range(n))
     while len(kept) < k:
-        value = {j: gain(j, cover) for j in range(n) if j not in kept}
-        token = pick(value, scale)
+        token = argmax({j: gain(j, cover) for j in range(n) if j not in kept})
         kept.append(token)
         cover = [max(cover[i], s[i, token]) for i in range(n)]
     return sorted(kept)
@@ -163,7 +219,7 @@ def tops_stage_one(c, token_map, k):
 
         ra, rd, rc = by_mean({i: a[i] for i in left}, 0.0), by_mean(div, TIE), by_mean(cov, TIE)
         score = {i: ra[i] + 0.5 * rd[i] + 0.5 * rc[i] for i in left}
-        kept.append(pick(score, max(score.values())))
+        kept.append(argmax(score))
     return sorted(kept)
 
 
@@ -184,26 +240,23 @@ def mmtok(c, token_map, k):
         return t + 0.5 * sum(max(row[j] for j in kept) for row in vision) / n
 
     kept, now = [], 0.0
-    scale = max(value([j]) for j in range(n))
     while len(kept) < k:
-        gain = {j: value([*kept, j]) - now for j in range(n) if j not in kept}
-        kept.append(pick(gain, scale))
+        kept.append(argmax({j: value([*kept, j]) - now for j in range(n) if j not in kept}))
         now = value(kept)
     return sorted(kept)
 
 
-def eadp_scores(c, token_map: TokenMap):
-    words, dense = sign(c) * rows(c["word_relevance"]), None
-    words = [w for w, there in zip(words, c["word_mask"]) if there]
-    n = len(words[0])
+def eadp_scores(c, token_map: TokenMap, words, beta):
+    cosine = [w for w, there in zip(sign(c) * rows(c["word_relevance"]), c["word_mask"]) if there]
+    n = len(cosine[0])
     entropy = []
-    for row in words:
+    for row in cosine:
         p = softmax(row / 0.01)
         entropy.append(-sum(v * math.log(v) for v in p if v > 0))
-    limit = np.quantile(entropy, 0.5)
+    limit = np.quantile(entropy, words)
     kept = [i for i, h in enumerate(entropy) if h <= limit + 1e-6 * abs(limit)]
     weight = softmax([-entropy[i] / 0.01 for i in kept])
-    dense = sum(w * words[i] for w, i in zip(weight, kept))
+    dense = sum(w * cosine[i] for w, i in zip(weight, kept))
     score = minmax(list(0.5 * sign(c) * rows(c["relevance"]) + 0.5 * dense))
     out = [0.0] * n
     side = math.exp(-0.5)
@@ -219,12 +272,12 @@ def eadp_scores(c, token_map: TokenMap):
         padded = np.pad(grid, 1, mode="reflect")
         for i in member:
             y, x = int(token_map.row[i]) - r0, int(token_map.column[i]) - c0
-            out[i] = float(kernel @ padded[y : y + 3, x : x + 3] @ kernel) ** 10
+            out[i] = float(kernel @ padded[y : y + 3, x : x + 3] @ kernel) ** beta
     return out
 
 
-def eadp(c, token_map, k):
-    weight = eadp_scores(c, token_map)
+def eadp(c, token_map, k, words=0.2, beta=1):
+    weight = eadp_scores(c, token_map, words, beta)
     n = len(weight)
     view = token_map.view.tolist()
     s = (1 + cosines(c["features"])) / 2
@@ -244,10 +297,8 @@ def eadp(c, token_map, k):
         return sum(weight[j] * max(0.0, s[u, j] - cover[j]) for j in range(n))
 
     cover, kept = [0.0] * n, []
-    scale = max(gain(u, cover) for u in range(n))
     while len(kept) < k:
-        value = {u: gain(u, cover) for u in range(n) if u not in kept and quota[view[u]] > 0}
-        token = pick(value, scale)
+        token = argmax({u: gain(u, cover) for u in range(n) if u not in kept and quota[view[u]] > 0})
         kept.append(token)
         quota[view[token]] -= 1
         cover = [max(cover[j], s[token, j]) for j in range(n)]
@@ -377,9 +428,20 @@ def evs(c, token_map, k):
     return sorted(best_first(score, range(len(x)))[:k])
 
 
-def s2prune(c, token_map, k):
-    import torch
+def s2prune_budgets(structure, k, capacity):
+    first = int(len(capacity) <= k)
+    shares = [s / sum(structure) if sum(structure) > 0 else 1 / len(structure) for s in structure]
+    quota = [s * (k - first * len(capacity)) for s in shares]
+    budget = [min(first + math.floor(q + 1e-9), room) for q, room in zip(quota, capacity)]
+    order = best_first([round((q + 1e-9) % 1, 6) for q in quota], range(len(quota)))
+    while sum(budget) < k:
+        for region in order:
+            if sum(budget) < k and budget[region] < capacity[region]:
+                budget[region] += 1
+    return budget
 
+
+def s2prune(c, token_map, k):
     n = len(token_map)
     a, moments = rows(c["saliency"]), rows(c["laplacian"])
     regions, capacity, structure = [], [], []
@@ -391,15 +453,14 @@ def s2prune(c, token_map, k):
         down, across = min(g, height), min(g, width)
         for y in range(down):
             for x in range(across):
-                r = [i for i in range(height) if i * down // height == y]
-                q = [i for i in range(width) if i * across // width == x]
+                r = range(round(y * height / down), round((y + 1) * height / down))
+                q = range(round(x * width / across), round((x + 1) * width / across))
                 tokens = [i for i in member if int(token_map.row[i]) in r and int(token_map.column[i]) in q]
                 regions.append((r[0], r[-1] + 1, q[0], q[-1] + 1, tokens))
                 capacity.append(len(tokens))
                 mean = sum(moments[i, 0] for i in tokens) / len(tokens)
                 structure.append(np.float32(max(0, sum(moments[i, 1] for i in tokens) / len(tokens) - mean**2)))
-    share = torch.tensor([minmax(structure)], dtype=torch.float32)
-    budget = apportion(share, k, torch.tensor(capacity), priority=share, minimum=int(len(regions) <= k))[0].tolist()
+    budget = s2prune_budgets(minmax(structure), k, capacity)
 
     def cells(r0, r1, c0, c1, m):
         if m <= 1:
@@ -573,3 +634,204 @@ def dart_input(c, token_map, k):
         left = sorted((i for i in range(n) if i not in kept), key=lambda i: np.float32(s[place, i]))
         kept += left[: parts + (place < extra)]
     return sorted(kept)
+
+
+# ------------------------------------------------------------------------------------------------- methods of 2026
+
+
+def nuwa(c, token_map, k):
+    a = rows(c["saliency"])
+    zone = token_map.zones(2).index.tolist()
+    named, per_zone = [], 0
+    while len(named) < k:
+        per_zone += 1
+        named = [t for z in set(zone) for t in best_first(a, [i for i in range(len(a)) if zone[i] == z])[:per_zone]]
+    return sorted(best_first(a, named)[:k])
+
+
+def otprune(c, token_map, k):
+    x = rows(c["features"])
+    for channel in range(x.shape[1]):
+        x[:, channel] /= math.sqrt(sum(v * v for v in x[:, channel]))
+    n = len(x)
+    s = [[x[i] @ x[j] for j in range(n)] for i in range(n)]
+    kernel = [[(i == j) + 0.01 * sum(s[i][m] * s[j][m] for m in range(n)) for j in range(n)] for i in range(n)]
+    return determinant(np.array(kernel), k, rank=0.0)
+
+
+def mmr(c, token_map, k):
+    s, imp = cosines(c["features"]), minmax(list(rows(c["saliency"])))
+    kept = [best_first(imp, range(len(imp)))[0]]
+    while len(kept) < k:
+        left = [i for i in range(len(imp)) if i not in kept]
+        kept.append(pick({i: 0.5 * imp[i] - 0.5 * max(s[i, j] for j in kept) for i in left}))
+    return sorted(kept)
+
+
+def id_selection(c, token_map, k):
+    s, imp = cosines(c["features"]), minmax(list(rows(c["saliency"])))
+    score = {i: math.log(max(v, 1e-6)) for i, v in enumerate(imp)}
+    kept = []
+    while len(kept) < k:
+        token = argmax(score)
+        kept.append(token)
+        del score[token]
+        score = {i: v - 20 * max(0.0, s[i, token]) for i, v in score.items()}
+    return sorted(kept)
+
+
+def zoo_prune(c, token_map, k):
+    s, sensitivity = cosines(c["features"]), minmax(list(rows(c["sensitivity"])))
+    kept = [best_first(sensitivity, range(len(s)))[0]]
+    while len(kept) < k:
+        left = [i for i in range(len(s)) if i not in kept]
+        kept.append(argmax({i: sensitivity[i] * (1 - max(s[i, j] for j in kept)) for i in left}))
+    return sorted(kept)
+
+
+def l2norm(c, token_map, k):
+    size = [np.float32(math.sqrt(row @ row)) for row in rows(c["tower_features"])]
+    return sorted(best_first(size, range(len(size)))[:k])
+
+
+def litelvlm(c, token_map, k):
+    r, a = sign(c) * rows(c["relevance"]), rows(c["saliency"])
+    asked = best_first(r, range(len(r)))[: math.ceil(k / 2)]
+    return sorted(asked + best_first(a, [i for i in range(len(a)) if i not in asked])[: k - len(asked)])
+
+
+def distances(x):
+    return [[math.sqrt(max(0.0, (a - b) @ (a - b))) for b in x] for a in x]
+
+
+def farthest(x, count, first):
+    apart, kept = distances(x), [first]
+    while len(kept) < count:
+        kept.append(argmax({i: min(apart[i][j] for j in kept) for i in range(len(x)) if i not in kept}))
+    return kept
+
+
+def apet(c, token_map, k):
+    x = rows(c["features"])
+    n = len(x)
+    away = x - x.mean(0)
+    basis = farthest(x, min(10, n), argmax({i: row @ row for i, row in enumerate(away)}))
+    b = x[basis]
+    error = []
+    for row in x:
+        left = row - np.linalg.solve(b @ b.T + 1e-5 * np.eye(len(b)), b @ row) @ b
+        size = math.sqrt(left @ left)
+        error.append(size if size > 1e-4 * math.sqrt(row @ row) else 0.0)
+    own = basis[: min(10, k - 1)]
+    worst = sorted(best_first(error, [i for i in range(n) if i not in own])[: k - len(own)])
+    s = cosines(x)
+    groups = {i: [i] for i in worst}
+    for i in range(n):
+        if i not in own and i not in worst:
+            best = max(s[i, j] for j in worst)
+            groups[next(j for j in worst if s[i, j] >= best - 2e-7)].append(i)
+    merged = {i: {j: 1 / len(members) for j in members} for i, members in groups.items()}
+    return merged | {i: {i: 1.0} for i in own}
+
+
+def vlm_pruner(c, token_map, k):
+    x = rows(c["features"])
+    n = len(x)
+    sheet = list(zip(token_map.plane.tolist(), token_map.frame.tolist()))
+    place = list(zip(token_map.row.tolist(), token_map.column.tolist()))
+    diagonal = {}
+    for plane in set(token_map.plane.tolist()):
+        own = [place[i] for i in range(n) if token_map.plane[i] == plane]
+        diagonal[plane] = math.hypot(max(y for y, _ in own) + 1, max(column for _, column in own) + 1)
+    variance = x.var(0)
+    channels = best_first([np.float32(v) for v in variance], range(x.shape[1]))[:256]
+    s = cosines(x[:, channels])
+    size = [np.float32(np.abs(row).sum()) for row in x]
+    kept = farthest(x, min(4, k), best_first(size, range(n))[0])
+    threshold = 0.8
+
+    def redundancy(i):
+        far = [math.dist(place[i], place[j]) for j in kept if sheet[j] == sheet[i]]
+        whole = diagonal[sheet[i][0]]
+        return max(s[i, j] for j in kept) * (1 + 0.5 * min([*far, whole]) / whole)
+
+    while len(kept) < k:
+        value = {i: np.float32(redundancy(i)) for i in range(n) if i not in kept}
+        below = sorted((i for i in value if value[i] < np.float32(threshold)), key=lambda i: (value[i], i))
+        kept += below[: min(16, k - len(kept))]
+        threshold += 0 if below else 0.1
+    return sorted(kept)
+
+
+def vidcom2(c, token_map, k):
+    x = rows(c["features"])
+    n = len(x)
+    quiet = sorted(range(x.shape[1]), key=lambda channel: (np.float32(x[:, channel].var()), channel))
+    x = x[:, quiet[: x.shape[1] // 2]]
+    x = np.array([row / math.sqrt(row @ row) for row in x])
+    frame = token_map.frame.tolist()
+
+    def likeness(row, centre):
+        square = (row - centre) @ (row - centre)
+        return sum(math.exp(-square / (2 * width)) for width in (0.125, 0.25, 0.5, 1, 2))
+
+    members = [[i for i in range(n) if frame[i] == f] for f in sorted(set(frame))]
+    to_clip = [likeness(row, x.mean(0)) for row in x]
+    score = [to_clip[i] + likeness(x[i], x[members[frame[i]]].mean(0)) for i in range(n)]
+    p = softmax([-sum(to_clip[i] for i in own) / len(own) / 0.01 for own in members])
+    quota = [k * (1 + v - p.mean()) * len(own) / n for v, own in zip(p, members)]
+    budget = capped_shares(quota, [len(own) for own in members], k)
+    return sorted(
+        i for own, b in zip(members, budget) for i in sorted(own, key=lambda i: (np.float32(score[i]), i))[:b]
+    )
+
+
+def capped_shares(quota, room, k):
+    """Largest remainder; what a full part cannot take is shared out again among the others."""
+    full = set()
+    while True:
+        level = (k - sum(room[i] for i in full)) / max(sum(quota[i] for i in range(len(quota)) if i not in full), 1e-12)
+        more = {i for i in range(len(quota)) if i not in full and quota[i] * level >= room[i] - 1e-9}
+        if not more:
+            break
+        full |= more
+    exact = [room[i] if i in full else quota[i] * level for i in range(len(quota))]
+    budget = [math.floor(v + 1e-9) for v in exact]
+    for i in best_first([round(v - b, 6) for v, b in zip(exact, budget)], range(len(exact)))[: k - sum(budget)]:
+        budget[i] += 1
+    return budget
+
+
+def prunesid(c, token_map, k):
+    import torch
+
+    x, a = 1 / (1 + np.exp(-rows(c["tower_features"]).clip(-60, 60))), rows(c["saliency"])
+    n = len(a)
+    x = x - x.mean(1, keepdims=True)
+    count = min(max(1, k // 4), *x.shape)
+    start = torch.randn(n, count, generator=torch.Generator().manual_seed(0)).double().numpy()
+    basis = np.linalg.qr(x.T @ start)[0]
+    for _ in range(2):
+        basis = np.linalg.qr(x.T @ np.linalg.qr(x @ basis)[0])[0]
+    left, size, _ = np.linalg.svd(x @ basis, full_matrices=False)
+    weight = np.abs(left) * (size > 1e-5 * size[0])
+    group = [int(np.argmax(row)) for row in weight]
+    s = cosines(c["tower_features"])
+    mean = sum(s[i, j] for i in range(n) for j in range(n) if i != j) / (n * (n - 1))
+    alive = []
+    for i in best_first(a, range(n)):
+        if not any(group[j] == group[i] and s[i, j] > k / 32 * mean for j in alive):
+            alive.append(i)
+    order = {g: best_first(a, [i for i in alive if group[i] == g]) for g in range(count)}
+    for g in order:
+        order[g] += best_first(a, [i for i in range(n) if group[i] == g and i not in alive])
+    there = [g for g in order if order[g]]
+    rest, total, before, reached, chosen = k - len(there), len(alive), 0, 0, []
+    for g in order:
+        reached += sum(group[i] == g for i in alive)
+        upto = math.floor(rest * reached / total + 0.5)
+        chosen += order[g][: min((g in there) + upto - before, 5 * math.ceil(k / 64))]
+        before = upto
+    left_over = [i for i in best_first(a, alive) if i not in chosen]
+    left_over += best_first(a, [i for i in range(n) if i not in alive and i not in chosen])
+    return sorted(chosen + left_over[: k - len(chosen)])

@@ -18,6 +18,7 @@ import torch
 from packaging.version import Version
 from torch import Tensor, nn
 
+from ..cues.first_layer import FirstAttention, find_first_attention
 from ..cues.text_tower import CLIP_TEXT as CLIP_TEXT  # re-exported for families
 from ..cues.tower import Captured, Tower, find_clip_tower
 from ..errors import MissingCueError, UnsupportedCallError, UnsupportedModelError
@@ -169,6 +170,11 @@ class Family(ABC):
     def feature_block(self) -> int:
         """Index of the tower block whose output the projector reads."""
         return self.tower.block(-1)
+
+    @cached_property
+    def first_attention(self) -> FirstAttention:
+        """The language model's first attention layer; raises UnsupportedModelError if it has none that can be read."""
+        return find_first_attention(self.base.get_decoder())
 
     # -- the pictures of a call ----------------------------------------------------------------------------------
 

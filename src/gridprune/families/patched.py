@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from ..cues.first_layer import FirstAttention, find_first_attention
 from ..cues.tower import Tower, find_tower
 from ..errors import UnsupportedCallError
 from ..token_map import TokenMap
@@ -68,6 +69,11 @@ class Lfm2Vl(Patched):
             "convolutions cannot skip the padding that evens out rows of a later turn; give them one at a time"
         ),
     }
+
+    @cached_property
+    def first_attention(self) -> FirstAttention:
+        names = {"query_norm": "q_layernorm", "key_norm": "k_layernorm"}
+        return find_first_attention(self.base.get_decoder(), norm="operator_norm", **names)
 
     @property
     def merge(self) -> int:

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from ..cues.first_layer import FirstAttention, find_first_attention
 from ..cues.tower import Tower, find_tower
 from ..token_map import TokenMap
 from .base import PADDING_BEHIND_CACHE, Encoded, Family, Limit, by_row
@@ -152,6 +153,10 @@ class Qwen35(QwenVL):
         ),
     }
     classes: ClassVar[tuple[str, ...]] = ("Qwen3_5ForConditionalGeneration", "Qwen3_5MoeForConditionalGeneration")
+
+    @cached_property
+    def first_attention(self) -> FirstAttention:
+        return find_first_attention(self.base.get_decoder(), gated=True)
 
 
 def _clips_of(family: type[QwenVL]) -> type[QwenVL]:

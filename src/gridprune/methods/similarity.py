@@ -1,8 +1,8 @@
 """What methods that compare tokens share: cosines in bounded memory, greedy picks with stable ties, coverage, merging.
 
 Similarities are fp32 or fp64, whatever the dtype of the model. Greedy methods loop over their k picks, batched over the
-images. Scores that differ by less than :data:`TIE` of their scale count as equal and the earlier token wins, so that
-rounding (another device, another batch) does not change a selection.
+images. Scores within :data:`TIE` of the best one left count as equal and the earlier token wins, so that rounding
+(another device, another batch) does not change a selection.
 """
 
 from __future__ import annotations
@@ -90,9 +90,9 @@ def take_rows(table: Tensor, tokens: Tensor) -> Tensor:
     return table.gather(1, tokens[..., None].expand(-1, -1, table.shape[2]))
 
 
-def first_max(scores: Tensor, scale: float | Tensor = 1.0) -> Tensor:
-    """(...): the earliest token of `scores` (..., N) within `TIE` * `scale` of the maximum."""
-    return (scores >= scores.amax(-1, keepdim=True) - TIE * scale).to(torch.uint8).argmax(-1)
+def first_max(scores: Tensor) -> Tensor:
+    """(...): the earliest token of `scores` (..., N) within `TIE` of the maximum."""
+    return (scores >= scores.amax(-1, keepdim=True) - TIE).to(torch.uint8).argmax(-1)
 
 
 class Picks:
@@ -105,9 +105,14 @@ class Picks:
     def __len__(self) -> int:
         return len(self._tokens)
 
-    def best(self, scores: Tensor, scale: float | Tensor = 1.0) -> Tensor:
-        """Take the token of each image with the largest of `scores` (B, N) among those left; (B,). See `first_max`."""
-        token = first_max(scores.masked_fill(self.taken, float("-inf")), scale)
+    def best(self, scores: Tensor, tie: float = TIE) -> Tensor:
+        """Take the token of each image with the largest of `scores` (B, N) among those left; (B,).
+
+        Scores within `tie` times that largest one are equal. (Not times the first: gains fall by orders of magnitude.)
+        """
+        left = scores.masked_fill(self.taken, float("-inf"))
+        best = left.amax(-1, keepdim=True)
+        token = (left >= best - tie * best.abs()).to(torch.uint8).argmax(-1)
         self.taken = self.taken.scatter(1, token[:, None], True)
         self._tokens.append(token)
         return token
@@ -137,6 +142,9 @@ class Coverage:
     targets, only their rows of M are read. So all k steps together cost about as much as a few full evaluations
     instead of k (each target's cover rises O(log k) times on typical data), and the picks are those of the plain loop.
 
+    Gains are small where rounding is not: a rise of a target's cover by less than `TIE` of the most it can be counts as
+    none, and so does a gain that is nothing but rounding of the first ones.
+
     Args:
         affinity: (B, I, N) fp32, M.
         weight: (B, I), w >= 0.
@@ -146,13 +154,15 @@ class Coverage:
     def __init__(self, affinity: Tensor, weight: Tensor, start: float = 0.0) -> None:
         self.affinity, self.weight = affinity, weight.double()
         self.cover = affinity.new_full(affinity.shape[:2], start)  # [B, I]
-        self.gain = self._gain(affinity, self.cover, self.weight)  # [B, N] fp64
+        self._rounding = TIE * affinity.amax(-1).abs()  # [B, I]
+        self.gain = self._gain()  # [B, N] fp64
+        self._least = 1e-13 * self.gain.amax(-1, keepdim=True)
 
-    @staticmethod
-    def _gain(rows: Tensor, cover: Tensor, weight: Tensor) -> Tensor:
-        total = torch.zeros(rows.shape[0], rows.shape[2], dtype=torch.float64, device=rows.device)
-        for r, c, w in zip(*(torch.split(values, _BLOCK, dim=1) for values in (rows, cover, weight))):
-            total += (w[:, None] @ (r - c[..., None]).clamp_(min=0).double())[:, 0]
+    def _gain(self) -> Tensor:
+        total = self.weight.new_zeros(self.affinity.shape[0], self.affinity.shape[2])
+        parts = (self.affinity, self.cover, self._rounding, self.weight)
+        for rows, cover, rounding, weight in zip(*(torch.split(values, _BLOCK, dim=1) for values in parts)):
+            total += (weight[:, None] @ _rise(rows, cover, rounding))[:, 0]
         return total
 
     def add(self, token: Tensor) -> None:
@@ -165,10 +175,17 @@ class Coverage:
         image, target = (cover > self.cover).nonzero(as_tuple=True)  # of the whole batch: images rise at their own pace
         for b, i in zip(torch.split(image, 8 * _BLOCK), torch.split(target, 8 * _BLOCK)):
             rows = self.affinity[b, i]  # [m, N]
-            above = [(rows - c[b, i][:, None]).clamp_(min=0).double() for c in (self.cover, cover)]
-            lost = above[0].sub_(above[1]).mul_(self.weight[b, i][:, None])
+            before, after = (_rise(rows, c[b, i], self._rounding[b, i]) for c in (self.cover, cover))
+            lost = before.sub_(after).mul_(self.weight[b, i][:, None])
             self.gain.index_add_(0, b, lost, alpha=-1)
+        self.gain.masked_fill_(self.gain < self._least, 0.0)
         self.cover = cover
+
+
+def _rise(rows: Tensor, cover: Tensor, rounding: Tensor) -> Tensor:
+    """By how much the values of `rows` (..., N) exceed the cover (...), fp64; what is no more than rounding is 0."""
+    rise = rows - cover[..., None]
+    return rise.masked_fill_(rise <= rounding[..., None], 0.0).double()
 
 
 def outliers(values: Tensor) -> Tensor:
