@@ -25,11 +25,9 @@ from .report import Report
 from .reuse import EncoderCache
 from .sequences import Prompt, infer_mask, is_static, pad_token, shorten_limits
 from .targets import Targets
-from .together import split_over_rows
 from .turns import Past, Record, recall
 
 Positions = Literal["contiguous", "original"]
-BudgetScope = Literal["image", "prompt"]
 Question = str | Sequence[str] | None
 
 
@@ -40,13 +38,11 @@ class Pictures:
     Attributes:
         vision: the vision arguments they are encoded from.
         places: where they stand in the prompt.
-        counts: tokens to keep of each, where one budget was split over the prompt.
     """
 
     family: Family
     vision: dict[str, Any]
     places: list[Place]
-    counts: list[int] | None = None
 
 
 @dataclass(eq=False)
@@ -62,7 +58,6 @@ class Shortener:
     processor: Any = None
     question: Question = None
     positions: Positions = "contiguous"
-    budget: BudgetScope = "image"
     cache: EncoderCache | None = None
     reports: deque[Report] = field(default_factory=deque)
 
@@ -168,7 +163,6 @@ class Shortener:
         cpu_ids, cpu_mask = ids.cpu(), None if mask is None else mask.cpu().bool()
         keep = torch.ones(len(ids), length, dtype=torch.bool, device="cpu")
         found = [self._find_pictures(stream, vision, cpu_ids, past.full, offset) for stream, vision in seen]
-        self._split_budget(found)
         outputs = {each.family.modality: self._prune_pictures(each, cpu_ids, cpu_mask, keep, offset) for each in found}
         layout = shorten(keep, cpu_mask, past.layout)
         plan = self._short_call(call, ids, mask, layout, past, offset, outputs, generating)
@@ -271,16 +265,6 @@ class Shortener:
             self._refuse(LATER_PICTURES)
         return Pictures(family, vision, places)
 
-    def _split_budget(self, found: list[Pictures]) -> None:
-        """Under one budget over the prompt: how many tokens each of the pictures keeps, whatever its modality."""
-        places = [place for pictures in found for place in pictures.places]
-        if self.budget == "image" or not places:
-            return
-        sizes = [len(place.token_map.candidates) for place in places]
-        counts = iter(split_over_rows(self.method.budget, [place.row for place in places], sizes))
-        for pictures in found:
-            pictures.counts = [next(counts) for _ in pictures.places]
-
     def _prune_pictures(self, pictures: Pictures, ids: Tensor, mask: Tensor | None, keep: Tensor, offset: int) -> Any:
         """Encode the pictures, select, clear `keep` in place, and return the kept features."""
         places = pictures.places
@@ -296,7 +280,6 @@ class Shortener:
             lambda: self._questions(ids, asked, row_mask),
             self.text,
             self.processor,
-            pictures.counts,
             self.cache,
         )
         for place, stays in zip(places, picked.masks):

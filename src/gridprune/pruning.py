@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, cast, get_args
 
 from . import families
-from .calls import BudgetScope, Positions, Question, Shortener
+from .calls import Positions, Question, Shortener
 from .cues.clip_text import find_beside
 from .cues.collect import TextSide, check_available
 from .cues.text_tower import TextTower, load_text_tower
@@ -52,11 +52,6 @@ class Pruning:
             itself.
         positions: "contiguous" renumbers the kept tokens, as LLaVA-based papers do; "original" keeps every token's
             position (renumbering destroys grounding, arXiv 2506.21873). Models with M-RoPE always keep theirs.
-        budget: "image" gives each picture the method's budget. "prompt" gives it to each row of the batch: `keep`
-            counts over all pictures and clips that the row brings in this call. GridPrune's zones of all pictures then
-            compete, as views of an anyres image do; for other methods the budget is split over the pictures in
-            proportion to their tokens first (largest remainder, exact, at least one each). Methods inside the language
-            model always count over the prompt.
         cache: remember the encoder's output for pictures that come back: a number of calls to hold, or an
             :class:`~gridprune.reuse.EncoderCache` to share between prunings of one model. None: encode every time.
         max_reports: how many :class:`~gridprune.report.Report` to hold, newest last. Each keeps its picture's pixels.
@@ -70,7 +65,7 @@ class Pruning:
         UnsupportedModelError: no family knows the model's class, or the model is wrapped or compiled in a way that
             cannot be pruned.
         MissingCueError: the method needs a cue this model cannot give; the message names the remedy.
-        SettingError: an unknown value of `positions` or `budget`, or a method that has no budget over a prompt.
+        SettingError: an unknown value of `positions`, or a `cache` that the method goes past.
     """
 
     def __init__(
@@ -82,17 +77,10 @@ class Pruning:
         question: Question = None,
         clip: TextTower | str | Path | None = None,
         positions: Positions = "contiguous",
-        budget: BudgetScope = "image",
         cache: EncoderCache | int | None = None,
         max_reports: int = 64,
     ) -> None:
         _check_setting("positions", positions, get_args(Positions))
-        _check_setting("budget", budget, get_args(BudgetScope))
-        if budget == "prompt" and (not method.fixed_count or method.stage == "pixels"):
-            raise SettingError(
-                f"{method.name} has no budget over a prompt: the picture decides how many tokens it keeps. Use "
-                "budget='image', or a method with a fixed count."
-            )
         if cache is not None and method.stage != "pre-llm":
             raise SettingError(f"{method.name} does not go through gridprune's encoder call: leave `cache` out.")
         self.model = model
@@ -109,7 +97,7 @@ class Pruning:
             self._acting = InsideEngine(self.family, cast(InsideMethod, method), self.reports, processor)
         else:
             self._acting = Shortener(
-                self.family, method, text, processor, question, positions, budget, self.cache, self.reports
+                self.family, method, text, processor, question, positions, self.cache, self.reports
             )
 
     # -- switching on and off ------------------------------------------------------------------------------------

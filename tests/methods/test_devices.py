@@ -21,8 +21,8 @@ from gridprune.methods.s2prune import S2Prune
 SETTINGS = {
     **{name: create(name) for name in NAMES},
     "s2prune features": S2Prune(structure="features", score="norm"),
-    "gridprune per view": GridPrune(scope="view", saliency_norm="rank", minimum=1, zone=5),
-    "literal": GridPrune.literal(frames_may_vanish=True),
+    "gridprune per view": GridPrune(scope="view", minimum=1, zone=5),
+    "literal": GridPrune.literal(),
     "keep-all": KeepAll(),
     "downsample": Downsample(),
 }

@@ -135,21 +135,6 @@ class Uneven(Method):
         return Selection(scores.topk(k, dim=1).indices.sort(dim=1).values)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Joint(Method):
-    """The most salient tokens of all pictures of a prompt together; a picture may be left with none."""
-
-    name: ClassVar[str] = "joint"
-    capabilities: ClassVar[frozenset[str]] = frozenset({"joint"})
-
-    @property
-    def needs(self) -> frozenset[str]:
-        return frozenset({"saliency"})
-
-    def select(self, cues: Cues, token_map: TokenMap, k: int) -> Selection:
-        return Selection(cues.require("saliency").topk(k, dim=1).indices.sort(dim=1).values)
-
-
 @lru_cache(maxsize=2)
 def model(case: Case) -> Any:
     """The case's model; tests must leave it as it was."""

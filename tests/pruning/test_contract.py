@@ -13,7 +13,7 @@ from gridprune.errors import UnsupportedCallError
 from gridprune.families.base import CHUNKED_PREFILL, LATER_PICTURES, PADDING_BEHIND_CACHE, STATIC_CACHE
 from gridprune.methods.registry import create
 
-from .kit import Joint, Picture, Uneven, in_full, reference, shuffled, write
+from .kit import Picture, Uneven, in_full, reference, shuffled, write
 
 KEEP_ALL = create("keep-all")
 SOME = create("fastervlm", keep="30%")
@@ -182,23 +182,6 @@ def test_without_a_mask(case, net):
 
 
 # -- one budget over the prompt ----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("method", [create("fastervlm", keep="23%"), Joint(keep="30%")], ids=lambda method: method.name)
-def test_one_budget_over_the_prompt(case, net, method):
-    rows = [two(case), [*shuffled(4, 9), *one(case, 1)], [*two(case, 1), *one(case, 3)]]
-    with torch.no_grad(), prune(net, method, budget="prompt") as pruning:
-        batch = net(**case.call(*rows)).logits
-    reports = list(pruning.reports)
-    for i, row in enumerate(rows):
-        pictures = sum(isinstance(item, Picture) for item in row)
-        own, reports = reports[:pictures], reports[pictures:]
-        assert sum(report.kept for report in own) == method.budget.resolve(sum(report.total for report in own))
-        single, masks = forward(net, case.call(row), method, budget="prompt")
-        assert all(torch.equal(report.kept_mask, mask) for report, mask in zip(own, masks))
-        assert (single.logits - expected_logits(case, net, row, masks)).abs().max() == 0.0
-        length = single.logits.shape[1]
-        torch.testing.assert_close(batch[i, -length:], single.logits[0], atol=2e-4, rtol=1e-4)
 
 
 # -- caches and turns --------------------------------------------------------------------------------------------------

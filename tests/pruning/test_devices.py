@@ -63,7 +63,7 @@ def test_pruned_forward_equals_reference_under_the_defaults_of_the_process(case,
     assert torch.equal(pruned.logits, reference(case, net, row, masks).logits)
 
 
-GUIDED = GridPrune(keep="40%", frames_may_vanish=True)
+GUIDED = GridPrune(keep="40%")
 ON_ACCELERATOR = [
     (models.LLAVA, GUIDED, {"clip": clip_text(), "question": "What is red?"}),
     (models.LLAVA, create("s2prune", keep="40%"), {}),

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..allocate import ascending_indices
+from ..scores import ascending_indices
 from ..token_map import TokenMap
 from .base import Cues, Merge, Method, Selection
 from .similarity import TIE, Cosine, Picks, group_mean_weight, member_mask, ranked, take_row, take_rows

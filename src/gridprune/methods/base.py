@@ -207,7 +207,6 @@ class Method(ABC):
         own: whether it is this project's method in some form: no peer that it is compared with.
         capabilities: what wrappers may rely on. "scores": the selection is the top-k of `Selection.scores`. "quality":
             the greedy score is multiplied by `cues.quality`. "geometry": similarities may be taken from other features.
-            "joint": the pictures of a prompt may be given side by side, as one map, to compete under one budget.
 
     Attributes:
         keep: the budget per image: a count, a share or a percentage (see :mod:`gridprune.budget`).

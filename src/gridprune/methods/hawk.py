@@ -10,8 +10,8 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from ..allocate import topk
 from ..errors import SettingError
+from ..scores import topk
 from ..token_map import TokenMap
 from .base import Cues, Method, Selection
 from .gridprune import GridPrune

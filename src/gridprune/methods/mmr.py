@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from ..allocate import minmax
+from ..scores import minmax
 from ..token_map import TokenMap
 from .base import Cues, Method, Selection
 from .greedy import Greedy, matrix, products

@@ -9,7 +9,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..allocate import apportion, topk_per_zone, zone_mean
+from ..allocate import apportion, topk_per_zone
+from ..scores import zone_mean
 from ..token_map import TokenMap
 from .base import Cues, Method, Selection
 from .similarity import unit

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import torch
 
-from ..allocate import minmax
+from ..scores import minmax
 from ..token_map import TokenMap
 from .base import Cues, Method, Selection
 from .greedy import Greedy, matrix, products
