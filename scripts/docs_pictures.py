@@ -38,10 +38,10 @@ def canvas(columns: int, width: float, height: float) -> tuple[Figure, Any]:
 
 
 def ask(
-    loaded: Loaded, image: Image.Image, question: str, method: GridPrune = GridPrune(keep=KEEP)
+    loaded: Loaded, image: Image.Image, question: str, method: GridPrune | None = None
 ) -> tuple[Answer, Report]:
     """One pruned answer and its report."""
-    found = answer(loaded, image, question, method, max_new_tokens=12)
+    found = answer(loaded, image, question, method or GridPrune(keep=KEEP), max_new_tokens=12)
     assert found.report is not None
     return found, found.report
 

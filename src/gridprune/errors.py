@@ -54,3 +54,8 @@ class InstallationError(GridPruneError, ImportError):
 
 class BusyError(GridPruneError, RuntimeError):
     """The same model is being pruned twice in a way that cannot be kept apart."""
+
+
+def first_line(error: BaseException) -> str:
+    """The class of an error of another library, and the first line of its message."""
+    return f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"

@@ -7,7 +7,7 @@ import traceback
 
 import torch
 
-from .errors import GridPruneError
+from .errors import GridPruneError, first_line
 
 _log = logging.getLogger(__name__)
 _DEVICE_LOST: type[Exception] = getattr(torch, "AcceleratorError", torch.cuda.CudaError)
@@ -45,8 +45,3 @@ class Failures:
         if place not in self._seen:
             self._seen.add(place)
             _log.warning("A row failed; further rows that fail at the same place are not logged.", exc_info=error)
-
-
-def first_line(error: BaseException) -> str:
-    """The class of an error and the first line of its message."""
-    return f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"

@@ -6,7 +6,7 @@ from importlib import import_module
 from importlib.metadata import version
 from importlib.util import find_spec
 
-from .errors import InstallationError
+from .errors import InstallationError, first_line
 
 EXTRA = "pip install 'gridprune[processors]'"
 
@@ -36,8 +36,3 @@ def missing_package(name: str, error: ImportError) -> InstallationError:
         f"transformers want: torchvision, for all models that also take clips, and num2words. Get torchvision from "
         f"where your torch came from.\nIn full: {' '.join(str(error).split())}"
     )
-
-
-def first_line(error: BaseException) -> str:
-    """Class and first line of an error of another library."""
-    return f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"

@@ -22,7 +22,7 @@ import typer
 
 from .budget import Budget
 from .costs import LanguageModel
-from .errors import CheckpointError, SettingError, UnsupportedModelError
+from .errors import CheckpointError, SettingError, UnsupportedModelError, first_line
 from .packages import check_torchvision
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def read(name: str, size: tuple[int, int], dtype: str = "auto") -> Model:
         config = AutoConfig.from_pretrained(source)
     except Exception as error:  # hub, network, file and format errors come in many classes
         raise CheckpointError(
-            f"Could not read the configuration of {name!r}: {_first_line(error)}\n"
+            f"Could not read the configuration of {name!r}: {first_line(error)}\n"
             "Give a folder that holds config.json, a hub id, or 'embedded'."
         ) from error
     if type(config) not in AutoModelForImageTextToText._model_mapping:
@@ -204,13 +204,9 @@ def _image_processor(source: str) -> Any:
         return AutoImageProcessor.from_pretrained(source)
     except Exception as error:  # as above
         raise CheckpointError(
-            f"Could not read the image processor of {source!r}: {_first_line(error)}\nIt says how many tokens a "
+            f"Could not read the image processor of {source!r}: {first_line(error)}\nIt says how many tokens a "
             "picture gets: put preprocessor_config.json (or processor_config.json) beside config.json."
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or repr(error)).splitlines()[0]
 
 
 def _dtype(config: Any, dtype: str) -> tuple[str, list[str]]:

@@ -17,11 +17,11 @@ from .calls import Positions
 from .chat import conversation, prompt_text, special_tokens_of
 from .cues.clip_text import DEFAULT_SIGN, ClipText
 from .cues.text_tower import TextTower, stored_sign
-from .errors import CheckpointError, GridPruneError, QuestionError, UnsupportedModelError
+from .errors import CheckpointError, GridPruneError, QuestionError, UnsupportedModelError, first_line
 from .families.base import Family
 from .images import check_shape
 from .methods.base import Method
-from .packages import check_torchvision, first_line, missing_package
+from .packages import check_torchvision, missing_package
 from .pruning import Pruning, prune
 from .report import Report
 from .reuse import EncoderCache, processed_once
