@@ -7,6 +7,7 @@ from functools import partial
 import inputs
 import pytest
 import reference
+import reference_newer
 import torch
 
 from gridprune.errors import SettingError
@@ -15,7 +16,7 @@ from gridprune.token_map import TokenMap
 
 CASES = {
     "divprune": reference.divprune,
-    "hawk": reference.hawk,
+    "hawk": reference_newer.hawk,
     "cdpruner": reference.cdpruner,
     "cdpruner-split": reference.cdpruner_split,
     "vispruner": reference.vispruner,
@@ -44,17 +45,17 @@ CASES = {
     "relevance-weighted": reference.relevance_weighted,
     "merge-rest": reference.merge_rest,
     "zone-floor": reference.zone_floor,
-    "nuwa": reference.nuwa,
-    "otprune": reference.otprune,
-    "zoo-prune": reference.zoo_prune,
-    "prunesid": reference.prunesid,
-    "id-selection": reference.id_selection,
-    "mmr": reference.mmr,
-    "vlm-pruner": reference.vlm_pruner,
-    "apet": reference.apet,
-    "l2norm": reference.l2norm,
-    "litelvlm": reference.litelvlm,
-    "vidcom2": reference.vidcom2,
+    "nuwa": reference_newer.nuwa,
+    "otprune": reference_newer.otprune,
+    "zoo-prune": reference_newer.zoo_prune,
+    "prunesid": reference_newer.prunesid,
+    "id-selection": reference_newer.id_selection,
+    "mmr": reference_newer.mmr,
+    "vlm-pruner": reference_newer.vlm_pruner,
+    "apet": reference_newer.apet,
+    "l2norm": reference_newer.l2norm,
+    "litelvlm": reference_newer.litelvlm,
+    "vidcom2": reference_newer.vidcom2,
 }
 ON_VIEWS = ("holov", "holov-printed", "eadp", "eadp-printed", "hiprune", "s2prune", "vscan-tower", "nuwa", "vlm-pruner")
 
@@ -148,7 +149,7 @@ def test_hawk_by_weights() -> None:
     cues, token_map = inputs.cues("random", 1, 30), TokenMap.from_grid(5, 6)
     weights = (0.2, 0.0, 0.7, 0.4)
     found = create("hawk", weights=list(weights)).select(cues, token_map, 8).indices[0].tolist()
-    assert found == reference.hawk(one_image(cues, 0), token_map, 8, weights)
+    assert found == reference_newer.hawk(one_image(cues, 0), token_map, 8, weights)
     with pytest.raises(SettingError, match="3 weights were given for 4"):
         create("hawk", weights=[1, 2, 3]).select(cues, token_map, 8)
     with pytest.raises(SettingError, match="each query head"):
