@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from gridprune.embedded.questions import KINDS, balanced, training
+from gridprune.embedded.questions import KINDS, Question, balanced, training
 from gridprune.embedded.scenes import GRID, Scene, make_scene
 from gridprune.embedded.vocabulary import (
     ANSWER,
@@ -27,7 +27,9 @@ from gridprune.embedded.vocabulary import (
     TOKEN_ID,
     label_word,
 )
+from gridprune.tiny.draws import Draws
 
+from .captions import caption
 from .lm import LanguageModel, LMConfig, answer_loss, exact
 from .optim import Lengths, descend, length_at, make_optimizers, schedule
 from .packing import Packed, pack
@@ -63,6 +65,7 @@ class SymbolicConfig:
     check_every: int = 250
     check_scenes: int = 60
     save_every: int = 50
+    captions_every: int = 8  # one step in so many has captions for answers: the projector is to be taught by them
 
 
 @dataclass
@@ -199,6 +202,12 @@ def choose_cells(scenes: Sequence[Scene], n: int, rng: np.random.Generator, corr
     return CellBatch(*(torch.from_numpy(np.stack(part)) for part in zip(*rows, strict=True)), ground)
 
 
+def captions(scene: Scene, draws: Draws, n: int) -> list[Question]:
+    """Several captions of a scene, as answers."""
+    texts = [caption(scene, draws) for _ in range(n)]
+    return [Question("caption", "caption", "Give a caption.", text, (), "") for text in texts]
+
+
 @dataclass(frozen=True)
 class Symbolised(Dataset):
     """Batch ``step``: patches, packed questions, facts and places of the scenes."""
@@ -214,7 +223,11 @@ class Symbolised(Dataset):
         size = cfg.batch if n <= 200 else max(1, cfg.batch // 2)
         scenes = [make_scene("train", step * cfg.batch + i, seed=self.seed) for i in range(size)]
         chosen = choose_cells(scenes, n, np.random.default_rng([self.seed, 1, step]), corrupt=True)
-        text = pack([training(scene, cfg.questions) for scene in scenes], cfg.text_length)
+        if step % cfg.captions_every == cfg.captions_every - 1:
+            asked = [captions(scene, Draws(self.seed, 8, scene.index), 4) for scene in scenes]
+        else:
+            asked = [training(scene, cfg.questions) for scene in scenes]
+        text = pack(asked, cfg.text_length)
         known, places = (torch.stack(part) for part in zip(*map(facts, scenes), strict=True))
         return chosen, text, known, places
 

@@ -147,13 +147,13 @@ TOKEN_ID = {word: i for i, word in enumerate(VOCABULARY)}
 SPELLINGS = {
     "colour": "color", "colours": "color", "colors": "color", "coloured": "colored", "centre": "center",
     "middle": "center", "pictures": "picture", "images": "image", "photograph": "photo", "pic": "picture",
-    "whats": "what", "colour's": "color", "isnt": "is", "signs": "sign", "boards": "board", "items": "things",
+    "whats": "what", "isnt": "is", "signs": "sign", "boards": "board", "items": "things",
     "item": "thing", "biggest": "larger", "largest": "larger", "checkerboard": "checks", "brick": "bricks",
     "striped": "stripes", "dotted": "dots", "sea": "water", "lawn": "grass", "wooden": "wood", "cloudy": "clouds",
     "sky": "clouds", "kinds": "kind", "depicted": "present", "shown": "present", "displayed": "present",
     "containing": "contain", "contains": "contain", "occurs": "occur", "appear": "occur", "appears": "occur",
     "writing": "text", "sheet": "page", "document": "page", "headline": "heading", "nine": "eight",
-    "beneath": "below", "underneath": "below", "topmost": "top", "count's": "count", "bg": "background",
+    "beneath": "below", "underneath": "below", "bg": "background",
 }  # fmt: skip
 SPLIT = r"\w+|[^\w\s]"
 _SPLIT = re.compile(SPLIT)
