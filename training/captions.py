@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
+from torch import Tensor
+
 from gridprune.embedded.scenes import Item, Scene
 from gridprune.embedded.vocabulary import (
     BACKGROUNDS,
@@ -25,13 +28,11 @@ from gridprune.embedded.vocabulary import (
     label_word,
 )
 from gridprune.tiny.draws import Draws
-import torch
-from torch import Tensor
 
 LIMIT = 48  # tokens of a caption
 OPENINGS = (
-    "", "", "", "", "a picture of", "an image with", "a photo of", "there is", "this is", "here we see", "the scene has",
-    "find", "look at", "show me", "a picture with many things:", "in this picture:",
+    "", "", "", "", "a picture of", "an image with", "a photo of", "there is", "this is", "here we see",
+    "the scene has", "find", "look at", "show me", "a picture with many things:", "in this picture:",
 )  # fmt: skip
 ASKING = (
     "where is", "is there", "can you see", "what is in the picture?", "what color is", "how many things are there?",

@@ -1,4 +1,4 @@
-"""What the trained model must show before it may rank methods: the ladder, the priors, no question that fewer tokens help.
+"""What the model must show before it may rank methods: the ladder, the priors, no question that fewer tokens help.
 
 Selections here are the plain ones (a score's highest patches); the leaderboard of `gridprune eval` has the methods.
 """
@@ -85,6 +85,7 @@ def ladder(
     *,
     split: str = "dev",
     seed: int = 0,
+    budgets: Sequence[int] = BUDGETS,
     device: str = "cpu",
     report: Callable[[str], None] = print,
 ) -> dict[str, Any]:
@@ -103,7 +104,7 @@ def ladder(
         scores = scores_of(clip, pixels, asked, noise)
         picks = {("all", PATCHES): torch.arange(PATCHES, device=device).expand(len(asked), -1)}
         for name, score in scores.items():
-            picks |= {(name, k): score.topk(k).indices.sort().values for k in BUDGETS}
+            picks |= {(name, k): score.topk(k).indices.sort().values for k in budgets}
         for cell, kept in picks.items():
             right = exact(model.lm(tokens[0][kept], text), text)[:, 0]
             for question, ok in zip(asked, right.tolist(), strict=True):
@@ -132,7 +133,9 @@ def gates(result: dict[str, Any]) -> list[Gate]:
     best = max(value for name, value in at64.items() if name != "oracle")
     values = {**at64, "best": best}
     out = [Gate(f"retention at 64 of {PATCHES}: {name}", values[name], *bounds) for name, bounds in LADDER.items()]
-    out += [Gate(f"evidence recall at 64: {cue}", result["recall"][cue]["all"], *bounds) for cue, bounds in RECALL.items()]
+    out += [
+        Gate(f"evidence recall at 64: {cue}", result["recall"][cue]["all"], *bounds) for cue, bounds in RECALL.items()
+    ]
     for kind in KINDS:
         if kind not in full:
             continue

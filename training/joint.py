@@ -127,7 +127,7 @@ def places_of(n: int, rng: np.random.Generator) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Pictured(Dataset):
-    """Batch ``step``: pixels, kept patches [B, N] with their numbers [B], packed questions or captions, facts, places."""
+    """Batch ``step``: pixels, kept patches [B, N], how many of them [B], packed text, facts, and places."""
 
     cfg: JointConfig
     seed: int

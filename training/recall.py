@@ -27,7 +27,7 @@ CUES = ("cls", "relevance_plus", "relevance_minus", "relevance_tails", "random")
 def evidence_recall(
     clip: CLIP, scenes: int, *, keep: int = 64, split: str = "dev", seed: int = 0, device: str = "cpu"
 ) -> dict[str, dict[str, float]]:
-    """By cue: recall over all questions but those about the background, whose evidence is nearly everywhere; by kind."""
+    """By cue: by kind, and over all questions but those about the background, whose evidence is nearly everywhere."""
     clip.eval()
     index = torch.arange(GRID * GRID, device=device)[None]
     noise = torch.Generator(device).manual_seed(0)
@@ -69,5 +69,5 @@ def load_tower(out: Path, cfg: TowerConfig) -> tuple[CLIP, int]:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    towers, step = load_tower(Path(sys.argv[1]), TowerConfig())
-    print(json.dumps({"step": step, **evidence_recall(towers, int(sys.argv[2]) if len(sys.argv) > 2 else 48)}, indent=1))
+    towers, after = load_tower(Path(sys.argv[1]), TowerConfig())
+    print(json.dumps({"step": after, **evidence_recall(towers, scenes=40)}, indent=1))

@@ -36,12 +36,13 @@ class Recipe:
 
 def gpu() -> Recipe:
     """One GPU and sixteen processes that make scenes: a wider tower, larger batches."""
-    tower = TowerConfig(width=256, layers=7, heads=8, mlp=1024, text_width=192, text_heads=6, text_mlp=768, projection=256)
+    vision = {"width": 256, "layers": 7, "heads": 8, "mlp": 1024, "projection": 256}
+    tower = TowerConfig(**vision, text_width=192, text_heads=6, text_mlp=768)
     lengths = ((0.0, (144,)), (0.5, (288,)), (0.85, (576,)))
     joint = JointConfig(steps=4000, batch=64, muon_lr=0.01, adam_lr=1e-3)
     return Recipe(
         tower=tower,
-        lm=LMConfig(width=320, layers=5, heads=5, mlp=864),
+        lm=LMConfig(layers=5),
         tower_training=TowerTraining(steps=2400, batch=1024, patches=lengths, check_scenes=480, save_every=100),
         symbolic=SymbolicConfig(steps=4000, batch=64, save_every=200),
         projector=ProjectorConfig(steps=600, batch=64),

@@ -70,7 +70,7 @@ class SymbolicConfig:
 
 @dataclass
 class CellBatch:
-    """Ids of chosen patches, all [B, N], ``index`` (flat patch numbers) ascending; ``ground`` [B]: background id, -1: page."""
+    """Ids of chosen patches, all [B, N], ``index`` (flat patch numbers) ascending; ``ground`` [B] is -1 for a page."""
 
     label: Tensor
     color: Tensor
@@ -149,10 +149,10 @@ class SymbolicLM(nn.Module):
     def probe_loss(self, after: Sequence[Tensor], text: Packed, known: Tensor, places: Tensor) -> Tensor:
         """Facts at the words that name things, from the states after half of the blocks.
 
-        ``known`` [B, S, 4] and ``places`` [B, S, 2] are :func:`training.truth.facts`. A named thing has to know how many
-        of it there are, its card, its spot, what is on it or next to it, and where it is; the end of the question, the
-        noun or word that is the answer. Without these, thousands of steps pass until words look at the patches that
-        match them.
+        ``known`` [B, S, 4] and ``places`` [B, S, 2] are :func:`training.truth.facts`. A named thing has to know how
+        many of it there are, its card, its spot, what is on it or next to it, and where it is; the end of the
+        question, the noun or word that is the answer. Without these, thousands of steps pass until words look at the
+        patches that match them.
         """
         middle = after[(len(after) - 1) // 2]
         b, t = (self.subjects[text.ids] > 0).nonzero(as_tuple=True)
@@ -275,7 +275,9 @@ def train_symbolic(
 
 
 @torch.no_grad()
-def evaluate_symbolic(model: SymbolicLM, scenes: int, n: int, device: str = "cpu", split: str = "dev") -> dict[str, float]:
+def evaluate_symbolic(
+    model: SymbolicLM, scenes: int, n: int, device: str = "cpu", split: str = "dev"
+) -> dict[str, float]:
     """Accuracy by kind from clean symbols of ``n`` patches."""
     hits: dict[str, list[bool]] = {}
     rng = np.random.default_rng(5)

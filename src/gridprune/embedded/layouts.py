@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from ..tiny.draws import Draws
 from .bitmaps import LOOKS, drawing, drawings, fonts, word
@@ -10,6 +11,7 @@ from .scenes import PATCH, Box, Form, Item, Targets
 from .vocabulary import COLOR_RGB, COLORS, N_CLASSES, WORDS
 
 DARK, LIGHT = (20, 20, 20), (250, 250, 250)
+NOWHERE: Box = (0, 0, 0, 0)
 SPOT = 11  # pixels of a side of the small spot on a large object
 Ink = tuple[int, int, int]
 
@@ -35,6 +37,21 @@ class _Floor:
             self.rows[row] |= bits
 
 
+@dataclass(frozen=True)
+class _Where:
+    """In a region, or far from another item; after so many tries there is no room."""
+
+    region: int | None = None
+    far: Item | None = None
+    tries: int = 24
+
+    def too_near(self, x: int, y: int, distance: int) -> bool:
+        """Whether a point lies near what the item has to be far from."""
+        if self.far is None:
+            return False
+        return max(abs(x - self.far.center[0]), abs(y - self.far.center[1])) < distance
+
+
 class _Photo:
     """Rejection sampling of items on free patches."""
 
@@ -46,22 +63,12 @@ class _Photo:
         """A size of this split within bounds."""
         return self.draws.choice([size for size in self.look.sizes if low <= size <= high])
 
-    def place(
-        self,
-        label: int,
-        size: int,
-        color: int = 0,
-        *,
-        dot: int = 0,
-        region: int | None = None,
-        far: Item | None = None,
-        tries: int = 24,
-    ) -> Item | None:
-        """Add an object on a card of ``color`` (0: none), in a region or far from another; None: there is no room."""
+    def place(self, label: int, size: int, color: int = 0, where: _Where | None = None, *, dot: int = 0) -> Item | None:
+        """Add an object on a card of ``color`` (0: none), with a spot (0: none); None: there is no room."""
         draws = self.draws
         bitmap = drawing(draws.choice(drawings(label)), size, draws.choice(self.look.slants), draws.chance(50))
         pad = draws.between(3, 5) if color else 0
-        return self._put(label, bitmap, (pad, pad), color, dot, region, far, tries)
+        return self._put(Item(label, bitmap, NOWHERE, NOWHERE, color), (pad, pad), where or _Where(), dot)
 
     def sign(self, number: int, height: int, color: int) -> Item | None:
         """Add a board of ``color`` with word ``number``."""
@@ -69,31 +76,30 @@ class _Photo:
         luma = sum(part * weight for part, weight in zip(COLOR_RGB[color - 1], (3, 6, 1)))
         bitmap = word(WORDS[number], draws.choice(fonts(self.split)), height, DARK if luma > 1250 else LIGHT)
         pads = (draws.between(3, 6), draws.between(3, 5))
-        return self._put(1 + N_CLASSES + number, bitmap, pads, color, 0, None, None, 40)
+        return self._put(Item(1 + N_CLASSES + number, bitmap, NOWHERE, NOWHERE, color), pads, _Where(tries=40))
 
-    def _put(self, label, bitmap, pads, color, dot, region, far, tries):  # type: ignore[no-untyped-def]
-        draws, side, margin = self.draws, self.form.side, self.form.margin
-        w, h = bitmap.w + 2 * pads[0], bitmap.h + 2 * pads[1]
+    def _put(self, item: Item, pads: tuple[int, int], where: _Where, dot: int = 0) -> Item | None:
+        """The item at a free place, ``pads`` pixels of card around its ink."""
+        draws, side, margin, region = self.draws, self.form.side, self.form.margin, where.region
+        w, h = item.bitmap.w + 2 * pads[0], item.bitmap.h + 2 * pads[1]
         if w >= side or h >= side:
             return None
-        for _ in range(tries):
+        for _ in range(where.tries):
             if region is None:
                 x, y = draws.below(side - w), draws.below(side - h)
             else:
                 x0, y0, x1, y1 = self.form.region_box(region, -margin)
                 x, y = draws.between(x0, x1 - 1) - w // 2, draws.between(y0, y1 - 1) - h // 2
             card = (x, y, x + w, y + h)
-            if not self.floor.fits(card):
+            if not self.floor.fits(card) or where.too_near(x + w // 2, y + h // 2, side * 2 // 5):
                 continue
             box = (x + pads[0], y + pads[1], x + w - pads[0], y + h - pads[1])
-            if far is not None and max(abs(x + w // 2 - far.center[0]), abs(y + h // 2 - far.center[1])) < side * 2 // 5:
-                continue
-            item = Item(label, bitmap, box, card, color, (dot, self._spot(box)) if dot else None)
-            if region is not None and self.form.region_of(*item.center) != region:
+            placed = replace(item, box=box, card=card, dot=(dot, self._spot(box)) if dot else None)
+            if region is not None and self.form.region_of(*placed.center) != region:
                 continue
             self.floor.take(card)
-            self.items.append(item)
-            return item
+            self.items.append(placed)
+            return placed
         return None
 
     def _spot(self, box: Box) -> Box:
@@ -106,25 +112,25 @@ class _Photo:
 def _attempt(split: str, form: Form, draws: Draws, t: Targets) -> tuple[Item, ...] | None:
     photo, scale = _Photo(split, form, draws), form.scale
     other = draws.shuffled([color for color in range(1, 1 + len(COLORS)) if color != t.color])
-    if not photo.place(t.anchor, photo.size(18, 48), other[2] if draws.chance(50) else 0, region=t.region):
+    if not photo.place(t.anchor, photo.size(18, 48), other[2] if draws.chance(50) else 0, _Where(t.region)):
         return None
     photo.floor.take(form.region_box(t.region, form.margin))  # nothing else comes near the asked region
     host = photo.place(t.host, photo.size(40, 60), other[0], dot=t.dot)
     if not host:
         return None
     mate = photo.size(14, host.longest * 2 // 3)  # clearly smaller
-    if not photo.place(t.mate, mate, other[0 if t.same else 1], far=host, tries=60):
+    if not photo.place(t.mate, mate, other[0 if t.same else 1], _Where(far=host, tries=60)):
         return None
     if not photo.sign(t.words[0], draws.between(10, 18), other[4]):
         return None
-    if not photo.place(t.colored, photo.size(18, 48), t.color, tries=40):
+    if not photo.place(t.colored, photo.size(18, 48), t.color, _Where(tries=40)):
         return None
     rival = draws.choice([n for n in (1, 1, 2, 2, 3, 4, 5, 6) if n != t.count])
     largest = 22 if t.count + rival > 7 else 36
     for label, number in ((t.counted, t.count), (t.rival, rival)):
         size, color = photo.size(15, largest), other[3] if draws.chance(20) else 0
         for _ in range(number):
-            if not photo.place(label, size, color, tries=60):
+            if not photo.place(label, size, color, _Where(tries=60)):
                 return None
             if draws.chance(20):
                 size = photo.size(15, largest)
@@ -133,7 +139,7 @@ def _attempt(split: str, form: Form, draws: Draws, t: Targets) -> tuple[Item, ..
     used = {t.anchor, t.host, t.mate, t.colored, t.counted, t.rival}
     free = draws.shuffled([label for label in range(1, 1 + N_CLASSES) if label not in used])
     for label in free[: draws.below(5 * scale)]:
-        photo.place(label, photo.size(14, 36), other[6] if draws.chance(30) else 0, tries=8)
+        photo.place(label, photo.size(14, 36), other[6] if draws.chance(30) else 0, _Where(tries=8))
     return tuple(photo.items)
 
 
@@ -169,7 +175,10 @@ def page(split: str, form: Form, draws: Draws, t: Targets) -> tuple[tuple[Item, 
 
 
 def _lines(draws: Draws, t: Targets, font: int, height: int, gap: int, room: int) -> list[list[int]] | None:
-    """Words of every line, two to five that fit; the targets stand in random places, one with a word on its left; None: no room."""
+    """Words of every line, two to five that fit; None where a target fits nowhere.
+
+    The targets stand in random places, the second one with a word on its left.
+    """
 
     def width(numbers: Sequence[int]) -> int:
         return sum(word(WORDS[n], font, height, DARK).w + gap for n in numbers) - gap

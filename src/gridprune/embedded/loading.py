@@ -98,6 +98,6 @@ def load(folder: str | Path | None = None, *, attn_implementation: str = "sdpa")
 def write_standard(target: Path, folder: str | Path | None = None) -> Path:
     """Write ``target`` as an ordinary LLaVA checkpoint (with a tower of its own), in bf16; returns it."""
     loaded = load(folder)
-    loaded.model.to(torch.bfloat16).save_pretrained(target)
+    loaded.model.bfloat16().save_pretrained(target)
     loaded.processor.save_pretrained(target)
     return target

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
@@ -30,6 +31,7 @@ KINDS = (
     "exist", "attribute", "count", "position", "region", "relation", "reading", "choice", "describe", "more", "compare",
     "detail", "background", "page",
 )  # fmt: skip
+T = TypeVar("T")
 LARGER = 1.4  # how much larger the larger one of two is
 
 
@@ -54,6 +56,12 @@ def _question(kind: str, template: str, text: str, answer: str, boxes: Iterable[
 
 def _yes(yes: bool) -> str:
     return "yes" if yes else "no"
+
+
+def _two(draws: Draws, items: Sequence[T]) -> tuple[T, T]:
+    """Two different ones."""
+    a, b = draws.shuffled(items)[:2]
+    return a, b
 
 
 def _of(scene: Scene, label: int) -> list[Item]:
@@ -115,7 +123,7 @@ def region(scene: Scene, draws: Draws, number: int) -> Question | None:
 def relation(scene: Scene, draws: Draws, yes: bool) -> Question | None:
     unique = single(scene)
     for _ in range(12):
-        a, b = draws.shuffled(unique)[:2]
+        a, b = _two(draws, unique)
         axis = draws.below(2)
         gap = b.center[axis] - a.center[axis]
         if abs(gap) < 3 * scene.form.margin:
@@ -229,8 +237,9 @@ def empty(scene: Scene) -> list[Box]:
 def nth(scene: Scene, draws: Draws, item: Item) -> Question:
     slots = [other for other in scene.texts if other.line == item.line]
     last = item.slot == len(slots) - 1 and draws.chance(50)
-    words = {"nth": "last" if last else ORDINALS[item.slot], "line": str(item.line), "lineth": ORDINALS[item.line - 1]}
-    return _question("page", "nth", asked(draws, "nth", **words), label_word(item.label), [item.box])
+    place = "last" if last else ORDINALS[item.slot]
+    text = asked(draws, "nth", nth=place, line=str(item.line), lineth=ORDINALS[item.line - 1])
+    return _question("page", "nth", text, label_word(item.label), [item.box])
 
 
 def after(scene: Scene, draws: Draws, item: Item) -> Question:
@@ -299,7 +308,6 @@ def _photo_extras(scene: Scene, draws: Draws) -> dict[str, Callable[[], Question
     colored = [item for item in unique if item.color]
     often = [label for label in labels if scene.counts[label] > 1] or labels
     host = next(item for item in scene.objects if item.dot is not None)
-    pair = lambda: draws.shuffled(unique)[:2]  # noqa: E731
     return {
         "exist": lambda: exist(scene, draws, draws.chance(50)),
         "color": lambda: color_of(scene, draws, draws.choice(colored)),
@@ -310,10 +318,10 @@ def _photo_extras(scene: Scene, draws: Draws) -> dict[str, Callable[[], Question
         "relation": lambda: relation(scene, draws, draws.chance(50)),
         "reading": lambda: reading(scene, draws, draws.choice(scene.texts)),
         "choice": lambda: choice(scene, draws, draws.below(len(LETTERS))),
-        "more": lambda: more(scene, draws, *draws.shuffled(labels)[:2], draws.chance(50)),
-        "more than": lambda: more_than(scene, draws, *draws.shuffled(labels)[:2], draws.chance(50)),
-        "larger": lambda: larger(scene, draws, *pair(), draws.chance(50)),
-        "same": lambda: same_color(scene, draws, *draws.shuffled(colored)[:2]),
+        "more": lambda: more(scene, draws, *_two(draws, labels), draws.chance(50)),
+        "more than": lambda: more_than(scene, draws, *_two(draws, labels), draws.chance(50)),
+        "larger": lambda: larger(scene, draws, *_two(draws, unique), draws.chance(50)),
+        "same": lambda: same_color(scene, draws, *_two(draws, colored)),
         "detail": lambda: detail(scene, draws, host),
     }
 

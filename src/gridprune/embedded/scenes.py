@@ -128,9 +128,14 @@ class Targets:
         def dealt(salt: int, n: int, shift: int = 0) -> int:
             return rotated(seed, salt, n, number // n * n + (number + shift) % n)
 
-        roles = (1 + dealt(1, N_CLASSES, 5 * role) for role in range(6))
+        anchor, colored, counted, rival, host, mate = (1 + dealt(1, N_CLASSES, 5 * role) for role in range(6))
         return cls(
-            *roles,
+            anchor=anchor,
+            colored=colored,
+            counted=counted,
+            rival=rival,
+            host=host,
+            mate=mate,
             region=dealt(2, len(REGIONS)),
             color=1 + dealt(3, len(COLORS)),
             count=1 + dealt(4, len(COUNTS)),
@@ -214,7 +219,7 @@ def make_scene(split: str, index: int, *, seed: int = 0, form: Form = LLAVA) -> 
 
 
 def shade(draws: Draws, color: int) -> np.ndarray:
-    """A colour's shade, int16 [3]."""
+    """A colour's shade, uint8 [3]."""
     jitter = (draws.below(33) - 16, draws.below(33) - 16, draws.below(33) - 16)
     return np.clip(np.array(COLOR_RGB[color - 1]) + jitter, 0, 255).astype(np.uint8)
 
