@@ -37,7 +37,7 @@ FEWEST = 8  # visual tokens of the shortest prompt
 class JointConfig:
     """Length and rates of a stage; ``all_tokens`` percent of the batches have one picture with all visual tokens."""
 
-    steps: int = 8000
+    steps: int = 6000
     batch: int = 8
     questions: int = 20
     text_length: int = 224

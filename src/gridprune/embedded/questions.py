@@ -227,11 +227,9 @@ def empty(scene: Scene) -> list[Box]:
     free[:, -1] = False
     for x0, y0, x1, y1 in (item.card for item in scene.items):
         free[y0 // PATCH : -(-y1 // PATCH), x0 // PATCH : -(-x1 // PATCH)] = False
-    boxes = []
-    for row in range(len(free)):
-        edges = np.flatnonzero(np.diff(free[row], prepend=False)) * PATCH
-        boxes += [(int(a), row * PATCH, int(b), (row + 1) * PATCH) for a, b in edges.reshape(-1, 2)]
-    return boxes
+    rows, columns = np.nonzero(np.diff(free, axis=1, prepend=False))  # where runs begin and end, in pairs
+    runs = zip(rows[::2].tolist(), columns[::2].tolist(), columns[1::2].tolist(), strict=True)
+    return [(x0 * PATCH, row * PATCH, x1 * PATCH, (row + 1) * PATCH) for row, x0, x1 in runs]
 
 
 def nth(scene: Scene, draws: Draws, item: Item) -> Question:
