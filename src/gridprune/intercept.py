@@ -246,7 +246,7 @@ class Interceptor:
     def _before_call(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if self._acting() is None or getattr(self.local, "targets", None) is not None:  # of doors the first one acts
             return None
-        call = _named(module, args, kwargs)
+        call = _named(self.model, args, kwargs)  # as wrappers hand it on
         self.local.targets = Targets.of(call, self.model.config)
         return (), self.local.targets.call
 

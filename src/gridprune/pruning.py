@@ -1,7 +1,7 @@
 """`prune`: the context manager that shortens a live model's prompts, and restores the model exactly.
 
-Nothing inside the model is replaced. `model.generate` is intercepted at the instance and a forward pre-hook catches
-direct calls; both hand the model a shorter prompt and the kept features through its public `mm_encoder_outputs`.
+Nothing inside the model is replaced. `model.generate` is intercepted at the instance and forward hooks catch direct
+calls; both hand the model a shorter prompt and the kept features through its public `mm_encoder_outputs`.
 """
 
 from __future__ import annotations
@@ -33,9 +33,12 @@ class Pruning:
             model.generate(**inputs)
         pruning.reports[-1].save("kept.png")
 
-    `generate` returns sequences with the original prompt in front. A direct call returns logits of the shortened
-    prompt. A later turn on the same cache may be given as the whole prompt or as its new part, with the new pictures
-    or with all. Reusable and re-entrant.
+    `generate` returns sequences with the original prompt in front, and what it calls back sees that prompt. A direct
+    call returns logits, states and attention maps at the columns of the prompt that was given, `logits_to_keep` counts
+    along it, and labels of dropped tokens count as -100. At a dropped column stands what the last kept one before it
+    gave (before the first kept one: 0), so the column before any token holds what that token was predicted from. A
+    later turn on the same cache may be given as the whole prompt or as its new part, with the new pictures or with all.
+    Reusable and re-entrant.
 
     Of nested prunings of one model the innermost acts. Threads and `asyncio` tasks may each enter their own, in blocks
     that need not nest, and `asyncio.to_thread` takes a task's along. A thread that entered none is answered by the

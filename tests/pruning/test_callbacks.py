@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from transformers import (
@@ -20,27 +22,24 @@ from gridprune.methods.fastv import FastV
 from gridprune.methods.registry import create
 
 from .kit import Uneven, model, shuffled
-from .models import LLAVA, QWEN2_5_VL
+from .models import GEMMA3, LLAVA, QWEN2_5_VL
 from .test_contract import one, two
 
 SOME = create("fastervlm", keep="30%")
 
 
-class Watch(LogitsProcessor, StoppingCriteria, BaseStreamer):
-    """Everything that can be called back, at once; notes the ids it is given."""
+class Watch(LogitsProcessor, BaseStreamer):
+    """A logits processor, a prefix function and a streamer that note what they are given."""
 
     def __init__(self):
-        self.processor, self.criterion, self.prefix, self.stream = [], [], [], []
+        self.called, self.prefixes, self.stream = [], [], []
 
-    def __call__(self, input_ids, scores, **kwargs):
-        if isinstance(scores, torch.Tensor):
-            self.processor.append(input_ids.clone())
-            return scores
-        self.criterion.append(input_ids.clone())
-        return torch.zeros(len(input_ids), dtype=torch.bool)
+    def __call__(self, input_ids, scores):
+        self.called.append(input_ids.clone())
+        return scores
 
     def allowed(self, row, ids):
-        self.prefix.append((row, ids.tolist()))
+        self.prefixes.append((row, ids.tolist()))
         return list(range(3, 99))
 
     def put(self, value):
@@ -50,18 +49,22 @@ class Watch(LogitsProcessor, StoppingCriteria, BaseStreamer):
         self.stream.append("end")
 
 
-class Stops(Watch):
-    """As a stopping criterion: its scores are a tuple, or None."""
+class Stops(StoppingCriteria):
+    """A criterion that notes what it is given."""
 
-    def __call__(self, input_ids, scores=None, **kwargs):
-        return super().__call__(input_ids, None)
+    def __init__(self):
+        self.called = []
+
+    def __call__(self, input_ids, scores, **kwargs):
+        self.called.append(input_ids.clone())
+        return torch.zeros(len(input_ids), dtype=torch.bool)
 
 
-def seen(net, call, method, **settings):
-    """Sequences, and what a processor, a criterion and a prefix function saw on the way."""
-    processor, criterion = Watch(), Stops()
-    with prune(net, method):
-        output = net.generate(
+def seen(net, call, block, **settings):
+    """What a processor, a criterion and a prefix function saw on the way: prompts, and how long everything was."""
+    processor, criterion, length = Watch(), Stops(), call["input_ids"].shape[1]
+    with block:
+        net.generate(
             **call,
             do_sample=False,
             logits_processor=LogitsProcessorList([processor]),
@@ -69,21 +72,24 @@ def seen(net, call, method, **settings):
             prefix_allowed_tokens_fn=processor.allowed,
             **settings,
         )
-    return output, processor, criterion
+    prompts = [(ids[:, :length].tolist(), ids.shape) for ids in (*processor.called, *criterion.called)]
+    return prompts, [(row, ids[:length], len(ids)) for row, ids in processor.prefixes]
 
 
-@pytest.mark.parametrize("beams", [1, 2], ids=["greedy", "beams"])
-def test_callbacks_see_what_they_would_see_of_the_stock_model(case, net, beams):
+def check(case, net, **settings):
     call = case.call(one(case), [*shuffled(4, 9), *two(case, 1)])
-    length = call["input_ids"].shape[1]
-    found = []
-    for method in (create("keep-all"), Uneven()):
-        _, processor, criterion = seen(net, call, method, max_new_tokens=3, num_beams=beams)
-        called = [*processor.processor, *criterion.criterion]
-        whole = [(ids[:, :length].tolist(), ids.shape) for ids in called]
-        found.append((whole, [(row, ids[:length], len(ids)) for row, ids in processor.prefix]))
-    assert found[0] == found[1]
-    assert len(found[0][1]) > 0
+    stock = seen(net, call, nullcontext(), max_new_tokens=2, **settings)
+    assert seen(net, call, prune(net, Uneven()), max_new_tokens=2, **settings) == stock
+    assert len(stock[1]) > 0
+
+
+def test_callbacks_see_what_they_see_of_the_stock_model(case, net):
+    check(case, net)
+
+
+@pytest.mark.parametrize("case", [LLAVA, QWEN2_5_VL, GEMMA3], ids=lambda case: case.name)
+def test_callbacks_see_what_they_see_of_the_stock_model_with_beams(case):
+    check(case, model(case), num_beams=2)
 
 
 def test_prefixes_of_several_samples_are_those_of_their_rows():
@@ -94,7 +100,7 @@ def test_prefixes_of_several_samples_are_those_of_their_rows():
         net.generate(
             **call, do_sample=True, num_return_sequences=2, max_new_tokens=1, prefix_allowed_tokens_fn=watch.allowed
         )
-    assert [ids for _, ids in watch.prefix] == call["input_ids"].repeat_interleave(2, dim=0).tolist()
+    assert [ids for _, ids in watch.prefixes] == call["input_ids"].repeat_interleave(2, dim=0).tolist()
 
 
 def test_a_later_turn_shows_the_whole_prompt():
@@ -103,8 +109,9 @@ def test_a_later_turn_shows_the_whole_prompt():
         opening = net.generate(**LLAVA.call(first), max_new_tokens=2, return_dict_in_generate=True)
     call = LLAVA.call([*first, *opening.sequences[0, -2:].tolist(), *shuffled(3), LLAVA.picture(1), *shuffled(4)])
     cache = {"past_key_values": opening.past_key_values}
-    _, processor, _ = seen(net, {**call, **cache}, SOME, max_new_tokens=2)
-    assert torch.equal(processor.processor[0], call["input_ids"])
+    prompts, prefixes = seen(net, {**call, **cache}, prune(net, SOME), max_new_tokens=2)
+    assert prompts[0][0] == call["input_ids"].tolist()
+    assert prefixes[0][1] == call["input_ids"][0].tolist()
 
 
 @pytest.mark.parametrize("method", [SOME, FastV(keep="60%", layer=1)], ids=lambda method: method.name)
@@ -215,9 +222,9 @@ def test_a_given_length_criterion_counts_the_given_prompt():
     assert output.shape[1] == PROMPT + 3
 
 
-def test_a_stop_that_counts_fires(case, net):
+def test_a_stop_that_counts_fires():
     """As a user would write it."""
-    call = case.call(one(case))
+    net, call = model(LLAVA), LLAVA.call(one(LLAVA))
     length = call["input_ids"].shape[1]
 
     def stop(ids, scores, **kwargs):
