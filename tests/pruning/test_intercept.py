@@ -243,14 +243,16 @@ def test_a_thread_without_a_pruning_is_answered_where_only_one_can_be_meant(net)
     assert kept(inner) == [4]
 
 
-@pytest.mark.parametrize("ask", [run, lambda net: net.generate(**call(), max_new_tokens=1)], ids=["forward", "generate"])
+@pytest.mark.parametrize(
+    "ask", [run, lambda net: net.generate(**call(), max_new_tokens=1)], ids=["forward", "generate"]
+)
 def test_a_thread_without_a_pruning_is_refused_where_several_can_be_meant(net, ask):
     before = state(net)
     one, other = contextvars.copy_context(), contextvars.copy_context()
     first, second = prune(net, few(4)), prune(net, few(20))
     one.run(first.__enter__)
     other.run(second.__enter__)
-    with pytest.raises(BusyError, match="2 prunings are applied .*to_thread"):
+    with pytest.raises(BusyError, match=r"2 prunings are applied .*to_thread"):
         elsewhere(lambda: ask(net))
     elsewhere_in(one, lambda: ask(net))
     elsewhere_in(other.copy(), lambda: ask(net))
