@@ -144,12 +144,12 @@ class Interceptor:
             BusyError: it is not applied.
         """
         with _LOCK:
-            interceptor = model.__dict__.get(_ATTRIBUTE)
+            interceptor: Interceptor | None = model.__dict__.get(_ATTRIBUTE)
             applied = [] if interceptor is None else interceptor._entries_of(acting)
-            if not applied:
+            if interceptor is None or not applied:
                 raise BusyError("This pruning is not applied, so it cannot be removed.")
             own = [entry for entry in interceptor._entered() if entry.acting is acting]
-            last = (own or applied)[-1]
+            last = (own or [entry for entry in applied if entry.everywhere] or applied)[-1]
             interceptor.entries = tuple(entry for entry in interceptor.entries if entry is not last)
             if len(applied) == 1:
                 acting.uninstall()

@@ -12,7 +12,7 @@ import torch
 from typer.testing import CliRunner
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = ["start.md", *(f"howto/{name}.md" for name in ("checkpoint", "batches", "own-questions"))]
+PAGES = ["start.md", "training.md", *(f"howto/{name}.md" for name in ("checkpoint", "batches", "own-questions"))]
 _BLOCK = re.compile(
     r"(?:<!-- not run: (?P<reason>[^>]+?) -->\n)?^```(?P<kind>\w*)\n(?P<code>.*?)^```$", re.DOTALL | re.MULTILINE
 )
@@ -51,6 +51,7 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # PEFT's own call
 @pytest.mark.parametrize("page", PAGES)
 def test_blocks_run(page, folder):
     names: dict[str, object] = {}

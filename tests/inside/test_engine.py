@@ -236,7 +236,7 @@ def check(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
     assert found.keys() == expected.keys()
     rounding = 1e-5 * max(float(gradient.abs().max()) for gradient in expected.values())
     for name, gradient in expected.items():
-        torch.testing.assert_close(found[name], gradient, atol=rounding, rtol=1e-3, msg=lambda m: f"{name}: {m}")
+        torch.testing.assert_close(found[name], gradient, atol=rounding, rtol=1e-3, msg=f"{name}: {{}}".format)
 
 
 @pytest.fixture(params=[None, True, False], ids=["plain", "reentrant", "not-reentrant"])

@@ -52,9 +52,9 @@ def test_extreme_cues_give_k_different_tokens_or_a_clear_error(method: Method) -
     for size, cues in extremes(method, n):
         try:
             selection = checked_select(method, cues, token_map, k)
-        except SelectionError as error:  # products of such numbers are infinite
-            assert size >= 1e30
-            assert method.name in str(error)
+        except SelectionError:
+            if size < 1e30:  # products of such numbers are infinite
+                raise
             continue
         kept = selection.indices[0].tolist()
         assert kept == sorted(set(kept))
@@ -106,9 +106,9 @@ class Wrong(Method):
 
 @pytest.mark.parametrize(
     "indices",
-    [[[0, 3, 3]], [[0, 4, 3]], [[-1, 3, 4]], [[0, 3, 30]], [[0, 3]], [[0, 3, 4, 5]], [[0, 3, 4], [0, 3, 4]], [[0.0, 3, 4]]],
+    [[[0, 3, 3]], [[0, 4, 3]], [[-1, 3, 4]], [[0, 3, 30]], [[0, 3]], [[0, 3, 4, 5]], [[0, 3, 4]] * 2, [[0.0, 3, 4]]],
     ids=["twice", "unsorted", "negative", "beyond", "few", "many", "batch", "float"],
-)  # fmt: skip
+)
 def test_anything_but_k_ascending_tokens_is_refused(indices: list[list[float]], monkeypatch) -> None:
     monkeypatch.setattr(Wrong, "indices", torch.tensor(indices), raising=False)
     with pytest.raises(SelectionError, match="wrong was to choose 3 different ones of 30"):

@@ -252,7 +252,7 @@ def test_a_thread_without_a_pruning_is_refused_where_several_can_be_meant(net, a
     first, second = prune(net, few(4)), prune(net, few(20))
     one.run(first.__enter__)
     other.run(second.__enter__)
-    with pytest.raises(BusyError, match="2 prunings are applied .*to_thread"):
+    with pytest.raises(BusyError, match=r"2 prunings are applied .*to_thread"):
         elsewhere(lambda: ask(net))
     elsewhere_in(one, lambda: ask(net))
     elsewhere_in(other.copy(), lambda: ask(net))

@@ -43,7 +43,7 @@ def check(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
     rounding = 1e-6 * max(float(gradient.abs().max()) for gradient in expected.values())  # biases of keys: 0 but for it
     for name, gradient in expected.items():
         within = max(1e-3 * float(gradient.abs().max()), rounding)
-        torch.testing.assert_close(found[name], gradient, atol=within, rtol=0, msg=lambda m: f"{name}: {m}")
+        torch.testing.assert_close(found[name], gradient, atol=within, rtol=0, msg=f"{name}: {{}}".format)
 
 
 def expected_logits(case: Any, net: nn.Module, row: Any, masks: list[Tensor]) -> Tensor:

@@ -216,8 +216,8 @@ class InsideEngine:
         stops = {} if budget == total else {stop.layer: stop for stop in self.method.stops(total, depth)}
         if stops and _CHECKPOINTS.holds and any(_checkpointed(layer) for layer in self.layers):
             raise UnsupportedCallError(
-                f"{self.method.name} cannot be trained with under gradient checkpointing here: {_CHECKPOINTS}. Upgrade, "
-                "or use a method that prunes before the language model."
+                f"{self.method.name} cannot be trained with under gradient checkpointing here: {_CHECKPOINTS}. "
+                "Upgrade, or use a method that prunes before the language model."
             )
         text, text_mask = _columns(real & ~visual)
         return Run(

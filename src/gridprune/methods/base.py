@@ -358,8 +358,8 @@ def _check_cues(method: Method, cues: Cues, n: int) -> None:
     broken = [name for name, fine in zip(numbers, finite.tolist()) if not fine]  # one read for all cues
     if broken:
         raise MissingCueError(
-            f"The cue {broken[0]!r} holds NaN or infinite values: the vision tower overflowed or the picture is broken. "
-            "Check the pixel values, or run the tower in float32 or bfloat16."
+            f"The cue {broken[0]!r} holds NaN or infinite values: the vision tower overflowed or the picture is "
+            "broken. Check the pixel values, or run the tower in float32 or bfloat16."
         )
 
 

@@ -95,7 +95,7 @@ class Pruned:
         return kept
 
     def _choose(self, encoded: Encoded, asked: Sequence[Settled]) -> tuple[Method, list[Choice]]:
-        """What to keep. Nothing can be refused here any more, so broken cues and selections fall back to evenly spread tokens."""
+        """What to keep. Nothing can be refused any more: what is broken falls back to evenly spread tokens."""
         counts, questions = [ask.keep for ask in asked], [ask.question for ask in asked]
         try:
             return self.method, choose(self.family, self.method, encoded, questions, self.text, counts)
