@@ -259,7 +259,7 @@ def eadp_scores(c, token_map: TokenMap, words, beta):
     return out
 
 
-def eadp(c, token_map, k, words=0.2, beta=1):
+def eadp(c, token_map, k, words=0.5, beta=10):
     weight = eadp_scores(c, token_map, words, beta)
     n = len(weight)
     view = token_map.view.tolist()

@@ -19,7 +19,8 @@ MAPS = {"grid": TokenMap.from_grid(5, 6), "anyres": inputs.anyres(), "holes": in
 
 # These wait for the device: how much a pick changes, how large a set is, whether all is settled decides what follows.
 WAITING = {
-    "eadp", "eadp-printed", "mmtok", "scope", "tops-stage-one", "fsr", "prunesid", "vlm-pruner", "two-stage", "s2prune",
+    "eadp", "eadp-released", "mmtok", "scope", "tops-stage-one", "fsr", "prunesid", "vlm-pruner", "two-stage",
+    "s2prune",
 }  # fmt: skip
 
 

@@ -38,11 +38,6 @@ class FirstAttention:
     key_norm: str = "k_norm"
     gated: bool = False
 
-    @property
-    def source(self) -> str:
-        """Where the relevance comes from, in words."""
-        return f"queries and keys of layer {self.layer} of the language model, on its input embeddings"
-
     def queries(self, embeddings: Tensor) -> Tensor:
         """(..., H, d) of embeddings (..., D)."""
         size = self.attention.head_dim

@@ -33,8 +33,9 @@ class EADP(Method):
     Complexity: O(T N) for the scores, O(N^2 D) for the similarities, O(k N^2) for the greedy as written (far less here,
     see :class:`~gridprune.methods.similarity.Coverage`).
 
-    Paper, release and this class: `words` 0.2 and `beta` 1 are the released settings for LLaVA (there `beta` is 2 on
-    Qwen and clips); :class:`EADPPrinted` has those of the paper's supplement. In the release all 77 rows of CLIP's text
+    Paper, release and this class: the settings are those of the paper's supplement (`beta` is read off its tables,
+    which are flat from 2 upward); :class:`EADPReleased` has those of the released code. On the embedded model the
+    former keep far more of the evidence, so they bear the name in tables. In the release all 77 rows of CLIP's text
     compete for the lowest entropy, BOS, EOS and padding included, and `words` is a share of these; here it is a share
     of the question's own tokens. All cosines are negated there, also those with a language model's embeddings, which
     the paper's main text does not print: `relevance_sign` "tower" is -1 on OpenAI's CLIP, and +1 on embeddings, where
@@ -53,10 +54,10 @@ class EADP(Method):
 
     tau: float = 0.01
     gamma: float = 0.01
-    words: float = 0.2
+    words: float = 0.5
     mix: float = 0.5
     sigma: float = 1.0
-    beta: float = 1.0
+    beta: float = 10.0
     relevance_sign: int | Literal["tower"] = "tower"
 
     name: ClassVar[str] = "eadp"
@@ -109,16 +110,16 @@ class EADP(Method):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EADPPrinted(EADP):
-    """EADP with the settings of the paper's supplement: half of the question's tokens, and scores to the power of 10.
+class EADPReleased(EADP):
+    """EADP with the settings of the released code for LLaVA: a fifth of the question's tokens, and scores as they are.
 
-    The tables for `beta`, which it is read off, are flat from 2 upward.
+    On Qwen and on clips the release takes `beta` 2. See :class:`EADP` for what else differs.
     """
 
-    words: float = 0.5
-    beta: float = 10.0
+    words: float = 0.2
+    beta: float = 1.0
 
-    name: ClassVar[str] = "eadp-printed"
+    name: ClassVar[str] = "eadp-released"
 
 
 def dense_relevance(cosine: Tensor, mask: Tensor, tau: float, gamma: float, share: float) -> Tensor:

@@ -47,7 +47,7 @@ BUILT_IN: dict[str, str] = {
     "hiprune": ".hiprune:HiPrune",
     "vscan-tower": ".vscan:VScanTower",
     "eadp": ".eadp:EADP",
-    "eadp-printed": ".eadp:EADPPrinted",
+    "eadp-released": ".eadp:EADPReleased",
     "tops-stage-one": ".tops:TopsStageOne",
     "s2prune": ".s2prune:S2Prune",
     "mmtok": ".mmtok:MMTok",
