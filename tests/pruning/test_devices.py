@@ -71,7 +71,7 @@ ON_ACCELERATOR = [
     (models.LLAVA, create("prumerge-fixed", keep="40%"), {}),
     (models.LLAVA_NEXT, create("eadp", keep="40%"), {"clip": clip_text(), "question": "What is red?"}),
     (models.QWEN2_5_VL, Uneven(), {"positions": "original"}),
-    (models.QWEN3_VL_CLIPS, create("fastervlm", keep="40%"), {"budget": "prompt"}),
+    (models.QWEN3_VL_CLIPS, create("fastervlm", keep="40%"), {}),
 ]
 
 

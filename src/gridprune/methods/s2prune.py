@@ -124,7 +124,7 @@ def coarse_regions(token_map: TokenMap, k: int) -> tuple[Zones, Tensor]:
 
 def _borders(length: int, parts: int) -> Tensor:
     """(parts + 1,) int64: round(i length / parts), halves to the even number."""
-    return (torch.arange(parts + 1, dtype=torch.float64) * length / parts).round().long()
+    return (torch.arange(parts + 1, dtype=torch.float64, device="cpu") * length / parts).round().long()
 
 
 def deal(shares: Tensor, k: int, room: Tensor, most: int, minimum: int) -> Tensor:
