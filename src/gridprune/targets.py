@@ -37,8 +37,8 @@ class Targets:
         """The same call to a model of this configuration, the caller's tensors out of reach."""
         own = {name: call[name].clone() for name in _NEXT if isinstance(call.get(name), Tensor)}
         if own and call.get("num_items_in_batch") is not None:
-            count = torch.as_tensor(call["num_items_in_batch"], dtype=torch.float32)
-            own["num_items_in_batch"] = count.to(next(iter(own.values())).device, copy=True)
+            count, device = call["num_items_in_batch"], next(iter(own.values())).device
+            own["num_items_in_batch"] = torch.as_tensor(count, dtype=torch.float32, device=device).clone()
         if router_logits(call, config) and call.get("input_ids") is not None:
             mask = call.get("attention_mask")
             own["attention_mask"] = torch.ones_like(call["input_ids"]) if mask is None else mask.clone()

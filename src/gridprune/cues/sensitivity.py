@@ -22,8 +22,9 @@ def sensitivity(project: Callable[[Tensor], Tensor], states: Tensor, seed: int =
         states: (P, C).
         seed: decides the directions, which all tokens share; drawn on the CPU, so that devices agree.
     """
-    generator = torch.Generator().manual_seed(seed)
-    directions = torch.nn.functional.normalize(torch.randn(DIRECTIONS, states.shape[1], generator=generator), dim=1)
+    generator = torch.Generator("cpu").manual_seed(seed)
+    drawn = torch.randn(DIRECTIONS, states.shape[1], generator=generator, dtype=torch.float32, device="cpu")
+    directions = torch.nn.functional.normalize(drawn, dim=1)
     total = torch.zeros(len(states), dtype=torch.float32, device=states.device)
     with torch.inference_mode(False), torch.no_grad(), dual_level():
         here = states.detach().clone()

@@ -86,7 +86,8 @@ def components(x: Tensor, count: int, seed: int) -> Tensor:
     """
     x = x - x.mean(-1, keepdim=True)
     count = min(count, *x.shape[1:])
-    start = torch.randn(x.shape[1], count, generator=torch.Generator().manual_seed(seed)).to(x.device)
+    generator = torch.Generator("cpu").manual_seed(seed)
+    start = torch.randn(x.shape[1], count, generator=generator, dtype=torch.float32, device="cpu").to(x.device)
     basis = torch.linalg.qr(x.mT @ start).Q  # [B, C, count]
     for _ in range(2):
         basis = torch.linalg.qr(x.mT @ torch.linalg.qr(x @ basis).Q).Q

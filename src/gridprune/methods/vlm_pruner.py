@@ -97,5 +97,5 @@ def _places(token_map: TokenMap) -> tuple[Tensor, Tensor, Tensor]:
     planes, frames = token_map.groups("plane"), token_map.groups("frame")
     position = torch.stack([token_map.row, token_map.column], -1).float()
     of_plane = planes.index[:, None].expand(-1, 2)
-    ends = torch.zeros(planes.count, 2).scatter_reduce_(0, of_plane, position + 1, "amax")
+    ends = position.new_zeros(planes.count, 2).scatter_reduce_(0, of_plane, position + 1, "amax")
     return planes.index * frames.count + frames.index, position, torch.linalg.vector_norm(ends, dim=-1)[planes.index]
