@@ -14,6 +14,7 @@ from .base import Cues, Merge, Method, Selection
 from .similarity import TIE, Cosine, Picks, group_mean_weight, member_mask, ranked, take_row, take_rows
 
 _RIDGE = 1e-5
+_LEAST = 1e-12  # of what keeps a matrix of equal rows positive in fp64
 _ROUNDING = 1e-4  # an error below this part of a token's length is none
 
 
@@ -54,9 +55,11 @@ class ApET(Method):
 
     def select(self, cues: Cues, token_map: TokenMap, k: int) -> Selection:
         features = cues.require("features").float()
-        n = features.shape[1]
+        scale = features.abs().amax((1, 2), keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
+        features, n = features / scale, features.shape[1]  # so that squares are finite
         basis = farthest(features, min(self.basis, n))  # [B, basis], in the order of sampling
-        errors = unexplained(features, take_rows(features, basis))
+        ridge = (_RIDGE / scale.double().square()).clamp(min=_LEAST)
+        errors = unexplained(features, take_rows(features, basis), ridge)
         own = member_mask(basis[:, : min(self.basis, k - 1)], n)
         worst = ranked([(~own).long(), errors])[:, : k - min(basis.shape[1], k - 1)].sort(dim=1).values
         chosen = own | member_mask(worst, n)
@@ -87,9 +90,9 @@ def farthest(x: Tensor, count: int, first: Tensor | None = None) -> Tensor:
     return torch.stack(tokens, 1)
 
 
-def unexplained(x: Tensor, basis: Tensor) -> Tensor:
-    """(B, N) fp32: the length of what a ridge on `basis` (B, S, D) leaves of each token of `x` (B, N, D)."""
-    square = (basis @ basis.mT).double() + _RIDGE * torch.eye(basis.shape[1], dtype=torch.float64, device=x.device)
+def unexplained(x: Tensor, basis: Tensor, ridge: Tensor) -> Tensor:
+    """(B, N) fp32: the length of what a `ridge` (B, 1, 1) on `basis` (B, S, D) leaves of each token of `x` (B, N, D)."""
+    square = basis.double() @ basis.double().mT + ridge * torch.eye(basis.shape[1], dtype=torch.float64, device=x.device)
     weight = torch.cholesky_solve((basis @ x.mT).double(), torch.linalg.cholesky(square))  # [B, S, N]
     left = torch.linalg.vector_norm(x - weight.mT.float() @ basis, dim=-1)
     return left.masked_fill(left <= _ROUNDING * torch.linalg.vector_norm(x, dim=-1), 0.0)
