@@ -20,7 +20,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 WORDS = 300
 SPECIAL = (
     "<pad>", "<unk>", "<s>", "</s>", "<image>", "<video>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>",
-    "<|video_pad|>", "<|im_start|>", "<|im_end|>", "USER:", "ASSISTANT:",
+    "<|video_pad|>", "<|im_start|>", "<|im_end|>", "USER:", "ASSISTANT:", "user", "assistant",
 )  # fmt: skip
 ID = {word: i for i, word in enumerate(SPECIAL)}
 VOCABULARY = 320

@@ -111,7 +111,7 @@ def test_the_servers_count_is_an_upper_limit_the_requests_is_not(made: Callable[
         ({"keep": "many"}, "Cannot read 'many'"),
         ({"keep": [3, 4]}, "2 values for 1 pictures"),
         ({"keep": {"count": 3}}, "Cannot read"),
-        ({"question": ""}, "no text"),
+        ({"question": ""}, "asks nothing"),
         ({"question": 3}, "must be text"),
         ({"budget": 3}, "gridprune_budget"),
     ],

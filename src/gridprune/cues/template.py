@@ -135,14 +135,15 @@ def learn(processor: Any, as_decoded: Callable[[str], str]) -> Template | None:
     over = _render(side, shape, _CONVERSATION[:2], generation=False)
     closing = _between(over, _FIRST, _ANSWER)[2] if over else ""
     user = again.removeprefix(closing)
-    others = (_opening(side, shape, role, closing) for role in ("tool", "system"))
     system, turn = _shared_turn(side, shape, user)
+    others = (as_decoded(_opening(side, shape, role, closing)) for role in ("tool", "system"))
+    user, again, answer, head = map(as_decoded, (user, again, answer, head))
     return Template(
-        user=as_decoded(user),
-        again=as_decoded(again),
-        answer=as_decoded(answer),
-        head=as_decoded(head),
-        others=tuple(as_decoded(other) for other in others if _is_own(other, user, answer)),
+        user=user,
+        again=again,
+        answer=answer,
+        head=head,
+        others=tuple(other for other in others if _is_own(other, user, answer)),
         system=system,
         system_turn=turn,
     )
