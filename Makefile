@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 SAMPLE := examples/scene.png
 QUESTION := $(shell cat examples/scene.txt 2>/dev/null)
 
-.PHONY: help install demo page test test-page test-oldest test-lmms test-vllm lint types format results docs clean
+.PHONY: help install demo page test test-page test-oldest test-processors test-lmms test-vllm lint types format results docs clean
 
 help:  ## show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -43,6 +43,12 @@ test-oldest: $(STAMP)  ## run the tests that touch transformers with its oldest 
 	$(VENV)-oldest/bin/python -m pip install -q $(PIP_ARGS) -c constraints-oldest.txt torch
 	$(VENV)-oldest/bin/python -m pip install -q $(PIP_ARGS) -c constraints-oldest.txt -e '.[dev]'
 	$(VENV)-oldest/bin/python -m pytest tests/pruning tests/test_cli.py
+
+test-processors:  ## run real checkpoints' processors with torchvision, in an environment of its own
+	@test -x $(VENV)-processors/bin/python || $(PYTHON) -m venv $(VENV)-processors
+	$(VENV)-processors/bin/python -m pip install -q $(PIP_ARGS) -c constraints-processors.txt torch torchvision
+	$(VENV)-processors/bin/python -m pip install -q $(PIP_ARGS) -c constraints-processors.txt -e '.[dev,processors]'
+	$(VENV)-processors/bin/python -m pytest tests/twins
 
 test-lmms:  ## run lmms-eval on the embedded model, in an environment of its own
 	@test -x $(VENV)-lmms/bin/python || $(PYTHON) -m venv $(VENV)-lmms
@@ -80,4 +86,4 @@ docs: $(STAMP)  ## build the documentation site into site/
 	$(BIN)/python scripts/docs.py
 
 clean:  ## remove the environments and caches
-	rm -rf $(VENV) $(VENV)-oldest $(VENV)-lmms $(VENV)-vllm .pytest_cache .ruff_cache .mypy_cache .hypothesis .cache build site
+	rm -rf $(VENV) $(VENV)-oldest $(VENV)-processors $(VENV)-lmms $(VENV)-vllm .pytest_cache .ruff_cache .mypy_cache .hypothesis .cache build site

@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "docs" / "images" / "concepts"
 QUESTION = (ROOT / "examples" / "scene.txt").read_text(encoding="utf-8").strip()
 INK = "#20242a"
+KEEP = 64
 
 
 def canvas(columns: int, width: float, height: float) -> tuple[Figure, Any]:
@@ -36,9 +37,9 @@ def canvas(columns: int, width: float, height: float) -> tuple[Figure, Any]:
     return figure, panels
 
 
-def ask(loaded: Loaded, image: Image.Image, question: str, **settings: Any) -> tuple[Answer, Report]:
+def ask(loaded: Loaded, image: Image.Image, question: str, method: GridPrune | None = None) -> tuple[Answer, Report]:
     """One pruned answer and its report."""
-    found = answer(loaded, image, question, GridPrune(keep=64, **settings), max_new_tokens=12)
+    found = answer(loaded, image, question, method or GridPrune(keep=KEEP), max_new_tokens=12)
     assert found.report is not None
     return found, found.report
 
@@ -81,14 +82,14 @@ def what(loaded: Loaded, image: Image.Image) -> Figure:
 
 def zones(loaded: Loaded, image: Image.Image) -> Figure:
     """The same question with the printed guide, the default, and a sharper one."""
-    guides: dict[str, dict[str, Any]] = {
-        "as printed": {"guide": "mean", "calibrate": False},
-        "default": {},
-        "temperature 0.5": {"temperature": 0.5},
+    guides = {
+        "as printed": GridPrune.literal(keep=KEEP, zone=GridPrune().zone),
+        "default": GridPrune(keep=KEEP),
+        "temperature 0.5": GridPrune(keep=KEEP, temperature=0.5),
     }
     figure, panels = canvas(3, 12, 4.2)
-    for panel, (name, settings) in zip(panels, guides.items()):
-        report = ask(loaded, image, QUESTION, **settings)[1]
+    for panel, (name, method) in zip(panels, guides.items()):
+        report = ask(loaded, image, QUESTION, method)[1]
         title = f"{name}: {int((report.zone_budgets > 0).sum())} of {report.zones.count} zones"
         figure.colorbar(over(panel, image, budgets(report), title, cmap="viridis"), ax=panel, fraction=0.046, pad=0.02)
     return figure
@@ -114,7 +115,7 @@ def signs(loaded: Loaded, image: Image.Image) -> Figure:
     """The same method with both signs."""
     figure, panels = canvas(2, 8.5, 4.6)
     for panel, sign in zip(panels, (1, -1)):
-        found, report = ask(loaded, image, QUESTION, relevance_sign=sign)
+        found, report = ask(loaded, image, QUESTION, GridPrune(keep=KEEP, relevance_sign=sign))
         panel.imshow(report.overlay(image))
         panel.set_title(f"sign {sign:+d}: “{found.text}”", fontsize=12)
     return figure

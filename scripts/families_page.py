@@ -40,12 +40,11 @@ LIMITS = """
 * Idefics3 and SmolVLM: where pictures end and how their tiles lie is read from the prompt's tile markers.
 * InternVL: a call does not say how tiles lie in a picture. Each tile is a plane of its own, and only the view of the whole
   picture has boxes.
-* Frames of a clip count as pictures in InternVL, Idefics3 and SmolVLM, each with its own budget (or under one budget with
-  the other pictures: `budget="prompt"`); `gridprune ask clip.mp4` refuses them.
+* Frames of a clip count as pictures in InternVL, Idefics3 and SmolVLM, each with its own budget;
+  `gridprune ask clip.mp4` refuses them.
 * Aya Vision, Command A Vision, Qianfan-OCR and LFM2-VL: as InternVL.
 * GLM: clips are refused (their frames share the pictures' placeholder); Gemma 4: clips are refused, audio stays whole.
   DeepSeek-VL, Janus: one view, as LLaVA-1.5.
-* Clips: GridPrune leaves no frame without a token unless `frames_may_vanish=True`; the other methods are as published.
 * LLaVA-OneVision: in a later turn of a batch with `batch_num_images`, give the new pictures only.
 
 ## Models that other libraries hold

@@ -74,10 +74,11 @@ def test_methods_json(run):
         (["ask", "missing.png", "q"], "no file"),
         (["ask", SAMPLE, "   "], "empty"),
         (["ask", SAMPLE, "q", "--keep", "0"], "at least one"),
-        (["ask", SAMPLE, "q", "--keep", "577"], "only 576"),
+        (["ask", SAMPLE, QUESTION, "--keep", "577"], "only 576"),
         (["ask", SAMPLE, "q", "--keep", "150%"], "(0, 1]"),
         (["ask", SAMPLE, "q", "--keep", "many"], "Cannot read"),
         (["ask", SAMPLE, "q", "--method", "gridprun"], "Did you mean 'gridprune'"),
+        (["ask", SAMPLE, "count the frogs, what colour?"], "'count', 'colour' ('color'?)"),
         (["ask", SAMPLE, "q", "--model", "no-such/model-at-all"], "leave --model out"),
     ],
 )
@@ -91,7 +92,7 @@ def test_bad_input_is_one_clear_message(run, arguments, words, monkeypatch):
 
 
 def test_very_long_question(run):
-    result = run("ask", SAMPLE, "what is this " * 700, "--keep", "64", "--json")
+    result = run("ask", SAMPLE, "what is there " * 700, "--keep", "64", "--json")
     assert result.exit_code == 0, result.stderr
     assert json.loads(result.stdout)["visual_tokens"]["kept"] == 64
 

@@ -1,8 +1,10 @@
-"""From scores to integers: zone shares, zone budgets, and the best tokens of each zone.
+"""From zone shares to integer budgets, and from budgets to the best tokens of each zone.
 
 Everything here is batched tensor code without Python loops over zones or tokens and without a host synchronisation, so
-that it may run inside a captured graph. Budgets are computed in fixed point: they do not depend on the device, the
-batch or the order of a floating-point sum, and tensor-parallel ranks agree.
+that it may run inside a captured graph. Budgets are computed in fixed point: shares become whole numbers of 2^-32 and
+quotas whole numbers of 2^-30 tokens, both held in fp64, which adds such numbers exactly and in any order. So budgets do
+not depend on the device, the batch or the order of a floating-point sum, and tensor-parallel ranks agree. Exact for up
+to 2^22 tokens.
 """
 
 from __future__ import annotations
@@ -12,46 +14,24 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .quotas import PART, quotas, weigh
-from .seats import best_first
+from .scores import ascending_indices
 from .token_map import Zones
 
 _LOWEST = float("-inf")
-_TINY32 = torch.finfo(torch.float32).tiny
-
-
-def zone_mean(values: Tensor, zones: Zones) -> Tensor:
-    """Mean of `values` (B, N) in every zone, fp32 (B, Z). The mean of an empty zone is NaN."""
-    return zones.by_zone(values, fill=0.0).sum(-1, dtype=torch.float64).div_(zones.size).float()
-
-
-def softmax_shares(relevance: Tensor, temperature: float) -> Tensor:
-    """P_j = softmax_j(relevance / temperature); fp64 (..., Z), rows sum to 1.
-
-    A zone whose relevance is NaN (an empty one) gets no share; a row of nothing but NaN is shared out equally.
-    """
-    logits = relevance.double().nan_to_num(nan=-1e30, posinf=1e30, neginf=-1e30) / temperature
-    return torch.softmax(logits, dim=-1)
+_SHARE = float(1 << 32)
+_PART = float(1 << 30)  # a token in units of a quota
 
 
 def apportion(
-    shares: Tensor,
-    total: int | Tensor,
-    capacity: Tensor,
-    priority: Tensor | None = None,
-    minimum: int = 0,
-    *,
-    normalised: bool = False,
+    shares: Tensor, total: int | Tensor, capacity: Tensor, priority: Tensor | None = None, minimum: int = 0
 ) -> Tensor:
     """Capped largest remainder: integers that follow `shares`, never exceed `capacity`, and sum to `total` exactly.
 
     The rule, in words: every zone first gets ``min(minimum, capacity)``. The rest is split in proportion to the shares;
     a zone whose quota reaches its capacity is filled, and what it leaves is split again among the others by the same
     rule. Quotas are rounded down, and the tokens still missing go to the largest remainders; ties go to the larger
-    `priority`, then to the earlier zone.
-
-    Shares are rounded to 2^-32 and quotas to 2^-30 tokens (:mod:`gridprune.quotas`), so that neither the device nor the
-    order of a sum shows. A zone with a vanishing share still takes tokens when every other zone is full.
+    `priority`, then to the earlier zone. A zone with a vanishing share still takes tokens when every other zone is
+    full.
 
     Args:
         shares: (..., Z) of any scale; what is negative, NaN or infinite counts as 0, and nothing but 0 as equal shares.
@@ -60,18 +40,17 @@ def apportion(
         capacity: (Z,) or (..., Z) int64, tokens per zone.
         priority: (..., Z) breaks ties between equal remainders, larger first, NaN last.
         minimum: tokens that every non-empty zone gets first.
-        normalised: the rows of `shares` sum to 1 already, as those of :func:`softmax_shares` do.
 
     Returns:
         (..., Z) int64 budgets.
     """
-    weight = weigh(shares if normalised else _normalised(shares))
+    weight = _normalised(shares).mul_(_SHARE).add_(1.0).floor_()  # at least 1: it takes what others leave
     room = capacity if isinstance(total, Tensor) else capacity.clamp(max=total)  # so that no sum exceeds 2^22 a zone
     first = room.clamp(max=minimum)
-    quota = quotas(weight, (room - first).double(), total - room.sum(-1, keepdim=True))
-    whole = (quota / PART).floor()  # one more goes to the largest remainders, of which there are enough
+    quota = _quotas(weight, (room - first).double(), total - room.sum(-1, keepdim=True))
+    whole = (quota / _PART).floor()  # one more goes to the largest remainders, of which there are enough
     missing = total - (first + whole).sum(-1, keepdim=True)
-    remainder = quota - whole * PART
+    remainder = quota - whole * _PART
     if priority is None:
         winners = remainder.argsort(dim=-1, descending=True, stable=True)
     else:
@@ -83,10 +62,30 @@ def apportion(
 
 
 def _normalised(values: Tensor) -> Tensor:
+    """Rows of fp64 that sum to 1."""
     values = values.double().nan_to_num(nan=0.0, posinf=0.0, neginf=0.0).clamp(min=0)
     highest = values.amax(-1, keepdim=True)
     values = torch.where(highest > 0, values / highest, 1.0)
     return values / values.sum(-1, keepdim=True)
+
+
+def _quotas(weight: Tensor, room: Tensor, surplus: Tensor) -> Tensor:
+    """Every zone's part of the total by weight, where no zone takes more than its room; (..., Z) fp64, in 2^-30 tokens.
+
+    If the zones in a set S are taken to be full, the others get (total - room of S) / (their weight) per weight.
+    Handing out min(room, level * weight) in all is at most what any such set would, so the level is the largest of
+    these ratios; zones fill up in the order of room / weight, so that the sets to look at are the ends of one sorted
+    row.
+
+    Args:
+        weight: (..., Z) whole numbers of at least 1.
+        room: (..., Z) fp64, tokens that fit into each zone.
+        surplus: (..., 1) the total minus the room there is in all, 0 or less.
+    """
+    order = (room / weight).argsort(dim=-1, descending=True, stable=True)
+    left = room.expand_as(order).gather(-1, order).cumsum(-1).add_(surplus).mul_(_PART)
+    level = (left / weight.gather(-1, order).cumsum(-1)).amax(-1, keepdim=True)
+    return (weight * level).minimum(room * _PART).round_()
 
 
 def equal_parts(total: int, capacity: Sequence[int]) -> list[int]:
@@ -106,67 +105,21 @@ def equal_parts(total: int, capacity: Sequence[int]) -> list[int]:
     return parts
 
 
+def topk_per_zone(scores: Tensor, zones: Zones, budget: Tensor, k: int) -> Tensor:
+    """The `budget` (B, Z) best tokens of each zone as (B, k) ascending indices; rows of `budget` sum to k.
+
+    Ties go to the earlier token; NaN comes last.
+    """
+    return ascending_indices(zones.by_token(_rank(scores, zones) < budget[..., None]), k)
+
+
 def rank_in_zone(scores: Tensor, zones: Zones) -> Tensor:
     """Place of every token in its zone by descending score, ties to the earlier token; int64 (B, N). NaN comes last."""
     return zones.by_token(_rank(scores, zones))
 
 
-def topk_per_zone(scores: Tensor, zones: Zones, budget: Tensor, k: int) -> Tensor:
-    """The `budget` (B, Z) best tokens of each zone as (B, k) ascending indices; rows of `budget` sum to k."""
-    return ascending_indices(zones.by_token(_rank(scores, zones) < budget[..., None]), k)
-
-
 def _rank(scores: Tensor, zones: Zones) -> Tensor:
     """(B, Z, M) int64: which place among its zone's best the token at each place has."""
-    order = best_first(scores, zones)
+    table = zones.by_zone(scores.float().nan_to_num(nan=_LOWEST), fill=_LOWEST)
+    order = table.argsort(dim=-1, descending=True, stable=True)
     return torch.empty_like(order).scatter_(-1, order, torch.arange(zones.most, device=order.device).expand_as(order))
-
-
-def topk(scores: Tensor, k: int) -> Tensor:
-    """The `k` best tokens of (B, N) as ascending unique int64 indices; ties to the earlier token, NaN last."""
-    scores = scores.float().nan_to_num(nan=_LOWEST)
-    worst = scores.topk(k, dim=-1).values[..., -1:]  # the k-th best; the tokens that tie with it are taken in order
-    better, tied = scores > worst, scores == worst
-    return ascending_indices(better | (tied & (tied.cumsum(-1) <= k - better.sum(-1, keepdim=True))), k)
-
-
-def ascending_indices(mask: Tensor, k: int) -> Tensor:
-    """Indices of the `k` true entries of each row of `mask` (..., N), ascending, without a host synchronisation."""
-    counted = mask.cumsum(-1)
-    nth = torch.arange(1, k + 1, device=mask.device).expand(*mask.shape[:-1], k)
-    return torch.searchsorted(counted, nth.contiguous())
-
-
-def minmax(values: Tensor, groups: Zones | None = None) -> Tensor:
-    """Each row of (B, N) scaled to [0, 1], or each of its `groups` by itself; fp32. What is constant becomes 0."""
-    values = values.float()
-    if groups is None or groups.count == 1:
-        low, high = torch.aminmax(values, dim=-1, keepdim=True)
-        return (values - low).div_((high - low).clamp_(min=_TINY32))
-    low, high = torch.aminmax(groups.by_zone(values), dim=-1)
-    span = (high - low).clamp(min=_TINY32)
-    return (values - low.index_select(1, groups.index)) / span.index_select(1, groups.index)
-
-
-def rank01(values: Tensor, groups: Zones | None = None) -> Tensor:
-    """Each row of (B, N), or each of its `groups`, as ranks scaled to [0, 1], ties in token order; fp32."""
-    values = values.float().nan_to_num(nan=_LOWEST)
-    if groups is not None and groups.count > 1:
-        return rank_in_zone(-values, groups) / (groups.size - 1).clamp(min=1).float()[groups.index]
-    order = values.argsort(dim=-1, stable=True)
-    place = torch.arange(values.shape[-1], device=values.device, dtype=torch.float32).expand_as(order)
-    return torch.zeros_like(place).scatter(-1, order, place) / max(values.shape[-1] - 1, 1)
-
-
-def zscore(values: Tensor) -> Tensor:
-    """Each row of (B, N) centred and divided by its standard deviation (population), fp32; a constant row becomes 0."""
-    values = values.float()
-    centred = values - values.mean(-1, keepdim=True)
-    deviation = centred.pow(2).mean(-1, keepdim=True).sqrt()
-    floor = 1e-6 * values.abs().amax(-1, keepdim=True) + _TINY32
-    return torch.where(deviation > floor, centred / deviation.clamp(min=_TINY32), 0.0)
-
-
-def deviation(values: Tensor) -> Tensor:
-    """Standard deviation (population) of each row of cosines (B, N), (B, 1) fp32; at least 1e-6, which is rounding."""
-    return values.float().std(-1, correction=0, keepdim=True).clamp_(min=1e-6)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -14,11 +15,16 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from .errors import GridPruneError, ImageError, SettingError
+from .errors import SettingError
+from .jsonl import read_lines
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from .methods.base import Method
-    from .runtime import Loaded
+    from .runtime import Answer, Loaded
+
+Key = tuple[str, str]  # a picture as it was named, and a question
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
 
@@ -31,6 +37,14 @@ class Task:
     question: str
     path: Path
 
+    @property
+    def key(self) -> Key:
+        """What makes it the same task in another run."""
+        return self.image, self.question
+
+
+Failed = Callable[[Task, str], None]
+
 
 @dataclass
 class Summary:
@@ -39,7 +53,7 @@ class Summary:
     Attributes:
         answered: answered now.
         skipped: found answered in the output.
-        failed: pictures that could not be read or answered, each with the reason.
+        failed: tasks without an answer, each with the reason.
         seconds: wall seconds of the answers with pruned prompts.
         full_seconds: the same with all visual tokens, if they were compared.
         changed: answers that differ from those with all visual tokens.
@@ -51,6 +65,14 @@ class Summary:
     seconds: float = 0.0
     full_seconds: float = 0.0
     changed: int = 0
+
+    def count(self, row: dict[str, Any]) -> None:
+        """Add an answer."""
+        self.answered += 1
+        self.seconds += row["seconds"]
+        if "full" in row:
+            self.full_seconds += row["full"]["seconds"]
+            self.changed += row["full"]["answer"] != row["answer"]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, with rates over the answers of this run."""
@@ -88,7 +110,7 @@ def tasks_of(source: Path, question: str | None) -> list[Task]:
         return [Task(path.relative_to(source).as_posix(), question, path) for path in files]
     if not source.is_file():
         raise SettingError(f"There is no folder and no file {str(source)!r}.")
-    lines = source.read_text(encoding="utf-8").splitlines()
+    lines = read_lines(source)
     return [_task(line, number, source, question) for number, line in enumerate(lines, 1) if line.strip()]
 
 
@@ -104,7 +126,11 @@ def _task(line: str, number: int, source: Path, question: str | None) -> Task:
 
 
 class Output:
-    """The JSONL file of answers. Rows are written whole; half a row, left by a crash, is cut off."""
+    """The JSONL file of answers, and beside it the list of what failed.
+
+    Rows are written whole; half a row, left by a crash, is cut off. A task that failed is not in the file of answers:
+    it stands with its reason in `failed_path`, until a later run, which tries it after all others, can answer it.
+    """
 
     def __init__(self, path: Path, settings: dict[str, Any]) -> None:
         """Args:
@@ -114,36 +140,70 @@ class Output:
             SettingError: the file holds answers under other settings, or is something else.
         """
         self.path, self.settings = path, settings
-        self.done: set[tuple[str, str]] = set()
-        if not path.is_file():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            return
-        whole = path.read_bytes()
-        end = whole.rfind(b"\n") + 1
-        for number, line in enumerate(whole[:end].splitlines(), 1):
+        self.failed_path = path.with_name(f"{path.stem}.failed.jsonl")
+        self.done: set[Key] = set()
+        self.failed: dict[Key, str] = {}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for number, line in enumerate(_whole_lines(path), 1):
             self._note(line, number)
-        if end < len(whole):
-            with path.open("r+b") as file:
-                file.truncate(end)
+        for number, line in enumerate(_whole_lines(self.failed_path), 1):
+            key, reason = _read(line, "reason", self.failed_path, number)
+            self.failed[key] = reason
 
     def _note(self, line: bytes, number: int) -> None:
-        try:
-            row = json.loads(line)
-            key, settings = (row["image"], row["question"]), row["settings"]
-        except (ValueError, KeyError, TypeError):
-            raise SettingError(f"{self.path}, line {number} is not an answer. Choose another --output.") from None
+        key, settings = _read(line, "settings", self.path, number)
         if settings != self.settings:
             raise SettingError(
                 f"{self.path} holds answers with other settings ({json.dumps(settings)}). Choose another --output."
             )
         self.done.add(key)
 
+    def open_tasks(self, tasks: Sequence[Task]) -> list[Task]:
+        """What is left to do, each once, and behind it what failed before."""
+        left = {task.key: task for task in tasks if task.key not in self.done}
+        return sorted(left.values(), key=lambda task: task.key in self.failed)
+
     def write(self, task: Task, row: dict[str, Any]) -> None:
         """Append the answer to `task`."""
-        whole = {"image": task.image, "question": task.question, **row, "settings": self.settings}
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(whole) + "\n")
-        self.done.add((task.image, task.question))
+        _append(self.path, {"image": task.image, "question": task.question, **row, "settings": self.settings})
+        self.done.add(task.key)
+
+    def fail(self, task: Task, reason: str) -> None:
+        """Note why `task` has no answer."""
+        _append(self.failed_path, {"image": task.image, "question": task.question, "reason": reason})
+        self.failed[task.key] = reason
+
+    def close(self) -> None:
+        """Leave in the list of failures what is still without an answer."""
+        self.failed = {key: reason for key, reason in self.failed.items() if key not in self.done}
+        self.failed_path.unlink(missing_ok=True)
+        for (image, question), reason in self.failed.items():
+            _append(self.failed_path, {"image": image, "question": question, "reason": reason})
+
+
+def _whole_lines(path: Path) -> list[bytes]:
+    """The lines of a file, if it is there; half a line at its end is cut off, in the file too."""
+    if not path.is_file():
+        return []
+    data = path.read_bytes()
+    end = data.rfind(b"\n") + 1
+    if end < len(data):
+        os.truncate(path, end)
+    return data[:end].split(b"\n")[:-1]
+
+
+def _read(line: bytes, name: str, path: Path, number: int) -> tuple[Key, Any]:
+    """The task that a row is about, and one of its other fields."""
+    try:
+        row = json.loads(line)
+        return (row["image"], row["question"]), row[name]
+    except (ValueError, KeyError, TypeError):
+        raise SettingError(f"{path}, line {number} is not of `gridprune batch`. Choose another --output.") from None
+
+
+def _append(path: Path, row: dict[str, Any]) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
 
 
 def run(
@@ -154,55 +214,75 @@ def run(
     *,
     compare: bool = False,
     max_new_tokens: int = 64,
-    failed: Callable[[Task, str], None] = lambda task, reason: None,
+    failed: Failed = lambda task, reason: None,
 ) -> Iterator[Summary]:
     """Answer what the output does not hold yet; yields the running summary after every task.
 
     Args:
         compare: also answer with all visual tokens, in turns, so that both meet the same machine.
-        failed: told about a picture that cannot be read or answered; it is left for the next run.
-    """
-    from .images import read_image
-    from .runtime import answer
+        failed: told about a task that has no answer, whatever the reason; the next run tries it again, last.
 
-    summary = Summary()
-    warm = False
-    for task in tasks:
-        if (task.image, task.question) in output.done:
-            summary.skipped += 1
-            yield summary
-            continue
+    Raises:
+        GridPruneError: this model and this method cannot go together, whatever is asked.
+    """
+    from .failures import Failures
+    from .pruning import prune
+
+    prune(loaded.model, method, processor=loaded.processor, clip=loaded.clip)
+    ask = _Asker(loaded, method, compare, max_new_tokens)
+    left = output.open_tasks(tasks)
+    failures = Failures()
+    summary = Summary(skipped=len(tasks) - len(left))
+    yield summary
+    for task in left:
         try:
-            picture = read_image(task.path)
-            if not warm:  # the first call pays for allocations: it is made once for nothing
-                answer(loaded, picture, task.question, method, max_new_tokens=1)
-                if compare:
-                    answer(loaded, picture, task.question, max_new_tokens=1)
-                warm = True
-            started = time.perf_counter()
-            pruned = answer(loaded, picture, task.question, method, max_new_tokens=max_new_tokens)
-            seconds = time.perf_counter() - started
-            row: dict[str, Any] = {"answer": pruned.text, "seconds": round(seconds, 4)}
-            if pruned.report is not None:
-                row["visual_tokens"] = {"total": pruned.report.total, "kept": pruned.report.kept}
-            if compare:
-                started = time.perf_counter()
-                full = answer(loaded, picture, task.question, max_new_tokens=max_new_tokens)
-                row["full"] = {"answer": full.text, "seconds": round(time.perf_counter() - started, 4)}
-        except GridPruneError as error:
-            summary.failed.append({"image": task.image, "reason": str(error)})
-            failed(task, str(error))
-            if not isinstance(error, ImageError) and not summary.answered and len(summary.failed) == len(tasks):
-                raise  # nothing works: the reason is not the pictures
-            yield summary
-            continue
-        output.write(task, row)
-        summary.answered += 1
-        summary.seconds += seconds
-        if compare:
-            summary.full_seconds += row["full"]["seconds"]
-            summary.changed += row["full"]["answer"] != pruned.text
+            row = ask(task)
+        except Exception as error:  # of the row, whatever it is: the others must not wait for it
+            reason = failures.reason(error)
+            output.fail(task, reason)
+            summary.failed.append({"image": task.image, "question": task.question, "reason": reason})
+            failed(task, reason)
+        else:
+            output.write(task, row)
+            summary.count(row)
         yield summary
+    output.close()
+
+
+@dataclass
+class _Asker:
+    """Answers tasks, timed. Its first call pays for allocations: it is made once for nothing."""
+
+    loaded: Loaded
+    method: Method
+    compare: bool
+    max_new_tokens: int
+    _warm: bool = False
+
+    def __call__(self, task: Task) -> dict[str, Any]:
+        """The row of a task."""
+        from .images import read_image
+
+        picture = read_image(task.path)
+        ways = [self.method, None] if self.compare else [self.method]
+        if not self._warm:
+            for way in ways:
+                self._answer(picture, task.question, way, 1)
+            self._warm = True
+        (pruned, seconds), *full = [self._answer(picture, task.question, way, self.max_new_tokens) for way in ways]
+        row: dict[str, Any] = {"answer": pruned.text, "seconds": round(seconds, 4)}
+        if pruned.report is not None:
+            row["visual_tokens"] = {"total": pruned.report.total, "kept": pruned.report.kept}
+        for answer, took in full:
+            row["full"] = {"answer": answer.text, "seconds": round(took, 4)}
+        return row
+
+    def _answer(self, picture: Image, question: str, method: Method | None, limit: int) -> tuple[Answer, float]:
+        from .runtime import answer
+
+        started = time.perf_counter()
+        found = answer(self.loaded, picture, question, method, max_new_tokens=limit)
+        return found, time.perf_counter() - started
 
 
 def batch_command(
@@ -212,7 +292,9 @@ def batch_command(
         "answers.jsonl"
     ),
     model: Annotated[str, typer.Option("--model", help="'embedded', a checkpoint folder, or a hub id.")] = "embedded",
-    method: Annotated[str, typer.Option("--method", help="See `gridprune methods`.")] = "gridprune",
+    method: Annotated[
+        str, typer.Option("--method", help="See `gridprune methods`; with settings: 'gridprune(zone=2, alpha=0)'.")
+    ] = "gridprune",
     keep: Annotated[str, typer.Option("--keep", help="Visual tokens to keep: a count (64) or a share.")] = "11.1%",
     compare: Annotated[bool, typer.Option("--compare", help="Also answer with all visual tokens.")] = False,
     clip: Annotated[str | None, typer.Option("--clip", help="CLIP or SigLIP text half: folder or hub id.")] = None,
@@ -221,13 +303,26 @@ def batch_command(
     dtype: Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat16 or float16.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="The summary as one JSON object on stdout.")] = False,
 ) -> None:
-    """Answer questions about many pictures; answers go to a JSONL file, and a second run does what is left."""
-    from .methods import create
+    """Answer questions about many pictures; answers go to a JSONL file, and a second run does what is left.
+
+    A picture or question that fails stops nothing: its reason goes to OUTPUT.failed.jsonl, and the next run tries it
+    again, after all others. The exit code is 1 if there is no answer at all.
+    """
+    from .methods.spec import parse
 
     stderr = Console(stderr=True)
-    chosen = create(method, keep=keep)
+    spec = parse(method)
+    chosen = spec.method(keep)
     tasks = tasks_of(source, question)
-    settings = {"model": model, "method": method, "keep": keep, "max_new_tokens": max_new_tokens, "compare": compare}
+    settings = {
+        "model": model,
+        "clip": clip,
+        "dtype": dtype,
+        "method": spec.label,
+        "keep": keep,
+        "max_new_tokens": max_new_tokens,
+        "compare": compare,
+    }
     answers = Output(output, settings)
     from transformers.utils import logging
 
@@ -237,23 +332,40 @@ def batch_command(
     logging.disable_progress_bar()
     with stderr.status("loading the model"):
         loaded = load(model, clip=clip, device=device, dtype=dtype)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    summary = Summary()
-    with Progress(*columns, console=stderr) as bar:
-        line = bar.add_task("answering", total=len(tasks))
-
-        def failed(task: Task, reason: str) -> None:
-            bar.console.print(f"skipped {task.image}: {reason}", style="yellow", highlight=False, markup=False)
-
-        limits: dict[str, Any] = {"compare": compare, "max_new_tokens": max_new_tokens}
-        for so_far in run(loaded, tasks, chosen, answers, failed=failed, **limits):
-            summary = so_far
-            bar.advance(line)
+    limits: dict[str, Any] = {"compare": compare, "max_new_tokens": max_new_tokens}
+    summary = _with_a_bar(tasks, stderr, lambda failed: run(loaded, tasks, chosen, answers, failed=failed, **limits))
     result = {**summary.to_dict(), "output": str(output)}
     if as_json:
         json.dump(result, sys.stdout)
         sys.stdout.write("\n")
-        return
-    rate = f", {result['images_per_second']} pictures/s" if summary.answered else ""
+    else:
+        print(_in_words(result, answers.failed_path))
+    if summary.failed and not answers.done:
+        raise typer.Exit(1)
+
+
+def _with_a_bar(tasks: Sequence[Task], console: Console, start: Callable[[Failed], Iterator[Summary]]) -> Summary:
+    """Go through a run with a bar that counts tasks, and a line for each that fails."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    summary = Summary()
+    with Progress(*columns, console=console) as bar:
+        line = bar.add_task("answering", total=len(tasks))
+
+        def failed(task: Task, reason: str) -> None:
+            words = f"failed: {task.image[:80]}: {reason}".encode(
+                errors="backslashreplace"
+            ).decode()  # names may be any bytes
+            console.print(words, style="yellow", highlight=False, markup=False)
+
+        for summary in start(failed):
+            bar.update(line, completed=summary.answered + summary.skipped + len(summary.failed))
+    return summary
+
+
+def _in_words(result: dict[str, Any], failed_path: Path) -> str:
+    """The end of a run, in one line."""
+    rate = f", {result['images_per_second']} pictures/s" if result["answered"] else ""
     against = f", {result['speedup']}x the rate with all visual tokens" if "speedup" in result else ""
-    print(f"{summary.answered} answered, {summary.skipped} were there, {len(summary.failed)} failed{rate}{against}")
+    reasons = f" ({failed_path})" if result["failed"] else ""
+    counts = f"{result['answered']} answered, {result['skipped']} answered before, {len(result['failed'])} failed"
+    return f"{counts}{reasons}{rate}{against}"

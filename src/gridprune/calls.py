@@ -17,42 +17,18 @@ from .cues.question import QuestionReader, clean
 from .errors import QuestionError, UnsupportedCallError
 from .families.base import CHUNKED_PREFILL, LATER_PICTURES, PADDING_BEHIND_CACHE, STATIC_CACHE, Family, Place
 from .methods.base import Method
+from .outputs import Plan
 from .pictures import pick
+from .positions import Fed
 from .prompt import Layout, along, contiguous_positions, shorten
 from .report import Report
 from .reuse import EncoderCache
-from .sequences import PromptStreamer, infer_mask, is_static, pad_token, restore_prompt, shorten_limits
-from .together import split_over_rows
-from .turns import Past, Record, recall, remember
+from .sequences import Prompt, infer_mask, is_static, pad_token, shorten_limits
+from .targets import Targets
+from .turns import Past, Record, recall
 
 Positions = Literal["contiguous", "original"]
-BudgetScope = Literal["image", "prompt"]
 Question = str | Sequence[str] | None
-
-
-@dataclass(eq=False)
-class Plan:
-    """One shortened call.
-
-    Attributes:
-        record: what to remember on the cache.
-        original: (B, L) the ids as they were given.
-        call: the arguments to call the model with.
-    """
-
-    record: Record
-    original: Tensor
-    call: dict[str, Any]
-
-    @property
-    def cut(self) -> int:
-        """Columns by which the call's prompt became shorter."""
-        return self.original.shape[1] - self.call["input_ids"].shape[1]
-
-    def remember(self, cache: Any) -> None:
-        """Note on the cache, given or made by the model, what was fed into it."""
-        given = self.call.get("past_key_values")
-        remember(given if given is not None else cache, self.record)
 
 
 @dataclass(eq=False)
@@ -62,13 +38,11 @@ class Pictures:
     Attributes:
         vision: the vision arguments they are encoded from.
         places: where they stand in the prompt.
-        counts: tokens to keep of each, where one budget was split over the prompt.
     """
 
     family: Family
     vision: dict[str, Any]
     places: list[Place]
-    counts: list[int] | None = None
 
 
 @dataclass(eq=False)
@@ -84,7 +58,6 @@ class Shortener:
     processor: Any = None
     question: Question = None
     positions: Positions = "contiguous"
-    budget: BudgetScope = "image"
     cache: EncoderCache | None = None
     reports: deque[Report] = field(default_factory=deque)
 
@@ -111,28 +84,37 @@ class Shortener:
             plan = self._plan(call, new_only=new_only, generating=True)
         if plan is None:
             return original(**call)
+        if not plan.stock:
+            self._check_generation(call)
+        prompt = Prompt(plan.original, plan.prompt)
+        if not plan.prompt.identity:
+            shorten_limits(plan.call, self.model, prompt.cut)
+            plan.call = prompt.shown(plan.call, self.model)
+        plan.remember(None)
+        output = original(**plan.call)
+        plan.remember(getattr(output, "past_key_values", None))
+        return output if plan.prompt.identity else prompt.restored(output, plan.columns)
+
+    def _check_generation(self, call: dict[str, Any]) -> None:
         if call.get("assistant_model") is not None:
             raise UnsupportedCallError("Assisted generation with an assistant_model cannot be pruned; leave it out.")
         if call.get("prefill_chunk_size") is not None:
             self._refuse(CHUNKED_PREFILL)
         if is_static(call, self.model):
             self._refuse(STATIC_CACHE)
-        if plan.cut > 0:
-            shorten_limits(plan.call, self.model, plan.cut)
-            if plan.call.get("streamer") is not None:
-                plan.call["streamer"] = PromptStreamer(plan.call["streamer"], plan.original)
-        plan.remember(None)
-        output = original(**plan.call)
-        plan.remember(getattr(output, "past_key_values", None))
-        return restore_prompt(output, plan.original, plan.call["input_ids"].shape[1])
 
-    def before_forward(self, call: dict[str, Any]) -> Plan | None:
+    def before_forward(self, call: dict[str, Any], targets: Targets | None) -> Plan | None:
         """The shortened arguments of a direct call; None if there is nothing to prune."""
         plan = self._plan(call, new_only=True, generating=False)
         if plan is None:
             return None
-        if isinstance(call.get("logits_to_keep"), Tensor) and not plan.record.layout.identity:
-            raise UnsupportedCallError("logits_to_keep as a tensor of positions cannot be pruned; give a count.")
+        if plan.dropped is not None and targets is not None:
+            targets.exclude(plan.dropped)
+        if "logits_to_keep" in plan.call:  # counted along the prompt as it was given, by the head
+            plan.call["logits_to_keep"] = 0
+        wanted = call.get("return_dict")
+        plan.as_tuple = not (self.model.config.return_dict if wanted is None else wanted)
+        plan.call = self.packed({**plan.call, "return_dict": True})
         plan.remember(None)
         return plan
 
@@ -173,16 +155,29 @@ class Shortener:
         past = recall(call.get("past_key_values"), len(ids))
         offset = past.full if new_only else 0
         length = ids.shape[1] + offset
-        if length <= past.full or (not seen and past.plain):
+        if length <= past.full:
             return None
+        if not seen and past.plain:
+            return self._stock(call, ids, past, length)
         mask = self._mask(call, ids, length, generating)
         cpu_ids, cpu_mask = ids.cpu(), None if mask is None else mask.cpu().bool()
-        keep = torch.ones(len(ids), length, dtype=torch.bool)
+        keep = torch.ones(len(ids), length, dtype=torch.bool, device="cpu")
         found = [self._find_pictures(stream, vision, cpu_ids, past.full, offset) for stream, vision in seen]
-        self._split_budget(found)
         outputs = {each.family.modality: self._prune_pictures(each, cpu_ids, cpu_mask, keep, offset) for each in found}
         layout = shorten(keep, cpu_mask, past.layout)
-        return self._short_call(call, ids, mask, layout, past, offset, outputs, generating)
+        plan = self._short_call(call, ids, mask, layout, past, offset, outputs, generating)
+        if not layout.identity:
+            plan.dropped = ~keep[:, offset:]
+        return plan
+
+    def _stock(self, call: dict[str, Any], ids: Tensor, past: Past, length: int) -> Plan | None:
+        """A call that the stock model answers by itself. M-RoPE goes on where this cache stands, not the last one."""
+        if not past.known:
+            return None
+        if past.delta is not None:
+            self.family.base.rope_deltas = past.delta
+        layout = Layout.unchanged(len(ids), length)
+        return Plan(Record(layout, past.delta), ids, dict(call), layout.behind(past.cached, past.full), stock=True)
 
     def _short_call(
         self,
@@ -201,8 +196,12 @@ class Shortener:
         short = {key: value for key, value in call.items() if key not in dropped}
         if outputs:
             short["mm_encoder_outputs"] = outputs
+        new = layout.behind(past.cached, past.full)
         if layout.identity:
-            return Plan(Record(layout), ids, short)
+            if not past.known:
+                return Plan(None, ids, short, new)
+            rope = Fed(call, ids, mask, layout, past, offset).rope(self.family)
+            return Plan(Record(layout, rope and rope[1]), ids, short, new)
         tail = layout if not offset else layout.behind(past.cached, offset)
         if mask is None and (layout.padded or self.positions == "original"):
             mask = ids.new_ones(len(ids), layout.full)
@@ -211,14 +210,22 @@ class Shortener:
         short |= along(short, layout, tail)
         short["input_ids"] = tail.gather(ids, pad_token(self.model))
         self._check_padding(short.get("attention_mask"), past)
-        positions, delta = self._positions(call, ids, mask, layout, past, offset, generating)
+        fed = Fed(call, ids, mask, layout, past, offset)
+        positions, delta = self._positions(fed, generating)
         if positions is not None:
             short["position_ids"] = positions if generating else positions[..., -tail.width :]
-        return Plan(Record(layout, delta), ids, short)
+        return Plan(Record(layout, delta), ids, short, new, rope_deltas=None if delta is None else delta - fed.cut)
 
     def _check_padding(self, mask: Tensor | None, past: Past) -> None:
         if past.cached and mask is not None and bool((mask[:, past.cached :] == 0).any()):
             self._refuse(PADDING_BEHIND_CACHE)
+            window = self.family.window
+            if window is not None and mask.shape[1] > window:
+                raise UnsupportedCallError(
+                    f"{type(self.model).__name__} does not take {PADDING_BEHIND_CACHE}: some of its layers see the last"
+                    f" {window} tokens, and the padding that evens out rows of a later turn would count among them. "
+                    "Give the rows one at a time."
+                )
 
     def _refuse(self, limit: str) -> None:
         """Raise if the family declares this limit of its stock model."""
@@ -238,63 +245,18 @@ class Shortener:
             )
         return mask
 
-    def _positions(
-        self,
-        call: dict[str, Any],
-        ids: Tensor,
-        mask: Tensor | None,
-        layout: Layout,
-        past: Past,
-        offset: int,
-        generating: bool,
-    ) -> tuple[Tensor | None, Tensor | None]:
+    def _positions(self, fed: Fed, generating: bool) -> tuple[Tensor | None, Tensor | None]:
         """Positions along the short prompt, (B, W) or (4, B, W), if the model must be told, and the M-RoPE delta."""
         first = 0 if generating else self.family.first_position
-        kept_mask = layout.gather(mask, 0) if mask is not None else ids.new_ones(len(ids), layout.width)
-        counted = contiguous_positions(kept_mask, first)
-        rope = self._rope(call, ids, mask, layout, past, offset, kept_mask)
+        fed.check_packed()
+        rope = fed.rope(self.family)
         if rope is not None:
             positions, delta = rope
             self.family.base.rope_deltas = delta
-            return torch.cat([counted[None], positions]), delta
+            return torch.cat([contiguous_positions(fed.kept_mask, first)[None], positions]), delta
         if self.positions == "original":
-            assert mask is not None  # made by the caller
-            given = call.get("position_ids")
-            full = contiguous_positions(mask, first)
-            if given is not None and given.shape[-1] == layout.full:
-                full = given.expand(len(ids), -1)
-            return layout.gather(full, 0), None
-        needed = not generating and mask is not None and bool((kept_mask == 0).any())
-        return (counted if needed else None), None
-
-    def _rope(
-        self,
-        call: dict[str, Any],
-        ids: Tensor,
-        mask: Tensor | None,
-        layout: Layout,
-        past: Past,
-        offset: int,
-        kept_mask: Tensor,
-    ) -> tuple[Tensor, Tensor] | None:
-        """M-RoPE positions (3, B, W), 0 where a cache holds the token, and the delta (B, 1) of the short prompt."""
-        new = slice(past.full - offset, None)
-        types = call.get("mm_token_type_ids")
-        if types is None:
-            types = self.family.token_types(ids)
-        elif types.shape[1] != ids.shape[1]:
-            types = types[:, -ids.shape[1] :]
-        new_mask = None if mask is None else mask[:, past.full :]
-        rope = self.family.rope(call, ids[:, new], new_mask, types[:, new])
-        if rope is None:
-            return None
-        positions, following = rope
-        cached = kept_mask[:, : past.cached].sum(1, keepdim=True)
-        start = cached if past.delta is None else cached + past.delta
-        tail = layout.behind(past.cached, past.full)
-        placed = tail.gather(positions + start, 0)
-        padded = torch.nn.functional.pad(placed, (past.cached, 0))
-        return padded, following + start - kept_mask.sum(1, keepdim=True)
+            return fed.original(first), None
+        return (None if generating else fed.counted(first)), None
 
     def _find_pictures(self, family: Family, vision: dict[str, Any], ids: Tensor, prefix: int, offset: int) -> Pictures:
         """The pictures of one modality that no cache holds yet."""
@@ -302,16 +264,6 @@ class Shortener:
         if places and prefix:
             self._refuse(LATER_PICTURES)
         return Pictures(family, vision, places)
-
-    def _split_budget(self, found: list[Pictures]) -> None:
-        """Under one budget over the prompt: how many tokens each of the pictures keeps, whatever its modality."""
-        places = [place for pictures in found for place in pictures.places]
-        if self.budget == "image" or not places:
-            return
-        sizes = [len(place.token_map.candidates) for place in places]
-        counts = iter(split_over_rows(self.method.budget, [place.row for place in places], sizes))
-        for pictures in found:
-            pictures.counts = [next(counts) for _ in pictures.places]
 
     def _prune_pictures(self, pictures: Pictures, ids: Tensor, mask: Tensor | None, keep: Tensor, offset: int) -> Any:
         """Encode the pictures, select, clear `keep` in place, and return the kept features."""
@@ -328,7 +280,6 @@ class Shortener:
             lambda: self._questions(ids, asked, row_mask),
             self.text,
             self.processor,
-            pictures.counts,
             self.cache,
         )
         for place, stays in zip(places, picked.masks):
@@ -385,13 +336,7 @@ def _new_pictures(
         places = family.locate(ids[:, start:], vision)
         if places is not None:
             return [Place(p.row, p.columns + start, p.token_map) for p in places], vision
-    places = family.locate(ids, vision)
-    if places is None:
-        raise UnsupportedCallError(
-            f"The prompt holds {int((ids == family.placeholder).sum())} {family.modality} placeholder tokens, which is "
-            f"not what the {family.modality}s given with it need. Build the prompt with the model's processor, "
-            f"and give it every picture that the prompt names."
-        )
+    places = family.places(ids, vision)
     new = [i for i, place in enumerate(places) if int(place.columns[0]) >= start]
     if len(new) < len(places):
         vision = family.take_places(vision, places, new)

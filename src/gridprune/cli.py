@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,10 +19,10 @@ from .batch import batch_command
 from .bench.cli import eval_command, results_command, sign_command
 from .demo.cli import demo_command
 from .errors import GridPruneError
+from .packages import check_torchvision
 from .plan import plan_command
 from .run_report.cli import report_command
 from .speed.cli import bench_command
-from .start import import_transformers, uncollected
 from .tiny.cli import app as tiny_app
 from .vllm.serve import serve_command
 
@@ -69,7 +70,8 @@ def _reported(command: Callable[..., None]) -> Callable[..., None]:
     @wraps(command)
     def run(*args: Any, **kwargs: Any) -> None:
         try:
-            command(*args, **kwargs)
+            with _torchvision_named():
+                command(*args, **kwargs)
         except GridPruneError as error:
             stderr.print(f"[red]error:[/red] {escape(str(error))}", highlight=False, soft_wrap=True)
             raise typer.Exit(2) from None
@@ -77,8 +79,20 @@ def _reported(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
+@contextmanager
+def _torchvision_named() -> Iterator[None]:
+    """Where something fails because torchvision does not fit torch, say that instead."""
+    try:
+        yield
+    except (GridPruneError, typer.Exit):
+        raise
+    except Exception:
+        check_torchvision()
+        raise
+
+
 def _method(name: str, keep: str) -> Method:
-    from .bench.entries import parse
+    from .methods.spec import parse
 
     return parse(name).method(keep)
 
@@ -97,7 +111,6 @@ def _opened(image: Path, frames: int, model: str, clip: str | None, device: str,
     from .video import is_video, read_video
 
     seen = read_video(image, frames) if is_video(image) else read_image(image)
-    import_transformers()
     from .runtime import load
 
     _quiet()
@@ -123,9 +136,8 @@ def ask(
     as_json: Json = False,
 ) -> None:
     """Answer a question about a picture or a clip with a part of its visual tokens."""
-    with uncollected():
-        chosen = _method(method, keep)
-        picture, loaded = _opened(image, frames, model, clip, device, dtype)
+    chosen = _method(method, keep)
+    picture, loaded = _opened(image, frames, model, clip, device, dtype)
     from .runtime import answer
 
     with stderr.status("answering"):
@@ -186,7 +198,7 @@ def _print_comparison(question: str, full: Answer, pruned: Answer) -> None:
         "seconds", f"{full.seconds:.3f}", f"{pruned.seconds:.3f}", f"{pruned.seconds / full.seconds:.2f} of the time"
     )
     megabytes = [f"{answer.kv_bytes / 1e6:.2f} MB" for answer in (full, pruned)]
-    table.add_row("KV memory", *megabytes, f"{full.kv_bytes / pruned.kv_bytes:.1f}x smaller")
+    table.add_row("KV memory", *megabytes, pruned.smaller_cache(full))
     Console().print(table)
 
 
@@ -206,9 +218,8 @@ def explain(
     as_json: Json = False,
 ) -> None:
     """Draw which visual tokens are kept and why: zones, budgets, relevance and saliency maps."""
-    with uncollected():
-        chosen = _method(method, keep)
-        picture, loaded = _opened(image, frames, model, clip, device, dtype)
+    chosen = _method(method, keep)
+    picture, loaded = _opened(image, frames, model, clip, device, dtype)
     from .runtime import answer
 
     with stderr.status("looking"):

@@ -48,5 +48,14 @@ class SelectionError(GridPruneError, RuntimeError):
     """A method did not choose what it was asked for; nothing was pruned."""
 
 
+class InstallationError(GridPruneError, ImportError):
+    """A package that is missing, or that does not fit another one."""
+
+
 class BusyError(GridPruneError, RuntimeError):
     """The same model is being pruned twice in a way that cannot be kept apart."""
+
+
+def first_line(error: BaseException) -> str:
+    """The class of an error of another library, and the first line of its message."""
+    return f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"

@@ -1,6 +1,9 @@
-"""Where pruning enters a model: `generate` at the instance, and a pair of forward hooks for direct calls.
+"""Where pruning enters a model: `generate` at the instance, and forward hooks for direct calls.
 
-Nothing inside the model is replaced, and everything is gone when the last pruning is removed.
+Prompts are shortened at the door of the model without its head, and what comes out there is put back at the caller's
+columns: heads, losses and what other libraries put in their place see a call as it was given. At the door of the whole
+model a call only gets labels of its own. Nothing inside the model is replaced, and everything is gone when the last
+pruning is removed.
 """
 
 from __future__ import annotations
@@ -14,18 +17,30 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+from typing import Any, NoReturn, Protocol
 
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from .errors import BusyError
-
-if TYPE_CHECKING:
-    from .calls import Plan
+from .sequences import callbacks
+from .targets import Targets
 
 _ATTRIBUTE = "_gridprune_interceptor"
 _LOCK = threading.RLock()
+
+
+class Prepared(Protocol):
+    """A direct call that is under way.
+
+    Attributes:
+        call: its arguments, final.
+    """
+
+    call: dict[str, Any]
+
+    def finish(self, output: Any) -> Any:
+        """What the caller gets in place of the output."""
 
 
 class Acting(Protocol):
@@ -34,11 +49,11 @@ class Acting(Protocol):
     def generate(self, original: Callable[..., Any], call: dict[str, Any]) -> Any:
         """Answer a call of `generate`."""
 
-    def before_forward(self, call: dict[str, Any]) -> Plan | None:
+    def before_forward(self, call: dict[str, Any], targets: Targets | None) -> Prepared | None:
         """Other arguments for a direct call; None to leave it as it is."""
 
     def packed(self, call: dict[str, Any]) -> dict[str, Any]:
-        """The arguments of a forward call, final."""
+        """The arguments, final, of a forward call that is made by `generate`."""
 
     def install(self) -> None:
         """Put further hooks on the model: once, however often it is applied."""
@@ -88,19 +103,21 @@ class Interceptor:
         model.__dict__["generate"] = self._intercepted(model.generate)  # type: ignore[arg-type]
         model.__dict__[_ATTRIBUTE] = self
 
-    def _watch(self, door: nn.Module) -> None:
-        """Catch direct calls of `door`; of doors behind each other the first one acts."""
+    def _watch(self, door: nn.Module, before: Callable[..., Any], after: Callable[..., Any]) -> None:
         if door not in self._handles:
             self._handles[door] = [
-                door.register_forward_pre_hook(self._before_forward, with_kwargs=True),
-                door.register_forward_hook(self._after_forward, with_kwargs=True, always_call=True),
+                door.register_forward_pre_hook(before, with_kwargs=True),
+                door.register_forward_hook(after, with_kwargs=True, always_call=True),
             ]
 
     @staticmethod
-    def push(model: nn.Module, acting: Acting, doors: Sequence[nn.Module] = (), *, everywhere: bool = False) -> None:
+    def push(
+        model: nn.Module, base: nn.Module, acting: Acting, doors: Sequence[nn.Module] = (), *, everywhere: bool = False
+    ) -> None:
         """Let `acting` act on the calls of `model`.
 
         Args:
+            base: the part of it that comes before the head.
             doors: further modules whose calls reach the model.
             everywhere: until further notice, and not for a block.
         """
@@ -110,7 +127,8 @@ class Interceptor:
                 acting.install()
             interceptor = found or Interceptor(model)
             for door in (model, *doors):
-                interceptor._watch(door)
+                interceptor._watch(door, interceptor._before_call, interceptor._after_call)
+            interceptor._watch(base, interceptor._before_forward, interceptor._after_forward)
             entered = interceptor._entered()
             below = entered or [entry for entry in interceptor.entries if entry.everywhere]
             entry = Entry(acting, below[-1] if below else None, everywhere)
@@ -169,7 +187,7 @@ class Interceptor:
         Raises:
             BusyError: the context has no pruning of its own, and others have several.
         """
-        if self.answering() is not None:
+        if getattr(self.local, "inside", None) is not None:
             return None
         entries = self._entered()[-1:]
         if not entries:
@@ -184,23 +202,22 @@ class Interceptor:
             )
         return entries[0].acting if entries else None
 
-    def answering(self) -> Acting | None:
-        """What answers the call that this thread is in."""
-        return getattr(self.local, "inside", None) or getattr(self.local, "direct", None)
-
     @staticmethod
     def answers(model: nn.Module, acting: Acting) -> bool:
         """Whether `acting` answers the call of `model` that this thread is in."""
         interceptor = model.__dict__.get(_ATTRIBUTE)
-        return interceptor is not None and interceptor.answering() is acting
+        if interceptor is None:
+            return False
+        inside = getattr(interceptor.local, "inside", None)
+        return acting is (getattr(interceptor.local, "direct", None) if inside is None else inside)
 
     @contextmanager
-    def _inside(self, acting: Acting) -> Iterator[None]:
-        self.local.inside = acting
+    def _inside(self, acting: Acting | None) -> Iterator[None]:
+        before, self.local.inside = getattr(self.local, "inside", None), acting
         try:
             yield
         finally:
-            self.local.inside = None
+            self.local.inside = before
 
     def _intercepted(self, original: Callable[..., Any]) -> Callable[..., Any]:
         names = list(inspect.signature(original).parameters)
@@ -210,30 +227,54 @@ class Interceptor:
             acting = self._acting()
             if acting is None:
                 return original(*args, **kwargs)
+            call = callbacks({**dict(zip(names, args)), **kwargs}, self._outside)
             with self._inside(acting):
-                return acting.generate(original, {**dict(zip(names, args)), **kwargs})
+                return acting.generate(original, call)
 
         return generate
 
-    def _before_forward(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if getattr(self.local, "direct", None) is not None:  # answered at an outer door
+    def _outside(self, callback: Callable[..., Any]) -> Callable[..., Any]:
+        """A callback of the caller's whose own calls of the model are pruned like any other."""
+
+        def called(*args: Any, **kwargs: Any) -> Any:
+            with self._inside(None):
+                return callback(*args, **kwargs)
+
+        return called
+
+    def _before_call(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        outer = getattr(self.local, "door", None)
+        if self._acting() is None or outer not in (None, module):  # of doors behind each other the first one acts
             return None
+        call = _named(self.model, args, kwargs)  # as wrappers hand it on
+        self.local.door, self.local.targets = module, Targets.of(call, self.model.config)
+        return (), self.local.targets.call
+
+    def _after_call(self, module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
+        if getattr(self.local, "door", None) is not module:
+            return
+        targets, self.local.targets, self.local.door = self.local.targets, None, None
+        if output is not None:  # None: the call failed
+            targets.check(output)
+
+    def _before_forward(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         inside = getattr(self.local, "inside", None)
         if inside is not None:  # within `generate`, whose arguments were shortened before
-            return args, inside.packed(kwargs)
+            return (), inside.packed(_named(module, args, kwargs))
         acting = self._acting()
         if acting is None:
             return None
-        call = {**dict(zip(inspect.signature(module.forward).parameters, args)), **kwargs}
         with self._inside(acting):
-            plan = acting.before_forward(call)
+            plan = acting.before_forward(_named(module, args, kwargs), getattr(self.local, "targets", None))
         self.local.direct, self.local.plan = acting, plan
-        if plan is None:
-            return None
-        return (), acting.packed(plan.call)
+        return None if plan is None else ((), plan.call)
 
-    def _after_forward(self, module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
+    def _after_forward(self, module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> Any:
         plan, self.local.plan = getattr(self.local, "plan", None), None
         self.local.direct = None
-        if plan is not None and output is not None:  # None: the call failed
-            plan.remember(getattr(output, "past_key_values", None))
+        return None if plan is None or output is None else plan.finish(output)  # None: the call failed
+
+
+def _named(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """All arguments by name."""
+    return {**dict(zip(inspect.signature(module.forward).parameters, args)), **kwargs} if args else kwargs

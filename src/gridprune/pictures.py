@@ -15,7 +15,6 @@ from .families.base import Encoded, Family, Place
 from .methods.base import Cues, Method, Selection, checked_select
 from .report import Report
 from .reuse import EncoderCache
-from .together import apart, cues_side_by_side, side_by_side
 from .token_map import TokenMap
 
 
@@ -52,15 +51,12 @@ def pick(
     questions: Callable[[], list[str]],
     text: TextSide,
     processor: Any,
-    counts: Sequence[int] | None = None,
     cache: EncoderCache | None = None,
 ) -> Picked:
     """Encode the pictures, let the method select, and gather what it keeps.
 
     Args:
         questions: gives one question per picture; called once, after the encoder ran.
-        counts: tokens to keep of each picture where one budget was split over the prompt; None: the method decides for
-            each picture by itself.
         cache: where to look for the encoder's output first.
     """
     maps = [place.token_map for place in places]
@@ -68,12 +64,7 @@ def pick(
     encoded = _encode(family, method, vision, maps, cache)
     between = time.perf_counter()
     asked = questions()
-    if counts is None:
-        choices = choose(family, method, encoded, asked, text)
-    elif "joint" in method.capabilities:
-        choices = _choose_together(family, method, encoded, asked, text, [place.row for place in places], counts)
-    else:
-        choices = choose(family, method, encoded, asked, text, counts)
+    choices = choose(family, method, encoded, asked, text)
     masks = [token_map.keep_mask(choice.kept) for token_map, choice in zip(maps, choices)]
     untouched = all(bool(mask.all()) for mask in masks) and not method.merges and method.stage != "pixels"
     kept = (
@@ -93,7 +84,7 @@ def pick(
             row=choice.row,
             kept=choice.kept,
             question=asked[i],
-            picture=functools.partial(family.picture, vision, i),
+            picture=functools.partial(family.picture, vision, maps, i),
             processor=processor,
             encode_seconds=(between - started) / len(choices),
             decision_seconds=(finished - between) / len(choices),
@@ -124,36 +115,16 @@ def choose(
     text: TextSide,
     counts: Sequence[int] | None = None,
 ) -> list[Choice]:
-    """Run the method on all pictures, those of one geometry in one batch, with one host synchronisation a batch."""
+    """Run the method on all pictures, those of one geometry in one batch, with one host synchronisation a batch.
+
+    Args:
+        counts: tokens to keep of each picture; None: the method decides.
+    """
     result: dict[int, Choice] = {}
     for members, cues in _gathered(family, method, encoded, questions, text, counts):
         token_map = encoded.maps[members[0]].candidates
         selection = checked_select(method, cues, token_map, None if counts is None else counts[members[0]])
         result.update({i: Choice(selection, cues, row, selection.kept[row]) for row, i in enumerate(members)})
-    return [result[i] for i in range(len(encoded.maps))]
-
-
-def _choose_together(
-    family: Family,
-    method: Method,
-    encoded: Encoded,
-    questions: Sequence[str],
-    text: TextSide,
-    rows: Sequence[int],
-    counts: Sequence[int],
-) -> list[Choice]:
-    """Run the method once on each row of the batch, whose pictures compete for the sum of their `counts`."""
-    cues: dict[int, Cues] = {}
-    for members, batched in _gathered(family, method, encoded, questions, text):
-        cues.update({i: batched.image(number) for number, i in enumerate(members)})
-    result: dict[int, Choice] = {}
-    for row in sorted(set(rows)):
-        members = [i for i, where in enumerate(rows) if where == row]
-        maps = [encoded.maps[i].candidates for i in members]
-        joined = cues_side_by_side([cues[i] for i in members])
-        selection = checked_select(method, joined, side_by_side(maps), sum(counts[i] for i in members))
-        for i, own in zip(members, apart(selection, [len(token_map) for token_map in maps])):
-            result[i] = Choice(own, cues[i], 0, own.kept[0])
     return [result[i] for i in range(len(encoded.maps))]
 
 

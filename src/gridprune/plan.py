@@ -3,12 +3,10 @@
 No weight is read. Parameters are counted on a model built without memory, visual tokens come from the family's own
 geometry for a picture of a stated size, and the rest is the arithmetic below, written so that it can be done by hand:
 
-    keys and values   2 x layers x key-value heads x head size x bytes of the dtype, per token of the prompt
     KV memory         GPUs x (memory x utilization) - parameters; activations and the vision encoder take the remainder
     requests at once  KV memory / keys and values of one request (its pictures and its text)
-    FLOPs             of the language model over visual tokens only, per layer 2 n d q + 2 n d v + 3 n d m + 2 n^2 q
-                      with q, v the widths of queries and of keys; for q = v = d it is L (4 n d^2 + 2 n^2 d + 3 n d m),
-                      the convention of the FastV line of papers (a multiplication and its addition count as one)
+
+Keys and values of a token, and FLOPs over visual tokens only, are those of :mod:`gridprune.costs`.
 """
 
 from __future__ import annotations
@@ -23,66 +21,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .budget import Budget
-from .errors import CheckpointError, SettingError, UnsupportedModelError
+from .costs import LanguageModel
+from .errors import CheckpointError, SettingError, UnsupportedModelError, first_line
+from .packages import check_torchvision
 
 if TYPE_CHECKING:
     from .families.base import Family
 
 _UNITS = {"": 2**30, "GiB": 2**30, "GB": 10**9, "MiB": 2**20, "MB": 10**6, "TiB": 2**40, "TB": 10**12}
-
-
-@dataclass(frozen=True)
-class LanguageModel:
-    """The shape of a language model, as far as memory and FLOPs depend on it.
-
-    Attributes:
-        layers: layers that attend to everything before.
-        sliding: layers that see the last `window` tokens only.
-        linear: layers with a state of fixed size in place of keys and values.
-        heads, kv_heads, head_dim: attention heads, heads of keys and values, and the width of one.
-        hidden, mlp: width, and width inside the MLP (that of all active experts together).
-    """
-
-    layers: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    hidden: int
-    mlp: int
-    sliding: int = 0
-    window: int = 0
-    linear: int = 0
-
-    @classmethod
-    def of(cls, text: Any) -> LanguageModel:
-        """Read a text config of transformers."""
-        kinds = getattr(text, "layer_types", None) or ["full_attention"] * text.num_hidden_layers
-        experts = getattr(text, "num_experts_per_tok", None)
-        sliding, linear = kinds.count("sliding_attention"), kinds.count("linear_attention")
-        return cls(
-            layers=len(kinds) - sliding - linear,
-            sliding=sliding,
-            window=getattr(text, "sliding_window", None) or 0,
-            linear=linear,
-            heads=text.num_attention_heads,
-            kv_heads=getattr(text, "num_key_value_heads", None) or text.num_attention_heads,
-            head_dim=getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads,
-            hidden=text.hidden_size,
-            mlp=experts * text.moe_intermediate_size if experts else text.intermediate_size,
-        )
-
-    def kv_bytes(self, tokens: int, itemsize: int, gpus: int = 1) -> int:
-        """Keys and values of `tokens` tokens that one of `gpus` tensor-parallel GPUs holds."""
-        heads = -(-self.kv_heads // gpus)  # more GPUs than heads: each holds a copy of one
-        reached = self.layers * tokens + self.sliding * min(tokens, self.window)
-        return 2 * reached * heads * self.head_dim * itemsize
-
-    def flops(self, tokens: int) -> int:
-        """See the head of this file."""
-        query, value = self.heads * self.head_dim, self.kv_heads * self.head_dim
-        projections = tokens * self.hidden * (2 * query + 2 * value + 3 * self.mlp)
-        reached = self.layers * tokens + self.sliding * min(tokens, self.window)
-        return (self.layers + self.sliding + self.linear) * projections + 2 * reached * tokens * query
 
 
 @dataclass(frozen=True)
@@ -141,7 +87,9 @@ def read(name: str, size: tuple[int, int], dtype: str = "auto") -> Model:
     Raises:
         CheckpointError: there is no readable configuration.
         UnsupportedModelError: no family knows the model.
+        InstallationError: torchvision does not fit torch.
     """
+    check_torchvision()
     import torch
     from transformers import AutoConfig, AutoModelForImageTextToText
 
@@ -152,7 +100,7 @@ def read(name: str, size: tuple[int, int], dtype: str = "auto") -> Model:
         config = AutoConfig.from_pretrained(source)
     except Exception as error:  # hub, network, file and format errors come in many classes
         raise CheckpointError(
-            f"Could not read the configuration of {name!r}: {_first_line(error)}\n"
+            f"Could not read the configuration of {name!r}: {first_line(error)}\n"
             "Give a folder that holds config.json, a hub id, or 'embedded'."
         ) from error
     if type(config) not in AutoModelForImageTextToText._model_mapping:
@@ -256,13 +204,9 @@ def _image_processor(source: str) -> Any:
         return AutoImageProcessor.from_pretrained(source)
     except Exception as error:  # as above
         raise CheckpointError(
-            f"Could not read the image processor of {source!r}: {_first_line(error)}\nIt says how many tokens a "
+            f"Could not read the image processor of {source!r}: {first_line(error)}\nIt says how many tokens a "
             "picture gets: put preprocessor_config.json (or processor_config.json) beside config.json."
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or repr(error)).splitlines()[0]
 
 
 def _dtype(config: Any, dtype: str) -> tuple[str, list[str]]:
@@ -339,8 +283,10 @@ def plan_command(
     """Compute memory, pictures per GPU and prefill FLOPs at N and at k visual tokens from a checkpoint's config."""
     from transformers.utils import logging
 
+    from .methods.spec import parse_keeps
+
     logging.set_verbosity_error()
-    pixels, keeps = parse_size(size), [Budget.parse(part.strip()) for part in keep.split(",")]
+    pixels, keeps = parse_size(size), [Budget.parse(one) for one in parse_keeps(keep)]
     load = Load(images=images, text=text, gpus=gpus, memory=parse_memory(gpu_memory), utilization=utilization)
     found = plan(read(model, pixels, dtype), keeps, load) | {"size": list(pixels)}
     if as_json:

@@ -38,7 +38,7 @@ class Layout:
     @classmethod
     def unchanged(cls, batch: int, length: int) -> Layout:
         """Every column where it was."""
-        return cls(torch.arange(length).expand(batch, -1), length)
+        return cls(torch.arange(length, device="cpu").expand(batch, -1), length)
 
     @property
     def width(self) -> int:
@@ -53,6 +53,45 @@ class Layout:
     def identity(self) -> bool:
         """Whether nothing changed."""
         return self.width == self.full and not self.padded
+
+    @cached_property
+    def latest(self) -> Tensor:
+        """(B, L) for every original column the last column of the shortened prompt at or before it; -1 before all."""
+        order = torch.arange(self.width, device=self.columns.device).expand_as(self.columns)
+        spare = self.columns.masked_fill(self.columns < 0, self.full)  # where padding is written, and cut off again
+        marks = torch.full_like(self.columns[:, :1], -1).repeat(1, self.full + 1)
+        return marks.scatter(1, spare, order)[:, : self.full].cummax(dim=1).values
+
+    def spread(self, values: Tensor) -> Tensor:
+        """(B, L, ...) from what was computed along the shortened prompt, (B, W, ...).
+
+        A dropped column gets the value of the last column before it that stayed: what the model knew when everything
+        up to there was read. So the column before any token holds what that token was predicted from. Columns that
+        nothing stands before are 0.
+        """
+        if self.identity:
+            return values
+        start = torch.arange(len(values), device=self.columns.device)[:, None] * self.width
+        source = (self.latest.clamp(min=0) + start).flatten().to(values.device)
+        found = values.flatten(0, 1).index_select(0, source).unflatten(0, self.latest.shape)
+        nothing = self.latest < 0
+        if not bool(nothing.any()):
+            return found
+        return found.masked_fill(nothing.to(values.device).view(*nothing.shape, *[1] * (values.dim() - 2)), 0)
+
+    def spread_keys(self, attention: Tensor) -> Tensor:
+        """(B, H, R, L + n) from attention paid to the shortened prompt and n columns behind it, (B, H, R, W + n)."""
+        more = attention.shape[-1] - self.width
+        if more < 0:
+            raise UnsupportedCallError(
+                "Attention maps over a cache that holds a window of the prompt cannot be put back at the prompt's "
+                "columns; call without output_attentions."
+            )
+        behind = torch.arange(self.full, self.full + more, device=self.columns.device).expand(len(self.columns), -1)
+        columns = torch.cat([self.columns.masked_fill(self.columns < 0, self.full + more), behind], dim=1)
+        out = attention.new_zeros(*attention.shape[:-1], self.full + more + 1)
+        index = columns.to(attention.device)[:, None, None].expand(*attention.shape)
+        return out.scatter(-1, index, attention)[..., :-1]
 
     def gather(self, values: Tensor, fill: int) -> Tensor:
         """(..., B, W) from values (..., B, L) along the prompt."""
@@ -109,9 +148,9 @@ def shorten(keep: Tensor, mask: Tensor | None, past: Layout) -> Layout:
     width = int(count.max())
     # The sort is stable: kept columns keep their order and come first.
     order = (~new).long().argsort(dim=1, stable=True)[:, :width] + start
-    columns = torch.where(torch.arange(width) < count[:, None], order, -1)
+    columns = torch.where(torch.arange(width, device=count.device) < count[:, None], order, -1)
     if not pads_right:
-        shift = (torch.arange(width) - (width - count)[:, None]) % max(width, 1)
+        shift = (torch.arange(width, device=count.device) - (width - count)[:, None]) % max(width, 1)
         columns = columns.gather(1, shift)
     return Layout(torch.cat([past.columns, columns], dim=1), keep.shape[1])
 

@@ -1,7 +1,7 @@
 """`prune`: the context manager that shortens a live model's prompts, and restores the model exactly.
 
-Nothing inside the model is replaced. `model.generate` is intercepted at the instance and a forward pre-hook catches
-direct calls; both hand the model a shorter prompt and the kept features through its public `mm_encoder_outputs`.
+Nothing inside the model is replaced. `model.generate` is intercepted at the instance and forward hooks catch direct
+calls; both hand the model a shorter prompt and the kept features through its public `mm_encoder_outputs`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, cast, get_args
 
 from . import families
-from .calls import BudgetScope, Positions, Question, Shortener
+from .calls import Positions, Question, Shortener
 from .cues.clip_text import find_beside
 from .cues.collect import TextSide, check_available
 from .cues.text_tower import TextTower, load_text_tower
@@ -33,9 +33,12 @@ class Pruning:
             model.generate(**inputs)
         pruning.reports[-1].save("kept.png")
 
-    `generate` returns sequences with the original prompt in front. A direct call returns logits of the shortened
-    prompt. A later turn on the same cache may be given as the whole prompt or as its new part, with the new pictures
-    or with all. Reusable and re-entrant.
+    `generate` returns sequences with the original prompt in front, and what it calls back sees that prompt. A direct
+    call returns logits, states and attention maps at the columns of the prompt that was given, `logits_to_keep` counts
+    along it, and labels of dropped tokens count as -100. At a dropped column stands what the last kept one before it
+    gave (before the first kept one: 0), so the column before any token holds what that token was predicted from. A
+    later turn on the same cache may be given as the whole prompt or as its new part, with the new pictures or with all.
+    Reusable and re-entrant.
 
     Of nested prunings of one model the innermost acts. Threads and `asyncio` tasks may each enter their own, in blocks
     that need not nest, and `asyncio.to_thread` takes a task's along. A thread that entered none is answered by the
@@ -52,11 +55,6 @@ class Pruning:
             itself.
         positions: "contiguous" renumbers the kept tokens, as LLaVA-based papers do; "original" keeps every token's
             position (renumbering destroys grounding, arXiv 2506.21873). Models with M-RoPE always keep theirs.
-        budget: "image" gives each picture the method's budget. "prompt" gives it to each row of the batch: `keep`
-            counts over all pictures and clips that the row brings in this call. GridPrune's zones of all pictures then
-            compete, as views of an anyres image do; for other methods the budget is split over the pictures in
-            proportion to their tokens first (largest remainder, exact, at least one each). Methods inside the language
-            model always count over the prompt.
         cache: remember the encoder's output for pictures that come back: a number of calls to hold, or an
             :class:`~gridprune.reuse.EncoderCache` to share between prunings of one model. None: encode every time.
         max_reports: how many :class:`~gridprune.report.Report` to hold, newest last. Each keeps its picture's pixels.
@@ -70,7 +68,7 @@ class Pruning:
         UnsupportedModelError: no family knows the model's class, or the model is wrapped or compiled in a way that
             cannot be pruned.
         MissingCueError: the method needs a cue this model cannot give; the message names the remedy.
-        SettingError: an unknown value of `positions` or `budget`, or a method that has no budget over a prompt.
+        SettingError: an unknown value of `positions`, or a `cache` that the method goes past.
     """
 
     def __init__(
@@ -82,24 +80,17 @@ class Pruning:
         question: Question = None,
         clip: TextTower | str | Path | None = None,
         positions: Positions = "contiguous",
-        budget: BudgetScope = "image",
         cache: EncoderCache | int | None = None,
         max_reports: int = 64,
     ) -> None:
         _check_setting("positions", positions, get_args(Positions))
-        _check_setting("budget", budget, get_args(BudgetScope))
-        if budget == "prompt" and (not method.fixed_count or method.stage == "pixels"):
-            raise SettingError(
-                f"{method.name} has no budget over a prompt: the picture decides how many tokens it keeps. Use "
-                "budget='image', or a method with a fixed count."
-            )
         if cache is not None and method.stage != "pre-llm":
             raise SettingError(f"{method.name} does not go through gridprune's encoder call: leave `cache` out.")
         self.model = model
         self.method = method
         self.family: Family = families.find(model)
         tokenizer = None if processor is None else getattr(processor, "tokenizer", processor)
-        text = TextSide(_find_clip(self.family, method, clip), tokenizer)
+        self.text = text = TextSide(_find_clip(self.family, method, clip), tokenizer)
         for stream in self.family.streams:
             check_available(stream, method, text)
         self.reports: deque[Report] = deque(maxlen=max_reports)
@@ -109,7 +100,7 @@ class Pruning:
             self._acting = InsideEngine(self.family, cast(InsideMethod, method), self.reports, processor)
         else:
             self._acting = Shortener(
-                self.family, method, text, processor, question, positions, budget, self.cache, self.reports
+                self.family, method, text, processor, question, positions, self.cache, self.reports
             )
 
     # -- switching on and off ------------------------------------------------------------------------------------
@@ -131,7 +122,8 @@ class Pruning:
         Interceptor.pop(self.family.model, self._acting)
 
     def _push(self, everywhere: bool) -> None:
-        Interceptor.push(self.family.model, self._acting, doors(self.model), everywhere=everywhere)
+        family = self.family
+        Interceptor.push(family.model, family.base, self._acting, doors(self.model), everywhere=everywhere)
 
 
 prune = Pruning

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from PIL.Image import Image
 
 from . import families
 from .calls import Positions
+from .chat import conversation, prompt_text, special_tokens_of
 from .cues.clip_text import DEFAULT_SIGN, ClipText
 from .cues.text_tower import TextTower, stored_sign
-from .errors import CheckpointError, GridPruneError, QuestionError, UnsupportedModelError
+from .errors import CheckpointError, GridPruneError, QuestionError, UnsupportedModelError, first_line
+from .families.base import Family
+from .images import check_shape
 from .methods.base import Method
+from .packages import check_torchvision, missing_package
 from .pruning import Pruning, prune
 from .report import Report
 from .reuse import EncoderCache, processed_once
+from .token_map import TokenMap
 from .video import Video
 
 EMBEDDED = "embedded"
@@ -35,12 +40,28 @@ class Loaded:
     Attributes:
         name: what a person called it.
         clip: the text half of the vision tower, or None to look for one beside the checkpoint.
+        check: raises a QuestionError for a question that the model cannot understand.
     """
 
     name: str
     model: Any
     processor: Any
     clip: TextTower | str | Path | None = None
+    check: Callable[[str], None] | None = None
+
+    def pruning(self, method: Method, question: str | None = None, **settings: Any) -> Pruning:
+        """A :func:`gridprune.prune` of this model, with its processor and the text half of its vision tower.
+
+        The text half is read from disk for the first method that wants it, and kept in `clip`.
+
+        Args:
+            settings: further arguments of :func:`gridprune.prune`.
+        """
+        made = prune(
+            self.model, method, processor=self.processor, question=question or None, clip=self.clip, **settings
+        )
+        self.clip = made.text.clip or self.clip
+        return made
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +70,7 @@ class Answer:
     text: the generated words.
     seconds: wall time of `generate`, picture and question already prepared.
     visual_tokens: visual tokens the language model read (separators not counted).
-    kv_bytes: keys and values of the whole sequence, as held by the cache.
+    kv_bytes: keys and values of the whole sequence, as held by the cache; 0 for a model that keeps none.
     report: what was kept, or None if nothing was pruned.
     """
 
@@ -58,6 +79,10 @@ class Answer:
     visual_tokens: int
     kv_bytes: int
     report: Report | None
+
+    def smaller_cache(self, full: Answer) -> str:
+        """How many times smaller than that of `full` the cache is, in words; empty for models that keep none."""
+        return f"{full.kv_bytes / self.kv_bytes:.1f}x smaller" if self.kv_bytes else ""
 
 
 def load(name: str = EMBEDDED, *, clip: str | Path | None = None, device: str = "cpu", dtype: str = "auto") -> Loaded:
@@ -71,7 +96,9 @@ def load(name: str = EMBEDDED, *, clip: str | Path | None = None, device: str = 
 
     Raises:
         CheckpointError: nothing loadable there, or the hub cannot be reached; the message names the embedded default.
+        InstallationError: its processor needs a package that is missing, or torchvision does not fit torch.
     """
+    check_torchvision()
     if name in EMBEDDED_FORMS:
         return _load_embedded(name, clip, device)
     from transformers import AutoModelForImageTextToText, AutoProcessor
@@ -81,9 +108,11 @@ def load(name: str = EMBEDDED, *, clip: str | Path | None = None, device: str = 
         processor = AutoProcessor.from_pretrained(name)
         model: Any = AutoModelForImageTextToText.from_pretrained(name, dtype=dtype)
         model = model.to(device).eval()
+    except ImportError as error:
+        raise missing_package(name, error) from error
     except Exception as error:  # hub, network, file, format and memory errors come in many classes
         raise CheckpointError(
-            f"Could not load the {kind} {name!r}: {_first_line(error)}\nCheck the name, give a checkpoint folder, or "
+            f"Could not load the {kind} {name!r}: {_reason(error)}\nCheck the name, give a checkpoint folder, or "
             "leave --model out: the embedded model needs no download."
         ) from error
     return Loaded(name, model, processor, clip)
@@ -92,11 +121,12 @@ def load(name: str = EMBEDDED, *, clip: str | Path | None = None, device: str = 
 def _load_embedded(name: str, clip: str | Path | None, device: str) -> Loaded:
     from .tiny import load as load_tiny
     from .tiny.loading import weights_folder
+    from .tiny.vocabulary import check_known
 
     tiny = load_tiny(form=EMBEDDED_FORMS[name])
     model: Any = tiny.model
     own = ClipText.from_model(tiny.clip, tiny.clip_tokenizer, stored_sign(weights_folder() / "clip", DEFAULT_SIGN))
-    return Loaded(name, model.to(device), tiny.processor, clip or own.to(device))
+    return Loaded(name, model.to(device), tiny.processor, clip or own.to(device), check_known)
 
 
 def prepare(loaded: Loaded, image: Image | Video, question: str, history: Sequence[tuple[str, str]] = ()) -> Any:
@@ -106,18 +136,25 @@ def prepare(loaded: Loaded, image: Image | Video, question: str, history: Sequen
         history: earlier turns about it, each a question and its answer.
 
     Raises:
-        QuestionError: the question is empty.
+        QuestionError: the question is empty, or the model cannot understand it.
+        CheckpointError: the checkpoint has no chat template to write the prompt with.
+        ImageError: the picture is so narrow that resizing would blow it up.
         UnsupportedModelError: a clip, and the model takes none.
     """
     if not question.strip():
         raise QuestionError("The question is empty.")
+    if loaded.check is not None:
+        loaded.check(question)
+    media: dict[str, Any]
     if isinstance(image, Video):
         _check_takes_clips(loaded.model)
-        text = prompt_text(loaded.processor, question, history, medium="video")
+        text = prompt_text(loaded.processor, conversation(question, history, "video"))
         media = {"videos": [list(image.frames)], "video_metadata": [image.metadata], "do_sample_frames": False}
     else:
-        text, media = prompt_text(loaded.processor, question, history), {"images": image}
-    inputs = loaded.processor(text=text, return_tensors="pt", **media)
+        check_shape(*image.size)
+        text, media = prompt_text(loaded.processor, conversation(question, history)), {"images": image}
+    tokens = special_tokens_of(loaded.processor, text)
+    inputs = loaded.processor(text=text, return_tensors="pt", **media, **tokens)
     return inputs.to(loaded.model.device, dtype=loaded.model.dtype)
 
 
@@ -127,31 +164,18 @@ def _check_takes_clips(model: Any) -> None:
         raise UnsupportedModelError(f"{type(model).__name__} takes pictures, not clips. Models that do: {others}.")
 
 
-def prompt_text(
-    processor: Any,
-    question: str,
-    history: Sequence[tuple[str, str]] = (),
-    medium: Literal["image", "video"] = "image",
-) -> str:
-    """The prompt for one picture or clip by the chat template, or LLaVA-1.5's if there is none."""
-    asked = [*(turn for turn, _ in history), question]
-    if getattr(processor, "chat_template", None):
-        turns = _conversation(asked, history, medium)
-        return str(processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False))
-    answers = [*(f" {answer}</s>" for _, answer in history), ""]
-    text = "".join(f"USER: {words} ASSISTANT:{answer}" for words, answer in zip(asked, answers))
-    return text.replace("USER: ", f"USER: {getattr(processor, f'{medium}_token', f'<{medium}>')}\n", 1)
+def looked_at(family: Family, inputs: Any) -> tuple[dict[str, Any], TokenMap]:
+    """The vision arguments of :func:`prepare`'s inputs of one picture, and the geometry of all its tokens.
 
-
-def _conversation(asked: Sequence[str], history: Sequence[tuple[str, str]], medium: str) -> list[dict[str, Any]]:
-    """User turns with the assistant's answers between them, the picture or clip in the first."""
-    turns: list[dict[str, Any]] = []
-    for number, words in enumerate(asked):
-        text = {"type": "text", "text": words}
-        turns.append({"role": "user", "content": [text] if number else [{"type": medium}, text]})
-        if number < len(history):
-            turns.append({"role": "assistant", "content": [{"type": "text", "text": history[number][1]}]})
-    return turns
+    Raises:
+        UnsupportedModelError: the processor returned no pixels.
+        UnsupportedCallError: the prompt does not hold exactly the placeholders that the picture needs.
+    """
+    vision = family.vision(dict(inputs))
+    if vision is None:
+        raise UnsupportedModelError("The processor returned no pixels for this picture. Choose another model.")
+    (place,) = family.places(inputs["input_ids"].cpu(), vision)
+    return vision, place.token_map
 
 
 def answer(
@@ -173,7 +197,7 @@ def answer(
     inputs = prepare(loaded, image, question, history)
     if method is None:
         return respond(loaded, inputs, None, max_new_tokens)
-    pruning = _pruning(loaded, method, question, positions)
+    pruning = loaded.pruning(method, question, positions=positions)
     return respond(loaded, inputs, pruning, max_new_tokens)
 
 
@@ -203,22 +227,8 @@ def ask_many(
     """
     cache, once = EncoderCache(1), replace(loaded, processor=processed_once(loaded.processor))
     prompts = [prepare(once, image, question) for question in questions]
-    prunings = [_pruning(loaded, method, question, positions, cache) for question in questions]
+    prunings = [loaded.pruning(method, question, positions=positions, cache=cache) for question in questions]
     return [respond(loaded, inputs, pruning, max_new_tokens) for inputs, pruning in zip(prompts, prunings)]
-
-
-def _pruning(
-    loaded: Loaded, method: Method, question: str, positions: Positions, cache: EncoderCache | None = None
-) -> Pruning:
-    return prune(
-        loaded.model,
-        method,
-        processor=loaded.processor,
-        question=question,
-        clip=loaded.clip,
-        positions=positions,
-        cache=cache,
-    )
 
 
 @torch.no_grad()
@@ -250,7 +260,5 @@ def cache_bytes(cache: Any) -> int:
     return sum(layer.keys.nbytes + layer.values.nbytes for layer in layers)
 
 
-def _first_line(error: BaseException) -> str:
-    if isinstance(error, GridPruneError):
-        return str(error)
-    return f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"
+def _reason(error: Exception) -> str:
+    return str(error) if isinstance(error, GridPruneError) else first_line(error)

@@ -55,7 +55,7 @@ class Zones:
 
         Zones of fewer than M tokens repeat their first token; :attr:`absent` says where.
         """
-        tokens = torch.arange(len(self.index))
+        tokens = torch.arange(len(self.index), device=self.index.device)
         first = torch.zeros_like(self.size).scatter_reduce_(0, self.index, tokens, "amin", include_self=False)
         return first.repeat_interleave(self.most).index_copy_(0, self.slot, tokens)
 
@@ -64,13 +64,14 @@ class Zones:
         """(N,) int64: where each token stands in :attr:`members`."""
         order = self.index.argsort(stable=True)
         start = self.size.cumsum(0) - self.size
-        place = torch.empty_like(order).index_copy_(0, order, torch.arange(len(order))) - start[self.index]
+        count = torch.arange(len(order), device=order.device)
+        place = torch.empty_like(order).index_copy_(0, order, count) - start[self.index]
         return self.index * self.most + place
 
     @cached_property
     def absent(self) -> Tensor | None:
         """(Z, M) bool: the places of :attr:`members` that hold no token; None if every place holds one."""
-        places = torch.arange(self.most) >= self.size[:, None]
+        places = torch.arange(self.most, device=self.size.device) >= self.size[:, None]
         return places if bool(places.any()) else None
 
     def ladder(self, step: float) -> Tensor:
@@ -141,17 +142,18 @@ class TokenMap:
     def from_grid(cls, rows: int, columns: int, *, frames: int = 1) -> TokenMap:
         """One plane of `rows` x `columns` tokens in raster order (per frame), one tower patch per token."""
         n = rows * columns * frames
-        position = torch.arange(n)
+        position = torch.arange(n, device="cpu")
         row, column = position // columns % rows, position % columns
-        zero = torch.zeros(n, dtype=torch.int64)
-        boxes = torch.stack([column / columns, row / rows, (column + 1) / columns, (row + 1) / rows], dim=-1)
+        zero = torch.zeros_like(position)
+        corners = torch.stack([column, row, column + 1, row + 1], dim=-1).double()
+        boxes = corners / torch.tensor([columns, rows, columns, rows], device="cpu")
         return cls(
             plane=zero,
             view=zero,
             row=row,
             column=column,
             frame=position // (rows * columns),
-            separator=torch.zeros(n, dtype=torch.bool),
+            separator=torch.zeros_like(position, dtype=torch.bool),
             boxes=boxes.float(),
             source=position[:, None],
             grid=(rows, columns),
@@ -189,14 +191,14 @@ class TokenMap:
         A separator ends a row of its plane: it stays if, and only if, that row keeps a token. A separator that belongs
         to no row with candidates (one behind a whole image) stays if anything is kept.
         """
-        mask = torch.zeros(len(self), dtype=torch.bool)
+        mask = torch.zeros_like(self.separator)
         mask[self.candidate_positions[kept.cpu()]] = True
         if self.candidates is self or kept.numel() == 0:
             return mask
         line = self._line
         lines = int(line.max()) + 1
-        kept_lines = torch.zeros(lines, dtype=torch.bool).index_fill_(0, line[mask], True)
-        has_tokens = torch.zeros(lines, dtype=torch.bool).index_fill_(0, line[~self.separator], True)
+        kept_lines = torch.zeros(lines, dtype=torch.bool, device="cpu").index_fill_(0, line[mask], True)
+        has_tokens = torch.zeros_like(kept_lines).index_fill_(0, line[~self.separator], True)
         return mask | (self.separator & (kept_lines | ~has_tokens)[line])
 
     @cached_property
@@ -218,7 +220,7 @@ class TokenMap:
             raise SettingError(f"A zone is at least 1 x 1 tokens and 1 frame, got {height} x {width} x {frames}.")
         key = ("zones", height, width, frames, within)
         if key not in self._zones:
-            index = torch.zeros(len(self), dtype=torch.int64)
+            index = torch.zeros_like(self.row)
             sheets = self.groups(within)
             counts: list[int] = []
             for sheet in range(sheets.count):  # a handful of crops, and cached: not a loop over zones
@@ -228,8 +230,8 @@ class TokenMap:
                 column, across = _split(self.column[member], width)
                 index[member] = sum(counts) + (frame * down + row) * across + column
                 counts.append(depth * down * across)
-            sizes = torch.tensor(counts)
-            sheet_of_zone = torch.arange(sheets.count).repeat_interleave(sizes)
+            sizes = torch.tensor(counts, device="cpu")
+            sheet_of_zone = torch.arange(sheets.count, device="cpu").repeat_interleave(sizes)
             self._zones[key] = Zones(index, torch.bincount(index, minlength=sum(counts)), Zones(sheet_of_zone, sizes))
         return self._zones[key]
 
@@ -257,7 +259,7 @@ class TokenMap:
             raise BudgetError(f"Cannot cut {len(self)} visual tokens into {k} cells; give 1 to {len(self)}.")
         key = ("cells", k)
         if key not in self._zones:
-            index = torch.zeros(len(self), dtype=torch.int64)
+            index = torch.zeros_like(self.row)
             start = 0
             sheet = self.plane * (int(self.frame.max()) + 1) + self.frame
             sheets = [(sheet == s).nonzero()[:, 0] for s in sorted(set(sheet.tolist()))]
@@ -266,7 +268,7 @@ class TokenMap:
                     index[member] = max(start - 1, 0)
                     continue
                 order = member[_walk(self.row[member], self.column[member], count)]
-                index[order] = start + torch.arange(len(order)) * count // len(order)
+                index[order] = start + torch.arange(len(order), device="cpu") * count // len(order)
                 start += count
             self._zones[key] = Zones(index, torch.bincount(index, minlength=k))
         return self._zones[key]

@@ -15,13 +15,14 @@ from .errors import UnsupportedCallError
 from .prompt import Layout
 
 _ATTRIBUTE = "_gridprune_record"
+_LAYERS = "_gridprune_layers"
 
 
 @dataclass(frozen=True, eq=False)
 class Record:
     """Attributes:
     layout: the shortened prompt that was fed into the cache.
-    delta: (B, 1) what to add to a count of cached tokens to get the next M-RoPE position, or None.
+    delta: (B, 1) what to add to a count of cached tokens to get the next M-RoPE position, or None for nothing.
     """
 
     layout: Layout
@@ -35,10 +36,12 @@ class Past:
     Attributes:
         layout: every cached column and the original column it came from, generated tokens included.
         delta: see :class:`Record`.
+        known: whether all that the cache holds went through here.
     """
 
     layout: Layout
     delta: Tensor | None = None
+    known: bool = True
 
     @property
     def cached(self) -> int:
@@ -62,17 +65,37 @@ def remember(cache: Any, record: Record) -> None:
         setattr(cache, _ATTRIBUTE, record)
 
 
-def recall(cache: Any, batch: int) -> Past:
+def remember_layers(cache: Any, length: int, spans: dict[int, Tensor]) -> None:
+    """Note on `cache` that its layers hold different parts of a prompt of `length`: first layer -> columns."""
+    setattr(cache, _LAYERS, (length, spans))
+
+
+def layers_of(cache: Any) -> tuple[int, dict[int, Tensor]] | None:
+    """What :func:`remember_layers` noted."""
+    return getattr(cache, _LAYERS, None)
+
+
+def recall(cache: Any, batch: int, *, inside: bool = False) -> Past:
     """What `cache` stands for; an empty past for None or an empty cache.
+
+    Args:
+        inside: its layers may hold different parts of the prompt.
 
     Raises:
         UnsupportedCallError: the cache was cropped, or holds other rows than the call.
     """
     cached = int(cache.get_seq_length()) if cache is not None else 0
+    if cached and not inside and layers_of(cache) is not None:
+        raise UnsupportedCallError(
+            "The cache was filled with a method that prunes inside the language model: go on inside its own `prune` "
+            "block, or start a new cache."
+        )
     record: Record | None = getattr(cache, _ATTRIBUTE, None) if cached else None
     if record is None:
-        return Past(Layout.unchanged(batch, cached))
+        return Past(Layout.unchanged(batch, cached), known=cached == 0)
     layout, rows = record.layout, record.layout.columns.shape[0]
+    if cached < layout.width and layout.identity and record.delta is None:
+        return Past(Layout.unchanged(batch, cached))
     if cached < layout.width:
         raise UnsupportedCallError(
             f"The cache holds {cached} tokens, but {layout.width} of a pruned prompt were fed into it: it was "
@@ -82,6 +105,6 @@ def recall(cache: Any, batch: int) -> Past:
         raise UnsupportedCallError(f"The cache holds a pruned prompt of {rows} rows, but the call has {batch}.")
     copies = batch // rows
     layout = layout.rows(copies)
-    generated = torch.arange(layout.full, layout.full + cached - layout.width).expand(batch, -1)
+    generated = torch.arange(layout.full, layout.full + cached - layout.width, device="cpu").expand(batch, -1)
     delta = None if record.delta is None else record.delta.repeat_interleave(copies, dim=0)
     return Past(Layout(torch.cat([layout.columns, generated], dim=1), layout.full + generated.shape[1]), delta)

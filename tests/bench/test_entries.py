@@ -8,6 +8,7 @@ import torch
 from gridprune.bench import entries
 from gridprune.bench.ablations import Oracle
 from gridprune.errors import GridPruneError, SettingError, UnknownNameError
+from gridprune.methods import spec
 from gridprune.methods.base import Cues
 from gridprune.methods.gridprune import GridPrune
 from gridprune.token_map import TokenMap
@@ -73,10 +74,10 @@ def test_all_can_be_built_and_named_once():
 
 
 def test_keeps():
-    assert entries.parse_keeps("192, 64,11.1%") == [192, 64, "11.1%"]
+    assert spec.parse_keeps("192, 64,11.1%") == [192, 64, "11.1%"]
     for text in ("", "64,64", "0", "many"):
         with pytest.raises(GridPruneError):
-            entries.parse_keeps(text)
+            spec.parse_keeps(text)
 
 
 GRID = TokenMap.from_grid(8, 8)

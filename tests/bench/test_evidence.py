@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
+from dataclasses import replace
 
 import pytest
 import torch
 
 from gridprune.bench import data
 from gridprune.bench.evidence import closeness, evidence, recall, seen_boxes
-from gridprune.errors import GridPruneError, QuestionError, SettingError
+from gridprune.errors import SettingError
+from gridprune.families.maps import join
 from gridprune.tiny.cells import evidence_mask
 from gridprune.token_map import TokenMap
 
@@ -31,6 +32,15 @@ def test_recall_is_capped_by_the_budget():
     assert recall(torch.tensor([3, 4]), wanted) == 1.0
     assert recall(torch.tensor([1, 2, 3, 4, 5, 6]), wanted) == 3 / 4
     assert recall(torch.tensor([1]), torch.zeros(576, dtype=torch.bool)) is None
+
+
+def test_tiles_that_nobody_knows_the_place_of_hold_no_evidence():
+    whole = TokenMap.from_grid(2, 2)
+    tile = replace(whole, boxes=torch.zeros(4, 4), plane=whole.plane + 1, view=whole.view + 1)
+    both = join([tile, whole])
+    assert evidence(both, [(0.0, 0.0, 0.4, 0.4)]).tolist() == [*[False] * 4, True, False, False, False]
+    scores = closeness(both, [(0.0, 0.0, 0.4, 0.4)])
+    assert scores[4:].min() > scores[:4].max()
 
 
 def test_closeness_puts_evidence_first_then_the_nearest():
@@ -55,46 +65,6 @@ def test_boxes_follow_the_processors_crop():
     assert seen_boxes([(0.0, 0.0, 0.2, 1.0)], (200, 100), Cropping) == ()
     assert seen_boxes([half], (100, 100), Cropping) == (half,)
     assert seen_boxes([half], (200, 100), object()) == (half,)
-
-
-@pytest.mark.parametrize(
-    ("given", "wanted", "right"),
-    [
-        ("The cat.", "cat", True),
-        ("  A  dog!", "dog", True),
-        ("A", "a", True),
-        ("3.5", "3.5", True),
-        ("35", "3.5", False),
-        ("Top-Left", "top left", True),
-        ("cats", "cat", False),
-    ],
-)
-def test_normalised_answers(given, wanted, right):
-    assert (data.normalise(given) == data.normalise(wanted)) == right
-
-
-def test_own_questions(tmp_path):
-    from PIL import Image
-
-    Image.new("RGB", (40, 20)).save(tmp_path / "a.png")
-    lines = [
-        {"image": "a.png", "question": "What?", "answer": ["cat", "a kitten"], "boxes": [[0, 0, 20, 20]]},
-        {"image": "a.png", "question": "Where?", "answer": "left", "family": "place"},
-    ]
-    file = tmp_path / "q.jsonl"
-    file.write_text("\n".join(map(json.dumps, lines)))
-    found = data.own(file)
-    (scene,) = found.scenes()
-    assert (found.total, len(scene.questions), scene.questions[1].family) == (2, 2, "place")
-    assert scene.questions[0].boxes == ((0.0, 0.0, 0.5, 1.0),)
-    assert found.right("Kitten.", scene.questions[0])
-    assert data.own(file, 1).total == 1
-    for bad in ("{", "[]", '{"image": "a.png"}', '{"image": "b.png", "question": "?", "answer": "x"}'):
-        file.write_text(bad)
-        with pytest.raises(QuestionError, match=r"q\.jsonl"):
-            data.own(file)
-    with pytest.raises(GridPruneError):
-        data.own(tmp_path / "none.jsonl")
 
 
 def test_generated_splits():

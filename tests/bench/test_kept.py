@@ -49,7 +49,7 @@ def test_rows_hold_what_the_method_kept(loaded):
     questions = data.generated("dev", 12)
     cells = shared.cells(entries.parse_list("uniform,gridprune"), [48])
     result = shared.Shared(loaded, cells).run(list(questions.scenes())[:1])[0]
-    row = store.row_of(result, questions, with_kept=True)
+    row = store.row_of(result, with_kept=True)
     assert set(row["kept"]) == {"uniform|48", "gridprune|48"}
     assert isinstance(row["kept"]["uniform|48"], str)  # it reads no question: once for all of them
     packed = row["kept"]["gridprune|48"]
@@ -57,7 +57,7 @@ def test_rows_hold_what_the_method_kept(loaded):
         text = packed if isinstance(packed, str) else packed[number]
         assert np.flatnonzero(kept.unpack(text, row["places"]["n"])).tolist() == indices.tolist()
     assert row["seen"] == [0, 0, 1, 1]
-    assert "kept" not in store.row_of(result, questions)
+    assert "kept" not in store.row_of(result)
 
 
 class Cropping:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gridprune.bench.metrics import Table, best_peers, flops, interval, leaderboard, resamples, summarise
+from gridprune.bench.metrics import Table, best_peers, interval, leaderboard, resamples, summarise
 
 
 def scene(number, families, full, **cells):
@@ -59,13 +59,6 @@ def test_weights_count_scenes():
     weights = np.array([[2.0, 0.0], [0.0, 2.0]])
     # scene 0 twice: a 1/2, b 1; scene 1 twice: a 0/1, b has no right answer of the full model and drops out
     assert table.retention("m|64", weights).tolist() == [0.75, 0.0]
-
-
-def test_flops_by_hand():
-    assert flops({"layers": 2, "hidden": 8, "mlp": 16}, 10) == 2 * (4 * 10 * 64 + 2 * 100 * 8 + 3 * 10 * 8 * 16)
-    llava = {"layers": 32, "hidden": 4096, "mlp": 11008}
-    assert flops(llava, 576) / 1e12 == pytest.approx(3.82, abs=0.005)
-    assert flops(llava, 64) / 1e12 == pytest.approx(0.415, abs=0.001)
 
 
 def test_bootstrap_is_reproducible_and_covers():

@@ -107,11 +107,6 @@ def minmax(values):
     return [Fraction(v - low, high - low) if high > low else Fraction(0) for v in map(Fraction, values)]
 
 
-def rank01(values):
-    order = sorted(range(len(values)), key=lambda i: (score_key(values[i]), i))
-    return [Fraction(order.index(i), max(len(values) - 1, 1)) for i in range(len(values))]
-
-
 def cut(length, size):
     """Where each of `length` positions falls when they are cut into the fewest parts of at most `size`."""
     parts = math.ceil(Fraction(length, size))
@@ -146,22 +141,17 @@ def equal_parts(total, capacity):
     return parts
 
 
-def log_sum(values, index, j, temperature):
-    """log sum exp(v / t) over the tokens of zone j."""
-    inside = [float(v) / temperature for v, zone in zip(values, index) if zone == j]
-    return max(inside) + math.log(math.fsum(math.exp(v - max(inside)) for v in inside))
-
-
-def gridprune(tokens, relevance, saliency, k, *, sign, zone, guide, temperature, alpha, norm, minimum, scope):
+def gridprune(tokens, relevance, saliency, k, *, sign, zone, guide, temperature, alpha, minimum, scope):
     """The whole method for one image: kept indices, zone budgets and exact scores."""
     relevance = [Fraction(r) * sign for r in relevance]
     index, zone_sheet = zones(tokens, zone, zone, 1, 0 if scope == "image" else 1)
     size = [index.count(j) for j in range(len(zone_sheet))]
     if guide == "mean":
         means = zone_mean(relevance, index, len(zone_sheet))
-        logits = [None if mean is None else float32(mean) / temperature for mean in means]
-    else:
-        logits = [float32(log_sum(relevance, index, j, temperature)) for j in range(len(zone_sheet))]
+        mass = softmax([None if mean is None else float32(mean) / temperature for mean in means])
+    else:  # each zone's part of a softmax over all tokens
+        of_token = softmax([float(r) / temperature for r in relevance])
+        mass = [math.fsum(p for p, j in zip(of_token, index) if j == z) for z in range(len(zone_sheet))]
 
     sheets = sorted(set(zone_sheet))
     if scope == "image":
@@ -174,7 +164,8 @@ def gridprune(tokens, relevance, saliency, k, *, sign, zone, guide, temperature,
         ]
     budget = [0] * len(zone_sheet)
     for members, part in jobs:
-        shares = softmax([logits[j] for j in members])
+        whole = math.fsum(mass[j] for j in members)
+        shares = [mass[j] / whole if whole else 1 / len(members) for j in members]
         capacity = [size[j] for j in members]
         for j, b in zip(members, apportion(weights(shares), part, capacity, [0.0] * len(members), minimum)):
             budget[j] = b
@@ -184,7 +175,7 @@ def gridprune(tokens, relevance, saliency, k, *, sign, zone, guide, temperature,
         for view in {t[1] for t in tokens}:
             inside = [i for i, t in enumerate(tokens) if t[1] == view]
             values = [Fraction(saliency[i]) for i in inside]
-            for i, value in zip(inside, {"none": list, "minmax": minmax, "rank": rank01}[norm](values)):
+            for i, value in zip(inside, minmax(values)):
                 a[i] = value
     alpha = Fraction(alpha)
     scores = [(1 - alpha) * (r + 1) / 2 + alpha * x for r, x in zip(relevance, a)]

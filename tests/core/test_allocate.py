@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gridprune import allocate
+from gridprune import scores as scores_of
 from gridprune.token_map import Zones
 
 from . import reference
@@ -56,12 +57,7 @@ def test_apportion_equals_the_reference():
         priority = [[rng.choice([0.0, 0.25, -1.0, rng.random(), math.nan]) for _ in range(count)] for _ in range(batch)]
         priority = torch.tensor(priority, dtype=torch.float32)
         got = allocate.apportion(
-            torch.tensor(shares, dtype=torch.float64),
-            total,
-            torch.tensor(capacity),
-            priority,
-            minimum,
-            normalised=True,
+            torch.tensor(shares, dtype=torch.float64), total, torch.tensor(capacity), priority, minimum
         )
         assert got.dtype == torch.int64
         for row, share, prior in zip(got.tolist(), shares, priority.tolist()):
@@ -78,10 +74,7 @@ def test_apportion_with_a_total_and_capacities_per_row():
         totals = [rng.randint(0, sum(c)) for c in capacity]
         shares = [dyadic_shares(rng, count) for _ in range(rows)]
         got = allocate.apportion(
-            torch.tensor(shares, dtype=torch.float64),
-            torch.tensor(totals)[:, None],
-            torch.tensor(capacity),
-            normalised=True,
+            torch.tensor(shares, dtype=torch.float64), torch.tensor(totals)[:, None], torch.tensor(capacity)
         )
         for row, share, total, caps in zip(got.tolist(), shares, totals, capacity):
             assert row == reference.apportion(reference.weights(share), total, caps, [0.0] * count)
@@ -140,11 +133,11 @@ def test_huge_totals_do_not_overflow(total, peaked):
     share = [0.5] + [0.5 / 63] * 63 if peaked else dyadic_shares(rng, count)
     capacity = [rng.randrange(total // 16, total // 4) for _ in range(count)]
     shares = torch.tensor([share], dtype=torch.float64)
-    got = allocate.apportion(shares, total, torch.tensor(capacity), normalised=True)
+    got = allocate.apportion(shares, total, torch.tensor(capacity))
     assert got[0].tolist() == reference.apportion(reference.weights(share), total, capacity, [0.0] * count)
     everything = allocate.apportion(shares, sum(capacity), torch.tensor(capacity))
     assert everything[0].tolist() == capacity
-    one_full = allocate.apportion(shares, total, torch.tensor([total] * count), normalised=True)
+    one_full = allocate.apportion(shares, total, torch.tensor([total] * count))
     assert int(one_full.sum()) == total
 
 
@@ -166,28 +159,11 @@ def test_equal_parts(capacity, part):
     assert got == allocate.apportion(ones, total, torch.tensor(capacity), torch.zeros_like(ones))[0].tolist()
 
 
-def test_softmax_shares():
-    rng = random.Random(3)
-    for _ in range(300):
-        count, temperature = rng.randrange(1, 20), rng.choice([0.01, 0.05, 1.0, 10.0])
-        relevance = [rng.uniform(-1, 1) for _ in range(count)]
-        relevance = torch.tensor([relevance, [0.3] * count])
-        shares = allocate.softmax_shares(relevance, temperature)
-        assert shares.dtype == torch.float64
-        for got, row in zip(shares.tolist(), relevance.tolist()):
-            expected = reference.softmax([r / temperature for r in row])
-            assert got == pytest.approx(expected, rel=1e-12)
-            assert sum(got) == pytest.approx(1)
-    assert allocate.softmax_shares(torch.tensor([[math.nan, 1.0, -math.inf]]), 0.01).tolist() == [[0, 1, 0]]
-    assert allocate.softmax_shares(torch.tensor([[math.nan] * 4]), 1.0).tolist() == [[0.25] * 4]
-    assert allocate.softmax_shares(torch.tensor([[math.inf, 1.0, math.inf]]), 1.0).tolist() == [[0.5, 0, 0.5]]
-
-
 @given(st.integers(1, 40), st.integers(1, 6), st.randoms(use_true_random=False))
 def test_zone_mean(tokens, count, rng):
     index = [rng.randrange(count) for _ in range(tokens)]
     values = [[rng.randrange(-64, 65) / 64 for _ in range(tokens)] for _ in range(2)]
-    means = allocate.zone_mean(torch.tensor(values), zones_of(index, count))
+    means = scores_of.zone_mean(torch.tensor(values), zones_of(index, count))
     assert means.dtype == torch.float32
     for got, row in zip(means.tolist(), values):
         for mean, expected in zip(got, reference.zone_mean(row, index, count)):
@@ -195,7 +171,7 @@ def test_zone_mean(tokens, count, rng):
 
 
 def test_zone_mean_keeps_nan_where_it_is():
-    means = allocate.zone_mean(torch.tensor([[math.nan, 1.0, 3.0]]), zones_of([0, 1, 1], 2))[0]
+    means = scores_of.zone_mean(torch.tensor([[math.nan, 1.0, 3.0]]), zones_of([0, 1, 1], 2))[0]
     assert math.isnan(means[0])
     assert means[1] == 2
 
@@ -221,7 +197,7 @@ def test_ranks_and_top_k_per_zone():
         for row in range(2):
             assert ranks[row].tolist() == reference.rank_in_zone(scores[row], index)
             assert kept[row].tolist() == reference.topk_per_zone(scores[row], index, budgets[row])
-        assert allocate.topk(table, k).tolist() == [reference.topk(row, k) for row in scores]
+        assert scores_of.topk(table, k).tolist() == [reference.topk(row, k) for row in scores]
 
 
 @pytest.mark.parametrize("largest", [1, 2, 15, 16, 17, 40])
@@ -237,26 +213,25 @@ def test_ranks_in_zones_of_every_size(largest):
 @given(st.lists(st.booleans(), min_size=1, max_size=50).filter(any))
 def test_ascending_indices(mask):
     expected = [i for i, kept in enumerate(mask) if kept]
-    assert allocate.ascending_indices(torch.tensor(mask), len(expected)).tolist() == expected
-    assert allocate.ascending_indices(torch.tensor([mask, mask[::-1]]), len(expected))[0].tolist() == expected
+    assert scores_of.ascending_indices(torch.tensor(mask), len(expected)).tolist() == expected
+    assert scores_of.ascending_indices(torch.tensor([mask, mask[::-1]]), len(expected))[0].tolist() == expected
 
 
 @given(st.lists(st.integers(-64, 64), min_size=1, max_size=30), st.integers(1, 4), st.randoms(use_true_random=False))
-def test_minmax_and_rank01(values, count, rng):
+def test_minmax(values, count, rng):
     index = [rng.randrange(count) for _ in values]
     groups = zones_of(index, count)
     table = torch.tensor([values], dtype=torch.float32)
-    for function, slow in ((allocate.minmax, reference.minmax), (allocate.rank01, reference.rank01)):
-        assert function(table)[0].tolist() == pytest.approx([float(x) for x in slow(values)], abs=1e-6)
-        got = function(table, groups)[0].tolist()
-        for group in set(index):
-            inside = [i for i, j in enumerate(index) if j == group]
-            expected = [float(x) for x in slow([values[i] for i in inside])]
-            assert [got[i] for i in inside] == pytest.approx(expected, abs=1e-6)
+    assert scores_of.minmax(table)[0].tolist() == pytest.approx([float(x) for x in reference.minmax(values)], abs=1e-6)
+    got = scores_of.minmax(table, groups)[0].tolist()
+    for group in set(index):
+        inside = [i for i, j in enumerate(index) if j == group]
+        expected = [float(x) for x in reference.minmax([values[i] for i in inside])]
+        assert [got[i] for i in inside] == pytest.approx(expected, abs=1e-6)
 
 
 def test_zscore():
     rows = torch.tensor([[1.0, 2.0, 3.0, 6.0], [5.0, 5.0, 5.0, 5.0], [1e8, 1e8, 1e8, 1e8]])
-    first, *constant = allocate.zscore(rows).tolist()
+    first, *constant = scores_of.zscore(rows).tolist()
     assert first == pytest.approx([(x - 3) / math.sqrt(3.5) for x in (1, 2, 3, 6)])
     assert constant == [[0.0] * 4] * 2

@@ -6,11 +6,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from gridprune.allocate import deviation
 from gridprune.errors import BudgetError, SettingError
 from gridprune.methods import Cues
 from gridprune.methods.base import checked_select
 from gridprune.methods.gridprune import GridPrune, LiteralGridPrune
+from gridprune.scores import deviation
 from gridprune.token_map import TokenMap
 
 from . import reference
@@ -56,7 +56,8 @@ def fitting_minimum(method, token_map, k):
 def compare(method, cues, relevance, saliency, token_map, k):
     selection = checked_select(method, cues, token_map, k)
     sign = cues.relevance_sign if method.relevance_sign == "tower" else method.relevance_sign
-    scale = deviation(cues.relevance).item() if method.calibrate else 1
+    printed = isinstance(method, LiteralGridPrune)
+    scale = 1 if printed else deviation(cues.relevance).item()
     kept, budget, scores = reference.gridprune(
         listed(token_map),
         relevance,
@@ -64,10 +65,9 @@ def compare(method, cues, relevance, saliency, token_map, k):
         k,
         sign=sign,
         zone=method.zone,
-        guide=method.guide,
+        guide="mean" if printed else "mass",
         temperature=method.temperature * scale,
         alpha=method.alpha,
-        norm=method.saliency_norm,
         minimum=method.minimum,
         scope=method.scope,
     )
@@ -75,11 +75,7 @@ def compare(method, cues, relevance, saliency, token_map, k):
     assert sum(budget) == k
     assert all(b <= s for b, s in zip(budget, selection.zones.sizes))
     got = selection.scores[0].tolist()
-    if method.saliency_norm == "rank":  # ranks divide by n - 1: compare the scores, then the choice by these scores
-        assert got == pytest.approx([float(s) for s in scores], abs=1e-6)
-        kept = reference.topk_per_zone(got, selection.zones.index.tolist(), budget)
-    else:
-        assert got == [float(s) for s in scores]
+    assert got == [float(s) for s in scores]
     assert selection.indices.dtype == torch.int64
     assert selection.indices[0].tolist() == kept
     assert len(kept) == k
@@ -91,13 +87,10 @@ def test_every_field_equals_the_reference():
         token_map = rng.choice(MAPS)
         sign = rng.choice([1, -1])
         cues, relevance, saliency = random_cues(rng, token_map, sign)
-        method = GridPrune(
+        method = rng.choice([GridPrune, LiteralGridPrune])(
             zone=rng.choice([1, 2, 2, 3, 5, 20]),
-            guide=rng.choice(["mean", "mass"]),
-            calibrate=rng.choice([True, False]),
             temperature=rng.choice([0.01, 0.05, 0.5, 1.0, 100.0]),
             alpha=rng.choice([0.0, 0.25, 0.5, 0.75, 1.0]),
-            saliency_norm=rng.choice(["none", "minmax", "rank"]),
             relevance_sign=rng.choice([1, -1, "tower"]),
             minimum=rng.choice([0, 0, 0, 1, 2]),
             scope=rng.choice(["image", "view"]),
@@ -114,7 +107,6 @@ def test_the_printed_method_equals_the_reference():
     method = GridPrune.literal()
     assert isinstance(method, LiteralGridPrune)
     assert (method.temperature, method.alpha, method.relevance_sign, method.scope) == (1.0, 0.5, 1, "view")
-    assert (method.guide, method.calibrate) == ("mean", False)
     for _ in range(200):
         token_map = rng.choice(MAPS)
         cues, relevance, saliency = random_cues(rng, token_map, rng.choice([1, -1]))
@@ -129,13 +121,12 @@ def test_literal_splits_the_budget_evenly_over_views():
 
 
 @pytest.mark.parametrize("scope", ["image", "view"])
-@pytest.mark.parametrize("norm", ["none", "minmax", "rank"])
-def test_rows_do_not_depend_on_their_neighbours(scope, norm):
+def test_rows_do_not_depend_on_their_neighbours(scope):
     torch.manual_seed(0)
     for token_map in MAPS:
         n = len(token_map)
         relevance, saliency = torch.randn(5, n) * 0.1, torch.rand(5, n)
-        method = GridPrune(scope=scope, saliency_norm=norm)
+        method = GridPrune(scope=scope)
         whole = method.select(Cues(relevance=relevance, saliency=saliency), token_map, n // 2)
         for row in range(5):
             one = Cues(relevance=relevance[row : row + 1], saliency=saliency[row : row + 1])
@@ -161,7 +152,7 @@ def test_nan_inside_the_core_still_gives_a_whole_selection():
     for where in (slice(0, 1), slice(0, 20), slice(0, 36)):
         relevance, saliency = torch.rand(1, 36), torch.rand(1, 36)
         relevance[:, where] = saliency[:, where] = torch.nan
-        for method in (GridPrune(), GridPrune(scope="view"), GridPrune(saliency_norm="rank")):
+        for method in (GridPrune(), GridPrune(scope="view"), GridPrune.literal()):
             selection = method.select(Cues(relevance=relevance, saliency=saliency), token_map, 10)
             assert len(set(selection.indices[0].tolist())) == 10
             assert int(selection.budgets.sum()) == 10
@@ -182,11 +173,8 @@ def test_minimum_that_does_not_fit():
     ("field", "values"),
     {
         "zone": [0, 2.0, True, "2"],
-        "guide": ["median", 1, []],
-        "calibrate": [1, "yes", None],
         "temperature": [0, -1.0, float("nan"), float("inf"), "hot", None],
         "alpha": [-0.1, 1.1, float("nan"), "half"],
-        "saliency_norm": ["softmax", []],
         "relevance_sign": [0, True, "plus", [1]],
         "minimum": [-1, 0.5, False],
         "scope": ["plane", {}],

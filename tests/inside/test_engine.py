@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +28,7 @@ from gridprune.methods.dart_inside import DartInside
 from gridprune.methods.fastervlm import FasterVLM
 from gridprune.methods.fastv import FastV
 from gridprune.methods.pyramiddrop import PyramidDrop
+from gridprune.methods.registry import create
 from gridprune.methods.sparsevlm import SparseVLM
 
 IMAGE, DEPTH, TOTAL = 5, 4, 16
@@ -70,8 +72,9 @@ def call(rows: int = 1, pad: int = 0) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def reference(model, inputs: dict[str, Tensor], method, stops) -> Tensor:
-    """Logits of one unpadded row: every layer written out, tokens dropped by hand."""
+def reference(model, inputs: dict[str, Tensor], method, stops) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    """One unpadded row: every layer written out, tokens dropped by hand. The logits of the tokens that are left at the
+    end, what every layer gave, and the columns that it saw."""
     ids = inputs["input_ids"]
     features = torch.cat(model.model.get_image_features(inputs["pixel_values"], return_dict=True).pooler_output)
     hidden = model.get_input_embeddings()(ids).clone()
@@ -81,6 +84,7 @@ def reference(model, inputs: dict[str, Tensor], method, stops) -> Tensor:
     cos, sin = lm.rotary_emb(hidden, position_ids=columns[None])
     by_layer = {stop.layer: stop for stop in stops}
     attention = keys = None
+    states, seen = [hidden], [columns]
     for index, layer in enumerate(lm.layers):
         if index in by_layer:
             visual = (ids[0, columns] == IMAGE).nonzero()[:, 0]
@@ -113,7 +117,16 @@ def reference(model, inputs: dict[str, Tensor], method, stops) -> Tensor:
         attention = weights.mean(1)[0]
         hidden = hidden + attend.o_proj((weights @ v).transpose(1, 2).flatten(2))
         hidden = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
-    return model.lm_head(lm.norm(hidden))
+        states.append(hidden)
+        seen.append(columns)
+    states[-1] = lm.norm(hidden)
+    return model.lm_head(states[-1]), states, seen
+
+
+def in_full(values: Tensor, columns: Tensor) -> Tensor:
+    """(1, L, ...) from values at some columns: a dropped one gets those of the last before it that was kept."""
+    full = [int((columns <= column).sum()) - 1 for column in range(3 + TOTAL + 3)]
+    return values[:, full]
 
 
 @pytest.mark.parametrize(("method_class", "settings"), METHODS)
@@ -123,10 +136,11 @@ def test_equals_the_layers_written_out(model, method_class, settings):
     stops = method.stops(TOTAL, DEPTH)
     assert stops[-1].kept < TOTAL
     with prune(model, method) as pruning, torch.no_grad():
-        logits = model(**inputs).logits
-    expected = reference(model, inputs, method, stops)
-    assert logits.shape == expected.shape
-    torch.testing.assert_close(logits, expected, atol=2e-4, rtol=1e-4)
+        output = model(**inputs, output_hidden_states=True)
+    expected, states, seen = reference(model, inputs, method, stops)
+    torch.testing.assert_close(output.logits, in_full(expected, seen[-1]), atol=2e-4, rtol=1e-4)
+    for mine, theirs, columns in zip(output.hidden_states, states, seen, strict=True):
+        torch.testing.assert_close(mine, in_full(theirs, columns), atol=2e-4, rtol=1e-4)
     (report,) = pruning.reports
     assert report.kept == stops[-1].kept
     assert report.layer_average == pytest.approx(layer_average(stops, TOTAL, DEPTH))
@@ -249,7 +263,8 @@ def test_every_parameter_learns(learning, method_class, settings):
     with prune(learning, method):
         logits = learning(**inputs, use_cache=False).logits
     found = gradients(learning, logits)  # layers are computed again behind the block
-    expected = gradients(learning, reference.__wrapped__(learning, inputs, method, method.stops(TOTAL, DEPTH)))
+    left, _, seen = reference.__wrapped__(learning, inputs, method, method.stops(TOTAL, DEPTH))
+    expected = gradients(learning, in_full(left, seen[-1]))
     assert any("vision_tower" in name for name in found)
     check(found, expected)
 
@@ -381,3 +396,55 @@ def test_threads_prune_inside_at_different_layers(model):
     with ThreadPoolExecutor(3) as pool:
         for right, found in zip(expected, pool.map(work, methods)):
             assert all(torch.equal(each, right) for each in found)
+
+
+# -- what a caller pairs with his own tensors --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("method_class", "settings"), METHODS)
+def test_labels_of_dropped_tokens_do_not_count(model, method_class, settings):
+    method, inputs = method_class(keep=10, **settings), call()
+    labels = inputs["input_ids"].clone()
+    logits, _, seen = reference(model, inputs, method, method.stops(TOTAL, DEPTH))
+    kept = labels[0, seen[-1]]
+    expected = torch.nn.functional.cross_entropy(logits[0, :-1], kept[1:])
+    with torch.no_grad(), prune(model, method):
+        plain = model(**inputs, labels=labels).loss
+        counted = model(**inputs, labels=labels, num_items_in_batch=labels.shape[1] - 1).loss
+        last = model(**inputs, logits_to_keep=torch.tensor([3, -1])).logits
+    torch.testing.assert_close(plain, expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(counted, expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(last, in_full(logits, seen[-1])[:, [3, -1]], atol=2e-4, rtol=1e-4)
+    assert torch.equal(labels, inputs["input_ids"])
+
+
+def test_a_generation_hands_out_states_at_the_given_columns(model):
+    method, inputs = FastV(keep=10, layer=1), call()
+    settings = {"return_dict_in_generate": True, "output_hidden_states": True, "do_sample": False}
+    with torch.no_grad(), prune(model, method):
+        made = model.generate(**inputs, max_new_tokens=2, **settings)
+        direct = model(**inputs, output_hidden_states=True)
+    for mine, expected in zip(made.hidden_states[0][:-1], direct.hidden_states[:-1], strict=True):
+        torch.testing.assert_close(mine, expected)
+    assert [layer.shape[1] for layer in made.hidden_states[1]] == [1] * (DEPTH + 1)
+
+
+def test_a_copied_cache_keeps_its_record(model):
+    with prune(model, FastV(keep=10, layer=1)), torch.no_grad():
+        cache = model(**call(), use_cache=True, return_dict=False)[1]
+        mask = torch.ones(1, call()["input_ids"].shape[1] + 1, dtype=torch.long)
+        later = {"input_ids": torch.tensor([[30]]), "attention_mask": mask}
+        copied = model(**later, past_key_values=copy.deepcopy(cache)).logits
+        assert torch.equal(model(**later, past_key_values=cache).logits, copied)
+
+
+def test_a_cache_of_the_other_kind_is_refused(model):
+    later = {"input_ids": torch.tensor([[30]])}
+    with prune(model, FastV(keep=10, layer=1)), torch.no_grad():
+        inside = model(**call(), use_cache=True).past_key_values
+        with prune(model, create("random", keep=4)):
+            before = model(**call(), use_cache=True).past_key_values
+            with pytest.raises(UnsupportedCallError, match="inside the language model"):
+                model(**later, past_key_values=inside)
+        with pytest.raises(UnsupportedCallError, match="before the language model"):
+            model(**later, past_key_values=before)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 pytest.importorskip("lmms_eval", reason="`make test-lmms` has an environment with lmms-eval", exc_type=ImportError)
 
@@ -19,7 +20,14 @@ from lmms_eval.tasks import TaskManager
 from lmms_eval.utils import load_yaml_config
 
 from gridprune.bench import data, entries, metrics, shared, store
-from gridprune.errors import BudgetError, CheckpointError, SettingError, UnknownNameError, UnsupportedCallError
+from gridprune.errors import (
+    BudgetError,
+    CheckpointError,
+    ImageError,
+    SettingError,
+    UnknownNameError,
+    UnsupportedCallError,
+)
 from gridprune.lmms import TASKS, retention
 from gridprune.runtime import load
 
@@ -55,7 +63,7 @@ def expected():
     """Rows and metrics of `gridprune eval` on the same questions."""
     asked = data.generated("dev", QUESTIONS)
     engine = shared.Shared(load("embedded"), shared.cells([entries.parse(method) for method in METHODS], [64]))
-    rows = [store.row_of(result, asked) for result in engine.run(list(asked.scenes()))]
+    rows = [store.row_of(result) for result in engine.run(list(asked.scenes()))]
     return rows, metrics.Table.of(rows, sorted(asked.unscored))
 
 
@@ -167,6 +175,18 @@ def test_batches_of_several_and_no_pictures(model, monkeypatch):
     assert rows == [3, 1]
 
 
+def test_a_row_fails_alone(model, monkeypatch, caplog):
+    asked = [picture_and("Is there a bird?"), picture_and("Is there <image> a bird?"), picture_and("Is there a cat?")]
+    line = picture_and("Is there a bird?")
+    line[0]["content"][0]["url"] = Image.new("RGB", (30_000, 1))
+    alone = [ask(model, [asked[i]])[0] for i in (0, 2)]
+    assert ask(model, [asked[0], asked[1], line, asked[2]]) == [alone[0], "", "", alone[1]]
+    assert len([record for record in caplog.records if "has no answer" in record.message]) == 2
+    assert not model.pruning.reports
+    with pytest.raises(ImageError, match="200 times"):  # all of them
+        ask(model, [line, line])
+
+
 def test_what_is_not_offered_says_so(model):
     with pytest.raises(UnsupportedCallError, match="video"):
         ask(model, [picture_and("What happens?", kind="video")])
@@ -177,11 +197,22 @@ def test_what_is_not_offered_says_so(model):
 
 
 def test_without_a_chat_template(model, monkeypatch):
-    from lmms_eval.protocol import ChatMessages
-
     monkeypatch.setattr(model.processor, "chat_template", None)
-    text = model._text(ChatMessages(messages=picture_and("Is there a bird?", 2)))
-    assert text == "USER: <image>\n<image>\nIs there a bird? ASSISTANT:"
+    monkeypatch.setattr(model.tokenizer, "chat_template", None)
+    with pytest.raises(CheckpointError, match="chat template"):
+        ask(model, [picture_and("Is there a bird?", 2)])
+
+
+def test_the_question_is_read_from_the_tasks_messages(model, monkeypatch):
+    """Words that look like the template's own are words; of several turns the last one guides."""
+    seen = []
+    monkeypatch.setattr(
+        model, "_prune", lambda question, made=model._prune: seen.append(question) or made(question=question)
+    )
+    first, last = picture_and("Is there a bird?"), picture_and("Does <ans> mean yes?")
+    no = {"role": "assistant", "content": [{"type": "text", "text": "no"}]}
+    ask(model, [[*first, no, *last], first])
+    assert seen == [["Does <ans> mean yes?"] * 2 + ["Is there a bird?"]]
 
 
 def test_tasks_of_the_recipes_exist_with_their_metrics():

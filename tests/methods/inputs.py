@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from gridprune.methods import Cues
@@ -61,6 +63,7 @@ def cues(kind: str, batch: int, n: int, seed: int = 0, width: int = 16) -> Cues:
     mask = torch.ones(batch, 5, dtype=torch.bool)
     mask[:, 3 + seed % 3 :] = False
     laplacian = scores() * 0.01
+    heads = words[:, :4].clone().flip(-1)
     return Cues(
         relevance=(scores() - 0.05) * (0.5 if kind != "random" else 1.0),
         saliency=scores(),
@@ -74,6 +77,8 @@ def cues(kind: str, batch: int, n: int, seed: int = 0, width: int = 16) -> Cues:
         word_mask=mask,
         question_embeds=question,
         question_mask=mask.clone(),
+        head_relevance=heads,
+        sensitivity=scores(),
         laplacian=torch.stack([laplacian, laplacian.square() + scores()], -1),
     )
 
@@ -99,3 +104,22 @@ def holes() -> TokenMap:
 def clip() -> TokenMap:
     """Three frames of 3 x 4 tokens."""
     return TokenMap.from_grid(3, 4, frames=3)
+
+
+def skewed(batch: int, n: int, seed: int = 0, width: int = 16) -> Cues:
+    """Cues as towers give them: a few tokens have nearly all attention, and all features share most of a direction.
+
+    What a token adds to those chosen then falls by many orders of magnitude.
+    """
+    g = torch.Generator().manual_seed(seed)
+    made = cues("random", batch, n, seed, width)
+    words = torch.randn(batch, 5, n, generator=g) * 0.02
+    features = 2 * torch.randn(batch, 1, width, generator=g) + 0.5 * torch.randn(batch, n, width, generator=g)
+    return replace(
+        made,
+        saliency=(3 * torch.randn(batch, n, generator=g)).softmax(-1),
+        relevance=words.mean(1),
+        word_relevance=words,
+        features=features,
+        tower_features=features + 0.1 * torch.randn(batch, n, width, generator=g),
+    )

@@ -37,6 +37,12 @@ def pick(score: dict, scale=1.0):
     return min(i for i, value in score.items() if value >= best - TIE * scale)
 
 
+def argmax(score: dict):
+    """The token of the largest score; the first of those that are equal but for the rounding of float64."""
+    best = max(score.values())
+    return min(i for i, value in score.items() if value >= best - 1e-9 * abs(best) - 1e-12)
+
+
 def best_first(score, tokens):
     return sorted(tokens, key=lambda i: (-score[i], i))
 
@@ -58,28 +64,63 @@ def sign(c):
 # ---------------------------------------------------------------------------------------------------- diversity
 
 
-def divprune(c, token_map, k, quality=None, similarity=None):
+def divprune(c, token_map, k, quality=None, similarity=None, argmax=pick):
     s = cosines(c["features"]) if similarity is None else similarity
     n = len(s)
     apart = [1 - max((s[i, j] for j in range(n) if j != i), default=-1.0) for i in range(n)]
     kept = [pick(dict(enumerate(apart)))]
     q = [1.0] * n if quality is None else quality
     while len(kept) < k:
-        kept.append(pick({i: q[i] * min(1 - s[i, j] for j in kept) for i in range(n) if i not in kept}))
+        kept.append(argmax({i: q[i] * min(1 - s[i, j] for j in kept) for i in range(n) if i not in kept}))
     return sorted(kept)
+
+
+def cdpruner_relevance(c):
+    r = sign(c) * rows(c["relevance"])
+    low, high = r.min(), r.max()
+    return [(v - low + 1e-6) / (high - low) if high > low else 1.0 for v in r]
 
 
 def cdpruner(c, token_map, k, theta=None, quality=None, similarity=None):
     s = cosines(c["features"]) if similarity is None else similarity
     n = len(s)
-    r = sign(c) * rows(c["relevance"])
-    low, high = r.min(), r.max()
-    q = [(v - low + 1e-6) / (high - low) if high > low else 1.0 for v in r]
+    q = cdpruner_relevance(c)
     if theta is not None:
         q = [math.exp(v * theta / (2 * (1 - theta))) for v in q]
     if quality is not None:
         q = [a * b for a, b in zip(q, quality)]
-    kernel = np.array([[q[i] * s[i, j] * q[j] for j in range(n)] for i in range(n)])
+    return determinant(np.array([[q[i] * s[i, j] * q[j] for j in range(n)] for i in range(n)]), k)
+
+
+def cdpruner_by_view(c, token_map, k):
+    """As released for LLaVA-NeXT: relevance over all crops, then each crop by itself, with its part of k."""
+    s, q, view = cosines(c["features"]), cdpruner_relevance(c), token_map.view.tolist()
+    kept, views = [], sorted(set(view))
+    for number, v in enumerate(views):
+        tokens = [i for i in range(len(view)) if view[i] == v]
+        part = k // len(views) + (number < k % len(views))
+        if part:
+            kernel = np.array([[q[i] * s[i, j] * q[j] for j in tokens] for i in tokens])
+            kept += [tokens[i] for i in determinant(kernel, part)]
+    return sorted(kept)
+
+
+def cdpruner_split(c, token_map, k):
+    s, r = cosines(c["features"]), sign(c) * rows(c["relevance"])
+    n = len(r)
+    kept = []
+    for tokens, part in ((range(n // 2), k // 2), (range(n // 2, n), k - k // 2)):
+        if part:
+            own = [r[i] for i in tokens]
+            q = [(v - min(own)) / (max(own) - min(own) + 1e-6) for v in own]
+            kernel = np.array([[q[a] * s[i, j] * q[b] for b, j in enumerate(tokens)] for a, i in enumerate(tokens)])
+            kept += [tokens[i] for i in determinant(kernel, part)]
+    return sorted(kept)
+
+
+def determinant(kernel, k, rank=TIE):
+    """Greedy MAP of a DPP: always the token that enlarges the determinant most."""
+    n = len(kernel)
     scale = max(kernel[i, i] for i in range(n))
     kept, live = [], []
 
@@ -93,7 +134,7 @@ def cdpruner(c, token_map, k, theta=None, quality=None, similarity=None):
         value = {i: residual(i) for i in left}
         token = pick(value, scale)
         kept.append(token)
-        if value[token] > TIE * scale:
+        if value[token] > rank * scale:
             live.append(token)
     return sorted(kept)
 
@@ -108,7 +149,7 @@ def vispruner(c, token_map, k):
         even, odd = rest[0::2], rest[1::2]
         r = min(r, len(even))
         if odd:
-            even = sorted(even, key=lambda i: -np.float32(max(s[i, j] for j in odd)))
+            even = sorted(even, key=lambda i: -max(s[i, j] for j in odd))
         rest = even[r:] + odd
     return sorted(kept + rest)
 
@@ -137,10 +178,8 @@ def scope(c, token_map, k, alpha=1.0):
         return a[j] ** alpha * sum(max(0.0, s[i, j] - cover[i]) for i in range(n))
 
     cover, kept = [0.0] * n, []
-    scale = max(gain(j, cover) for j in range(n))
     while len(kept) < k:
-        value = {j: gain(j, cover) for j in range(n) if j not in kept}
-        token = pick(value, scale)
+        token = argmax({j: gain(j, cover) for j in range(n) if j not in kept})
         kept.append(token)
         cover = [max(cover[i], s[i, token]) for i in range(n)]
     return sorted(kept)
@@ -163,7 +202,7 @@ def tops_stage_one(c, token_map, k):
 
         ra, rd, rc = by_mean({i: a[i] for i in left}, 0.0), by_mean(div, TIE), by_mean(cov, TIE)
         score = {i: ra[i] + 0.5 * rd[i] + 0.5 * rc[i] for i in left}
-        kept.append(pick(score, max(score.values())))
+        kept.append(argmax(score))
     return sorted(kept)
 
 
@@ -184,26 +223,23 @@ def mmtok(c, token_map, k):
         return t + 0.5 * sum(max(row[j] for j in kept) for row in vision) / n
 
     kept, now = [], 0.0
-    scale = max(value([j]) for j in range(n))
     while len(kept) < k:
-        gain = {j: value([*kept, j]) - now for j in range(n) if j not in kept}
-        kept.append(pick(gain, scale))
+        kept.append(argmax({j: value([*kept, j]) - now for j in range(n) if j not in kept}))
         now = value(kept)
     return sorted(kept)
 
 
-def eadp_scores(c, token_map: TokenMap):
-    words, dense = sign(c) * rows(c["word_relevance"]), None
-    words = [w for w, there in zip(words, c["word_mask"]) if there]
-    n = len(words[0])
+def eadp_scores(c, token_map: TokenMap, words, beta):
+    cosine = [w for w, there in zip(sign(c) * rows(c["word_relevance"]), c["word_mask"]) if there]
+    n = len(cosine[0])
     entropy = []
-    for row in words:
+    for row in cosine:
         p = softmax(row / 0.01)
         entropy.append(-sum(v * math.log(v) for v in p if v > 0))
-    limit = np.quantile(entropy, 0.5)
+    limit = np.quantile(entropy, words)
     kept = [i for i, h in enumerate(entropy) if h <= limit + 1e-6 * abs(limit)]
     weight = softmax([-entropy[i] / 0.01 for i in kept])
-    dense = sum(w * words[i] for w, i in zip(weight, kept))
+    dense = sum(w * cosine[i] for w, i in zip(weight, kept))
     score = minmax(list(0.5 * sign(c) * rows(c["relevance"]) + 0.5 * dense))
     out = [0.0] * n
     side = math.exp(-0.5)
@@ -219,12 +255,12 @@ def eadp_scores(c, token_map: TokenMap):
         padded = np.pad(grid, 1, mode="reflect")
         for i in member:
             y, x = int(token_map.row[i]) - r0, int(token_map.column[i]) - c0
-            out[i] = float(kernel @ padded[y : y + 3, x : x + 3] @ kernel) ** 10
+            out[i] = float(kernel @ padded[y : y + 3, x : x + 3] @ kernel) ** beta
     return out
 
 
-def eadp(c, token_map, k):
-    weight = eadp_scores(c, token_map)
+def eadp(c, token_map, k, words=0.2, beta=1):
+    weight = eadp_scores(c, token_map, words, beta)
     n = len(weight)
     view = token_map.view.tolist()
     s = (1 + cosines(c["features"])) / 2
@@ -244,10 +280,8 @@ def eadp(c, token_map, k):
         return sum(weight[j] * max(0.0, s[u, j] - cover[j]) for j in range(n))
 
     cover, kept = [0.0] * n, []
-    scale = max(gain(u, cover) for u in range(n))
     while len(kept) < k:
-        value = {u: gain(u, cover) for u in range(n) if u not in kept and quota[view[u]] > 0}
-        token = pick(value, scale)
+        token = argmax({u: gain(u, cover) for u in range(n) if u not in kept and quota[view[u]] > 0})
         kept.append(token)
         quota[view[token]] -= 1
         cover = [max(cover[j], s[token, j]) for j in range(n)]
@@ -377,9 +411,20 @@ def evs(c, token_map, k):
     return sorted(best_first(score, range(len(x)))[:k])
 
 
-def s2prune(c, token_map, k):
-    import torch
+def s2prune_budgets(structure, k, capacity):
+    first = int(len(capacity) <= k)
+    shares = [s / sum(structure) if sum(structure) > 0 else 1 / len(structure) for s in structure]
+    quota = [s * (k - first * len(capacity)) for s in shares]
+    budget = [min(first + math.floor(q + 1e-9), room) for q, room in zip(quota, capacity)]
+    order = best_first([round((q + 1e-9) % 1, 6) for q in quota], range(len(quota)))
+    while sum(budget) < k:
+        for region in order:
+            if sum(budget) < k and budget[region] < capacity[region]:
+                budget[region] += 1
+    return budget
 
+
+def s2prune(c, token_map, k):
     n = len(token_map)
     a, moments = rows(c["saliency"]), rows(c["laplacian"])
     regions, capacity, structure = [], [], []
@@ -391,15 +436,14 @@ def s2prune(c, token_map, k):
         down, across = min(g, height), min(g, width)
         for y in range(down):
             for x in range(across):
-                r = [i for i in range(height) if i * down // height == y]
-                q = [i for i in range(width) if i * across // width == x]
+                r = range(round(y * height / down), round((y + 1) * height / down))
+                q = range(round(x * width / across), round((x + 1) * width / across))
                 tokens = [i for i in member if int(token_map.row[i]) in r and int(token_map.column[i]) in q]
                 regions.append((r[0], r[-1] + 1, q[0], q[-1] + 1, tokens))
                 capacity.append(len(tokens))
                 mean = sum(moments[i, 0] for i in tokens) / len(tokens)
                 structure.append(np.float32(max(0, sum(moments[i, 1] for i in tokens) / len(tokens) - mean**2)))
-    share = torch.tensor([minmax(structure)], dtype=torch.float32)
-    budget = apportion(share, k, torch.tensor(capacity), priority=share, minimum=int(len(regions) <= k))[0].tolist()
+    budget = s2prune_budgets(minmax(structure), k, capacity)
 
     def cells(r0, r1, c0, c1, m):
         if m <= 1:

@@ -17,6 +17,11 @@ from gridprune.token_map import TokenMap
 NAMES = sorted(n for n in BUILT_IN if get(n).stage == "pre-llm" and n != "keep-all")
 MAPS = {"grid": TokenMap.from_grid(5, 6), "anyres": inputs.anyres(), "holes": inputs.holes(), "clip": inputs.clip()}
 
+# These wait for the device: how much a pick changes, how large a set is, whether all is settled decides what follows.
+WAITING = {
+    "eadp", "eadp-printed", "mmtok", "scope", "tops-stage-one", "fsr", "prunesid", "vlm-pruner", "two-stage", "s2prune",
+}  # fmt: skip
+
 
 def maps_for(method: Method) -> list[TokenMap]:
     return [m for name, m in MAPS.items() if method.min_frames == 1 or name == "clip"]
@@ -28,12 +33,6 @@ def only_declared(method: Method, cues: Cues) -> Cues:
     return Cues(**kept, saliency_at=saliency_at, heads=cues.heads, images=cues.batch)
 
 
-def too_few(method: Method, token_map: TokenMap) -> set[int]:
-    """Counts that a method refuses on a clip, since every frame is to keep a token."""
-    frames = token_map.groups("frame").count
-    return set() if getattr(method, "frames_may_vanish", True) else set(range(1, frames))
-
-
 @pytest.mark.parametrize("kind", inputs.KINDS)
 @pytest.mark.parametrize("name", NAMES)
 def test_exact_ascending_unique(name: str, kind: str) -> None:
@@ -41,7 +40,7 @@ def test_exact_ascending_unique(name: str, kind: str) -> None:
     for seed, token_map in enumerate(maps_for(method)):
         n = len(token_map)
         cues = only_declared(method, inputs.cues(kind, 2, n, seed))
-        for k in {1, 2, 3, 11, n // 2, n - 1, n} - too_few(method, token_map):
+        for k in {1, 2, 3, 11, n // 2, n - 1, n}:
             selection = checked_select(method, cues, token_map, k)
             indices = selection.indices
             assert indices.shape == (2, k)
@@ -109,6 +108,19 @@ def test_declarations(name: str) -> None:
     else:
         with pytest.raises(UnsupportedCallError, match="one image"):
             method.count(inputs.cues("random", 2, len(token_map)), token_map)
+
+
+@pytest.mark.parametrize("name", sorted(set(NAMES) - WAITING))
+def test_decides_where_the_cues_lie(name: str) -> None:
+    """Tensors without memory stand for an accelerator: mixing devices fails, and so does asking for a value."""
+    method = create(name)
+    for token_map in maps_for(method)[:2]:
+        cues = inputs.cues("random", 2, len(token_map))
+        away = {cue: value.to("meta") for cue, value in cues.tensors().items()}
+        at = {depth: value.to("meta") for depth, value in cues.saliency_at.items()}
+        selection = method.select(replace(cues, saliency_at=at, **away), token_map, 11)
+        assert selection.indices.device.type == "meta"
+        assert selection.merge is None or selection.merge.group.device.type == "meta"
 
 
 def test_frames_are_asked_for() -> None:

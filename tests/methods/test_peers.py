@@ -7,14 +7,18 @@ from functools import partial
 import inputs
 import pytest
 import reference
+import reference_newer
 import torch
 
+from gridprune.errors import SettingError
 from gridprune.methods import Cues, create
 from gridprune.token_map import TokenMap
 
 CASES = {
     "divprune": reference.divprune,
+    "hawk": reference_newer.hawk,
     "cdpruner": reference.cdpruner,
+    "cdpruner-split": reference.cdpruner_split,
     "vispruner": reference.vispruner,
     "visionzip": reference.visionzip,
     "prumerge": reference.prumerge,
@@ -29,6 +33,7 @@ CASES = {
     "hiprune": reference.hiprune,
     "vscan-tower": reference.vscan_tower,
     "eadp": reference.eadp,
+    "eadp-printed": partial(reference.eadp, words=0.5, beta=10),
     "tops-stage-one": reference.tops_stage_one,
     "s2prune": reference.s2prune,
     "mmtok": reference.mmtok,
@@ -40,8 +45,19 @@ CASES = {
     "relevance-weighted": reference.relevance_weighted,
     "merge-rest": reference.merge_rest,
     "zone-floor": reference.zone_floor,
+    "nuwa": reference_newer.nuwa,
+    "otprune": reference_newer.otprune,
+    "zoo-prune": reference_newer.zoo_prune,
+    "prunesid": reference_newer.prunesid,
+    "id-selection": reference_newer.id_selection,
+    "mmr": reference_newer.mmr,
+    "vlm-pruner": reference_newer.vlm_pruner,
+    "apet": reference_newer.apet,
+    "l2norm": reference_newer.l2norm,
+    "litelvlm": reference_newer.litelvlm,
+    "vidcom2": reference_newer.vidcom2,
 }
-ON_VIEWS = ("holov", "holov-printed", "eadp", "hiprune", "s2prune", "vscan-tower")
+ON_VIEWS = ("holov", "holov-printed", "eadp", "eadp-printed", "hiprune", "s2prune", "vscan-tower", "nuwa", "vlm-pruner")
 
 
 def one_image(cues: Cues, number: int) -> dict[str, object]:
@@ -71,10 +87,26 @@ def agree(name: str, cues: Cues, token_map: TokenMap, k: int) -> None:
 @pytest.mark.parametrize("kind", inputs.KINDS)
 @pytest.mark.parametrize("name", CASES)
 def test_agrees_with_the_loops(name: str, kind: str) -> None:
-    token_map = inputs.clip() if name == "evs" else TokenMap.from_grid(5, 6)
+    token_map = inputs.clip() if name in ("evs", "vidcom2") else TokenMap.from_grid(5, 6)
     n = len(token_map)
     for seed, k in enumerate((1, 2, 7, 12, n - 1, n)):
         agree(name, inputs.cues(kind, 2, n, seed), token_map, k)
+
+
+@pytest.mark.parametrize("name", ["scope", "eadp-printed", "mmtok", "tops-stage-one", "divprune", "relevance-weighted"])
+def test_small_gains_are_told_apart(name: str) -> None:
+    """Late gains are a millionth of the first: a tie rule on the scale of the first one takes the earliest token."""
+    for seed, k in enumerate((20, 30)):
+        agree(name, inputs.skewed(1, 42, seed), TokenMap.from_grid(6, 7), k)
+
+
+def test_small_weights_are_told_apart() -> None:
+    for seed in range(3):
+        cues, token_map = inputs.skewed(1, 64, seed), TokenMap.from_grid(8, 8)
+        c = one_image(cues, 0)
+        weight = [w**8 for w in reference.minmax(list(reference.rows(c["relevance"])))]
+        expected = reference.divprune(c, token_map, 50, quality=weight, argmax=reference.argmax)
+        assert create("relevance-weighted", power=8.0).select(cues, token_map, 50).indices[0].tolist() == expected
 
 
 @pytest.mark.parametrize("name", ON_VIEWS)
@@ -84,7 +116,7 @@ def test_agrees_on_several_views(name: str) -> None:
         agree(name, inputs.cues("random", 2, 40, seed), token_map, k)
 
 
-@pytest.mark.parametrize("name", ["eadp", "cdpruner", "trim", "fsr"])
+@pytest.mark.parametrize("name", ["eadp", "cdpruner", "cdpruner-split", "trim", "fsr"])
 def test_a_tower_that_points_the_other_way(name: str) -> None:
     cues = inputs.cues("random", 2, 30, 3)
     turned = Cues(**{**cues.__dict__, "relevance_sign": -1})
@@ -111,6 +143,28 @@ def test_cdpruner_balance() -> None:
     for theta in (0.0, 0.5, 0.9):
         found = create("cdpruner", theta=theta).select(cues, token_map, 8).indices[0].tolist()
         assert found == reference.cdpruner(c, token_map, 8, theta=theta)
+
+
+def test_hawk_by_weights() -> None:
+    cues, token_map = inputs.cues("random", 1, 30), TokenMap.from_grid(5, 6)
+    weights = (0.2, 0.0, 0.7, 0.4)
+    found = create("hawk", weights=list(weights)).select(cues, token_map, 8).indices[0].tolist()
+    assert found == reference_newer.hawk(one_image(cues, 0), token_map, 8, weights)
+    with pytest.raises(SettingError, match="3 weights were given for 4"):
+        create("hawk", weights=[1, 2, 3]).select(cues, token_map, 8)
+    with pytest.raises(SettingError, match="each query head"):
+        create("hawk", weights=[0, 0])
+
+
+def test_cdpruner_by_view_scales_over_the_picture() -> None:
+    token_map = inputs.anyres()
+    for seed, k in enumerate((1, 3, 9, 22, 36)):
+        cues = inputs.cues("random", 1, 40, seed)
+        found = create("cdpruner", scope="view").select(cues, token_map, k).indices[0].tolist()
+        assert found == reference.cdpruner_by_view(one_image(cues, 0), token_map, k)
+    cues, grid = inputs.cues("random", 1, 30), TokenMap.from_grid(5, 6)
+    whole = create("cdpruner").select(cues, grid, 9)
+    assert torch.equal(create("cdpruner", scope="view").select(cues, grid, 9).indices, whole.indices)
 
 
 def test_released_holov_cannot_depend_on_alpha() -> None:
@@ -145,6 +199,17 @@ def test_s2prune_grid_is_the_released_one() -> None:
     for k, side in ((32, 4), (64, 5), (128, 8), (192, 9)):
         regions, corners = coarse_regions(TokenMap.from_grid(24, 24), k)
         assert regions.count == side * side == len(corners)
+    rows = coarse_regions(TokenMap.from_grid(24, 24), 64)[1][::5, :2]
+    assert rows.tolist() == [[0, 5], [5, 10], [10, 14], [14, 19], [19, 24]]  # round(4.8), round(9.6), round(14.4), ...
+
+
+def test_s2prune_deals_out_what_a_full_region_leaves() -> None:
+    """Quotas 7, 1.6, 1.4 beside a first token each; region 1 has room for 4, so five are left: for 2, 3, 2, 3, 2."""
+    from gridprune.methods.s2prune import deal
+
+    budgets = deal(torch.tensor([[0.7, 0.16, 0.14]]), 13, torch.tensor([4, 9, 9]), 9, 1)
+    assert budgets.tolist() == [[4, 5, 4]]
+    assert deal(torch.zeros(1, 3), 5, torch.tensor([4, 9, 9]), 9, 1).tolist() == [[2, 2, 1]]
 
 
 def test_s2prune_from_the_feature_map() -> None:
@@ -156,3 +221,12 @@ def test_s2prune_from_the_feature_map() -> None:
     selection = create("s2prune", structure="features").select(cues, token_map, 16)
     assert selection.budgets.tolist() != [[4, 4, 4, 4]]
     assert int(selection.budgets[0].argmax()) == 0
+
+
+def test_vispruner_tells_near_duplicates_apart() -> None:
+    """Cosines that fp32 rounds to one value: its order, and with it all that follows, would hang on the device."""
+    g = torch.Generator().manual_seed(3)
+    directions = torch.randn(6, 16, generator=g)[torch.randint(0, 6, (1, 256), generator=g)]
+    features = directions + 1e-4 * torch.randn(1, 256, 16, generator=g)
+    cues = Cues(saliency=torch.rand(1, 256, generator=g), tower_features=features)
+    agree("vispruner", cues, TokenMap.from_grid(16, 16), 64)

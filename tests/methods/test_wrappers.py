@@ -7,12 +7,13 @@ import pytest
 import torch
 
 from gridprune.errors import SettingError
-from gridprune.methods import create
+from gridprune.methods import Cues, create
 from gridprune.methods.base import checked_select
 from gridprune.methods.cdpruner import CDPruner
 from gridprune.methods.centered import Centered
 from gridprune.methods.divprune import DivPrune
 from gridprune.methods.fastervlm import FasterVLM
+from gridprune.methods.hawk import FirstLayer
 from gridprune.methods.merge_rest import MergeRest
 from gridprune.methods.per_view import PerView
 from gridprune.methods.relevance import Relevance
@@ -33,6 +34,8 @@ GRID = TokenMap.from_grid(5, 6)
         (Centered, Scope(), "cdpruner, divprune"),
         (RelevanceWeighted, FasterVLM(), "divprune"),
         (ZoneFloor, DivPrune(), "fastervlm"),
+        (FirstLayer, DivPrune(), "gridprune, relevance"),
+        (FirstLayer, create("eadp"), "cdpruner"),
         (MergeRest, VisionZip(), "divprune"),
         (MergeRest, create("prumerge"), "divprune"),
         (TwoStage, create("downsample"), "divprune"),
@@ -119,6 +122,16 @@ def test_per_view_gives_every_view_its_part() -> None:
     assert torch.equal(selection.indices[:, :3], overview)
     one = PerView(base=DivPrune()).select(inputs.cues("random", 2, 30), GRID, 9)
     assert torch.equal(one.indices, DivPrune().select(inputs.cues("random", 2, 30), GRID, 9).indices)
+
+
+def test_relevance_of_the_first_layer_takes_the_place_of_the_towers() -> None:
+    cues = inputs.cues("random", 2, 30)
+    method = FirstLayer(base=Relevance())
+    assert method.needs == {"head_relevance"}
+    assert method.uses_text
+    alone = Cues(head_relevance=cues.head_relevance, relevance_sign=-1)
+    assert torch.equal(method.select(alone, GRID, 9).indices, create("hawk").select(cues, GRID, 9).indices)
+    assert FirstLayer().needs == {"head_relevance", "saliency"}
 
 
 def test_merging_conserves_a_constant() -> None:

@@ -7,12 +7,8 @@ import os
 import re
 import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from http import HTTPStatus
 from pathlib import Path
 
 import pytest
@@ -95,23 +91,10 @@ def server(tmp_path_factory) -> Iterator[Server]:
         assert process.stdout is not None
         url = process.stdout.readline().strip()
         assert re.fullmatch(r"http://127\.0\.0\.1:\d+", url), log.read_text()
-        wait_until_ready(url, process)
         yield Server(url, temporary, stray, log)
     finally:
         process.terminate()
         process.wait(20)
-
-
-def wait_until_ready(url: str, process: subprocess.Popen[str]) -> None:
-    """Until the page has taken the place of the loading page."""
-    while process.poll() is None:
-        try:
-            with urllib.request.urlopen(url, timeout=60):
-                return
-        except urllib.error.HTTPError as error:
-            if error.code != HTTPStatus.SERVICE_UNAVAILABLE:
-                raise
-            time.sleep(0.5)
 
 
 @pytest.fixture

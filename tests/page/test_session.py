@@ -16,7 +16,7 @@ from gridprune.demo.export import as_python, save
 from gridprune.demo.limits import MAX_PICTURES, MAX_QUESTION, MAX_SESSIONS
 from gridprune.demo.samples import samples
 from gridprune.demo.session import Picture, Session, Sessions
-from gridprune.demo.view import answers_html, maps_html
+from gridprune.demo.view import answers_html, maps_html, problem_html
 from gridprune.errors import QuestionError
 from gridprune.methods import create
 from gridprune.runtime import answer
@@ -68,6 +68,12 @@ def test_another_k_leaves_the_answer_of_all_tokens_alone(engine, session):
     assert not session.picture.past
 
 
+def test_words_that_the_model_does_not_know_are_named(engine, session):
+    with pytest.raises(QuestionError, match=r"'colour' \('color'\?\)"):
+        session.ask(engine, "What colour is the card?", Choice(keep=64), False)
+    assert session.picture.turn is None
+
+
 def test_more_tokens_than_there_are_means_all(engine, session):
     session.ask(engine, QUESTION, Choice(keep=9999), False)
     assert [column.answer.visual_tokens for column in session.picture.turn.columns] == [576, 576]
@@ -106,10 +112,11 @@ def test_questions_that_are_none(engine, session, question):
 
 
 def test_words_of_visitors_are_escaped(engine, session):
-    session.ask(engine, "<script>alert(1)</script>", Choice(keep=64), False)
+    session.ask(engine, "<B>Is there a dog?</B>", Choice(keep=64), False)
     for html in (answers_html(session.picture.turn), save(engine, session.picture, "html")[0].decode()):
-        assert "<script>alert" not in html
-        assert "&lt;script&gt;alert" in html
+        assert "<B>" not in html
+        assert "&lt;B&gt;Is there" in html
+    assert problem_html("<script>alert(1)</script>").count("<script") == 0
 
 
 def test_knobs_count_only_when_turned():

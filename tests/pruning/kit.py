@@ -21,7 +21,7 @@ TEXT = {
     "vocab_size": VOCABULARY,
     "hidden_size": 32,
     "intermediate_size": 48,
-    "num_hidden_layers": 2,
+    "num_hidden_layers": 3,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "max_position_embeddings": 2048,
@@ -135,21 +135,6 @@ class Uneven(Method):
         return Selection(scores.topk(k, dim=1).indices.sort(dim=1).values)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Joint(Method):
-    """The most salient tokens of all pictures of a prompt together; a picture may be left with none."""
-
-    name: ClassVar[str] = "joint"
-    capabilities: ClassVar[frozenset[str]] = frozenset({"joint"})
-
-    @property
-    def needs(self) -> frozenset[str]:
-        return frozenset({"saliency"})
-
-    def select(self, cues: Cues, token_map: TokenMap, k: int) -> Selection:
-        return Selection(cues.require("saliency").topk(k, dim=1).indices.sort(dim=1).values)
-
-
 @lru_cache(maxsize=2)
 def model(case: Case) -> Any:
     """The case's model; tests must leave it as it was."""
@@ -226,6 +211,16 @@ def reference(
     if case.run is not None:
         return case.run(net, case, row, written, masks, {**call, **arguments})
     return net(**call, **arguments)
+
+
+def in_full(case: Case, net: Any, row: Row, masks: Sequence[Tensor], values: Tensor) -> Tensor:
+    """(B, L, ...) from values of the kept tokens (B, W, ...): at a dropped column what stands at the last one before it
+    that was kept, and nothing before the first."""
+    columns, found = write(case, net, row, masks).columns, []
+    for column in range(len(case.ids(row))):
+        before = [i for i, kept in enumerate(columns) if kept <= column]
+        found.append(values[:, before[-1]] if before else torch.zeros_like(values[:, 0]))
+    return torch.stack(found, dim=1)
 
 
 def shuffled(text: int, count: int = 5) -> list[int]:

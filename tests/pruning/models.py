@@ -132,7 +132,7 @@ def _qwen2_vl() -> Any:
 
 def _qwen2_5_vl() -> Any:
     vision = {**QWEN_VISION, "hidden_size": 16, "out_hidden_size": 32, "intermediate_size": 24, "window_size": 16}
-    vision["fullatt_block_indexes"] = [1]
+    vision |= {"depth": 4, "fullatt_block_indexes": [1, 3]}
     return hf.Qwen2_5_VLForConditionalGeneration(
         hf.Qwen2_5_VLConfig(vision_config=vision, text_config={**TEXT, "rope_parameters": MROPE}, **VISION_IDS)
     )
@@ -143,8 +143,13 @@ EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 
 
 def _qwen3_vl(kind: str = "Qwen3VL", **experts: Any) -> Any:
     vision = {**QWEN_VISION, "hidden_size": 16, "out_hidden_size": 32, "intermediate_size": 24}
-    vision |= {"deepstack_visual_indexes": [0, 1], "num_position_embeddings": 64}
-    text = {**TEXT, "head_dim": 8, "rope_parameters": {**MROPE, "mrope_section": [2, 1, 1], "mrope_interleaved": True}}
+    vision |= {"depth": 5, "deepstack_visual_indexes": [1, 2, 3], "num_position_embeddings": 64}
+    text = {
+        **TEXT,
+        "num_hidden_layers": 5,
+        "head_dim": 8,
+        "rope_parameters": {**MROPE, "mrope_section": [2, 1, 1], "mrope_interleaved": True},
+    }
     config = getattr(hf, f"{kind}Config")(vision_config=vision, text_config={**text, **experts}, **VISION_IDS)
     return getattr(hf, f"{kind}ForConditionalGeneration")(config)
 
@@ -208,15 +213,17 @@ def _deepstack(net: Any, case: Case, row: Any, written: Written, masks: Any, cal
     """Qwen3-VL's forward from embeddings leaves the deepstack planes out: call its language model with them."""
     pictures = [item for item in row if isinstance(item, Picture)]
     labels, arguments = call.pop("labels", None), {}
+    loss_arguments = {name: call.pop(name) for name in ("num_items_in_batch",) if name in call}
     if pictures:
         planes = [torch.cat(list(plane)) for plane in case._encoded(net, pictures).deepstack_features]
         kept = torch.cat([mask.bool() for mask in masks])
         visual = torch.tensor([[place is not None for place in written.visual]])
         arguments = {"visual_pos_masks": visual, "deepstack_visual_embeds": [plane[kept] for plane in planes]}
-    hidden = net.model.language_model(**call, **arguments).last_hidden_state
-    logits = net.lm_head(hidden)
-    loss = None if labels is None else net.loss_function(logits=logits, labels=labels, vocab_size=VOCABULARY)
-    return SimpleNamespace(logits=logits, loss=loss)
+    output = net.model.language_model(**call, **arguments)
+    logits, loss = net.lm_head(output.last_hidden_state), None
+    if labels is not None:
+        loss = net.loss_function(logits=logits, labels=labels, vocab_size=VOCABULARY, **loss_arguments)
+    return SimpleNamespace(logits=logits, loss=loss, hidden_states=output.hidden_states)
 
 
 _QWEN = {"tokens": _qwen_tokens, "vision": _qwen_vision, "extras": _qwen_types, "reference": _mrope}
@@ -376,9 +383,20 @@ SMOLVLM = Case("smolvlm", lambda: _idefics3("SmolVLM"), **_TILED)
 
 # -- Gemma 3 and PaliGemma ---------------------------------------------------------------------------------------------
 
+# Windows shorter than a prompt; a layer with full attention among several, and none behind the last of them.
+WINDOWS = {
+    "num_hidden_layers": 5,
+    "layer_types": [*["sliding_attention"] * 3, "full_attention", "sliding_attention"],
+    "sliding_window": 12,
+}
+
 
 def _gemma3() -> Any:
-    text = {**TEXT, "head_dim": 8, "layer_types": ["sliding_attention", "full_attention"], "sliding_window": 512}
+    rope = {
+        "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
+        "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
+    }
+    text = {**TEXT, "head_dim": 8, "rope_parameters": rope, **WINDOWS}
     return hf.Gemma3ForConditionalGeneration(
         hf.Gemma3Config(
             vision_config={**SIGLIP, "vision_use_head": False},
@@ -570,7 +588,8 @@ VIDEO_LLAVA_CLIPS = Case(
 
 def _qwen3_5(kind: str = "Qwen3_5", **experts: Any) -> Any:
     vision = {**QWEN_VISION, "hidden_size": 16, "out_hidden_size": 32, "intermediate_size": 24}
-    text = {**TEXT, "head_dim": 8, "num_hidden_layers": 2, "layer_types": ["linear_attention", "full_attention"]}
+    text = {**TEXT, "head_dim": 16, "num_hidden_layers": 4}
+    text["layer_types"] = ["linear_attention", "full_attention"] * 2
     text |= {
         "linear_key_head_dim": 8,
         "linear_value_head_dim": 8,
@@ -581,7 +600,7 @@ def _qwen3_5(kind: str = "Qwen3_5", **experts: Any) -> Any:
         **MROPE,
         "mrope_section": [2, 1, 1],
         "mrope_interleaved": True,
-        "partial_rotary_factor": 1.0,
+        "partial_rotary_factor": 0.5,
     }
     vision["num_position_embeddings"] = 64
     config = getattr(hf, f"{kind}Config")(vision_config=vision, text_config={**text, **experts}, **VISION_IDS)

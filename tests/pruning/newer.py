@@ -16,6 +16,7 @@ from .models import (
     SIGLIP,
     STILL_QWEN,
     VISION_IDS,
+    WINDOWS,
     padded_vision,
     rows_with_breaks,
     square,
@@ -24,14 +25,14 @@ from .models import (
 
 # -- GLM ---------------------------------------------------------------------------------------------------------------
 
-GLM_ROPE = {"rope_type": "default", "mrope_section": [1, 1, 2], "partial_rotary_factor": 1.0, "rope_theta": 10000.0}
+GLM_ROPE = {"rope_type": "default", "mrope_section": [1, 1, 2], "partial_rotary_factor": 0.5, "rope_theta": 10000.0}
 
 
 def _glm(kind: str, **text: Any) -> Any:
     vision = {**QWEN_VISION, "hidden_size": 16, "out_hidden_size": 32, "intermediate_size": 24, "image_size": 32}
     config = getattr(hf, f"{kind}Config")(
         vision_config=vision,
-        text_config={**TEXT, "rope_parameters": GLM_ROPE, **text},
+        text_config={**TEXT, "head_dim": 16, "rope_parameters": GLM_ROPE, **text},
         image_start_token_id=102,
         image_end_token_id=103,
         **{name: number for name, number in VISION_IDS.items() if "vision" not in name},
@@ -43,6 +44,7 @@ GLM_4V = Case("glm-4v", lambda: _glm("Glm4v"), **STILL_QWEN)
 GLM_4_6V = Case("glm-4.6v", lambda: _glm("Glm46V"), **STILL_QWEN)
 GLM_OCR = Case("glm-ocr", lambda: _glm("GlmOcr"), **STILL_QWEN)
 _ROUTED = {"n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "first_k_dense_replace": 1}
+_ROUTED |= {"n_shared_experts": 1, "n_group": 1, "topk_group": 1}
 GLM_4V_MOE = Case("glm-4v-moe", lambda: _glm("Glm4vMoe", **_ROUTED), **STILL_QWEN)
 
 # -- DeepSeek-VL and Janus ---------------------------------------------------------------------------------------------
@@ -82,7 +84,7 @@ JANUS = Case("janus", _janus, lambda picture: [102, *[IMAGE] * 36, 103], square,
 def _cohere(kind: str, **settings: Any) -> Any:
     config = getattr(hf, f"{kind}Config")(
         vision_config=hf.SiglipVisionConfig(**SIGLIP, vision_use_head=False),
-        text_config=hf.Cohere2Config(**{**TEXT, "num_hidden_layers": 4}),
+        text_config=hf.Cohere2Config(**{**TEXT, **WINDOWS}),
         image_token_id=IMAGE,
         **settings,
     )
@@ -141,13 +143,19 @@ QIANFAN_OCR = Case("qianfan-ocr", _qianfan, INTERNVL.tokens, tile_vision, _TILES
 # -- LFM2-VL -----------------------------------------------------------------------------------------------------------
 
 
+_LFM2_LAYERS = ["conv", "conv", "full_attention", "conv", "full_attention", "conv"]
+
+
 def _lfm2_vl() -> Any:
     vision = {key: value for key, value in SIGLIP.items() if key != "image_size"}
     return hf.Lfm2VlForConditionalGeneration(
         hf.Lfm2VlConfig(
             vision_config=hf.Siglip2VisionConfig(**vision, num_patches=16, vision_use_head=False),
             text_config=hf.Lfm2Config(
-                **TEXT, layer_types=["conv", "full_attention"], block_auto_adjust_ff_dim=False, block_multiple_of=8
+                **{**TEXT, "num_hidden_layers": 6},
+                layer_types=_LFM2_LAYERS,
+                block_auto_adjust_ff_dim=False,
+                block_multiple_of=8,
             ),
             image_token_id=IMAGE,
             projector_hidden_size=16,
@@ -199,13 +207,12 @@ def _gemma4(**text: Any) -> Any:
         "pooling_kernel_size": 2,
         "position_embedding_size": 16,
     }
-    layers = ["sliding_attention", "full_attention"]
+    layers = ["sliding_attention", "sliding_attention", "full_attention"] * 2
+    shape = {"num_hidden_layers": 6, "head_dim": 8, "global_head_dim": 16, "sliding_window": 12, "layer_types": layers}
     return hf.Gemma4ForConditionalGeneration(
         hf.Gemma4Config(
             vision_config=hf.Gemma4VisionConfig(**{k: v for k, v in vision.items() if k != "image_size"}),
-            text_config=hf.Gemma4TextConfig(
-                **{**TEXT, "head_dim": 8, "global_head_dim": 8, "sliding_window": 512, "layer_types": layers, **text}
-            ),
+            text_config=hf.Gemma4TextConfig(**{**TEXT, **shape, **text}),
             audio_config=None,
             image_token_id=IMAGE,
             video_token_id=VIDEO,
@@ -240,11 +247,15 @@ _GEMMA4 = {
     "sizes": ((4, 6), (4, 4), (6, 8)),
     "extras": lambda ids: {"mm_token_type_ids": (ids == IMAGE).int()},
 }
-_PER_LAYER = {"hidden_size_per_layer_input": 4, "vocab_size_per_layer_input": VOCABULARY}
+_PER_LAYER = {"hidden_size_per_layer_input": 4, "vocab_size_per_layer_input": VOCABULARY, "num_kv_shared_layers": 3}
+_PER_LAYER["use_double_wide_mlp"] = True
+_LARGE = {"hidden_size_per_layer_input": 0, "use_bidirectional_attention": "vision", "attention_k_eq_v": True}
+_LARGE |= {"num_global_key_value_heads": 1, "enable_moe_block": True, "num_experts": 4, "top_k_experts": 2}
+_LARGE["moe_intermediate_size"] = 16
 GEMMA4_SMALL = Case("gemma4-e", lambda: _gemma4(**_PER_LAYER), **_GEMMA4, reference=_gemma4_per_layer)
 GEMMA4 = Case(
     "gemma4",
-    lambda: _gemma4(hidden_size_per_layer_input=0, use_bidirectional_attention="vision"),
+    lambda: _gemma4(**_LARGE),
     **_GEMMA4,
     reference=_gemma4_types,
 )

@@ -8,12 +8,12 @@ from contextlib import nullcontext
 import pytest
 import torch
 
-from gridprune import prune
+from gridprune import families, prune
 from gridprune.errors import UnsupportedCallError
 from gridprune.families.base import CHUNKED_PREFILL, LATER_PICTURES, PADDING_BEHIND_CACHE, STATIC_CACHE
 from gridprune.methods.registry import create
 
-from .kit import Joint, Picture, Uneven, reference, shuffled, write
+from .kit import Picture, Uneven, in_full, reference, shuffled, write
 
 KEEP_ALL = create("keep-all")
 SOME = create("fastervlm", keep="30%")
@@ -67,6 +67,11 @@ def stack(output):
     return torch.stack(output.logits, dim=1)
 
 
+def expected_logits(case, net, row, masks):
+    """The reference's logits at the columns of the whole prompt."""
+    return in_full(case, net, row, masks, reference(case, net, row, masks).logits)
+
+
 # -- identical to the unpruned model -----------------------------------------------------------------------------------
 
 
@@ -102,8 +107,7 @@ def test_pruned_forward_equals_reference(case, net):
     row = two(case)
     pruned, masks = forward(net, case.call(row))
     assert not all(mask.all() for mask in masks)
-    expected = reference(case, net, row, masks).logits
-    assert (pruned.logits - expected).abs().max() == 0.0
+    assert (pruned.logits - expected_logits(case, net, row, masks)).abs().max() == 0.0
 
 
 def test_pruned_generate_equals_reference(case, net):
@@ -124,7 +128,7 @@ def test_uneven_counts_equal_reference(case, net):
         if masks[0].sum() != masks[1].sum():
             break
     assert masks[0].sum() != masks[1].sum()
-    assert (pruned.logits - reference(case, net, row, masks).logits).abs().max() == 0.0
+    assert (pruned.logits - expected_logits(case, net, row, masks)).abs().max() == 0.0
 
 
 def test_labels_and_loss_equal_reference(case, net):
@@ -133,7 +137,7 @@ def test_labels_and_loss_equal_reference(case, net):
     labels = torch.where(call["input_ids"] == case.placeholder, -100, call["input_ids"])
     pruned, masks = forward(net, {**call, "labels": labels})
     kept = labels[:, write(case, net, row, masks).columns]
-    assert torch.equal(pruned.loss, reference(case, net, row, masks, labels=kept).loss)
+    torch.testing.assert_close(pruned.loss, reference(case, net, row, masks, labels=kept).loss)
 
 
 # -- rows do not know of each other ------------------------------------------------------------------------------------
@@ -174,27 +178,10 @@ def test_without_a_mask(case, net):
     call = case.call(row)
     del call["attention_mask"]
     pruned, masks = forward(net, call)
-    assert (pruned.logits - reference(case, net, row, masks).logits).abs().max() == 0.0
+    assert (pruned.logits - expected_logits(case, net, row, masks)).abs().max() == 0.0
 
 
 # -- one budget over the prompt ----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("method", [create("fastervlm", keep="23%"), Joint(keep="30%")], ids=lambda method: method.name)
-def test_one_budget_over_the_prompt(case, net, method):
-    rows = [two(case), [*shuffled(4, 9), *one(case, 1)], [*two(case, 1), *one(case, 3)]]
-    with torch.no_grad(), prune(net, method, budget="prompt") as pruning:
-        batch = net(**case.call(*rows)).logits
-    reports = list(pruning.reports)
-    for i, row in enumerate(rows):
-        pictures = sum(isinstance(item, Picture) for item in row)
-        own, reports = reports[:pictures], reports[pictures:]
-        assert sum(report.kept for report in own) == method.budget.resolve(sum(report.total for report in own))
-        single, masks = forward(net, case.call(row), method, budget="prompt")
-        assert all(torch.equal(report.kept_mask, mask) for report, mask in zip(own, masks))
-        assert (single.logits - reference(case, net, row, masks).logits).abs().max() == 0.0
-        length = single.logits.shape[1]
-        torch.testing.assert_close(batch[i, -length:], single.logits[0], atol=2e-4, rtol=1e-4)
 
 
 # -- caches and turns --------------------------------------------------------------------------------------------------
@@ -242,6 +229,8 @@ def test_second_turn_of_forward_equals_from_scratch(case, net, limits, with_pict
         later[name] = torch.cat([call[name], later[name]], dim=1)
     later["past_key_values"] = opening.past_key_values
     limit = next((each for each in (LATER_PICTURES, PADDING_BEHIND_CACHE) if with_picture and each in limits), "")
+    if with_picture and not limit and families.find(net).window and len(case.sizes) > 1:  # rows of different lengths
+        limit, limits = PADDING_BEHIND_CACHE, {PADDING_BEHIND_CACHE: "padding would fill the window"}
     with refused(limit, limits) as refusal:
         output, more = forward(net, later)
     if refusal is not None:

@@ -12,6 +12,7 @@ from gridprune import GridPrune, families, prune
 from gridprune.cues import collect
 from gridprune.cues.attention import MOST_QUERIES, cls_attention, received_attention
 from gridprune.cues.clip_text import ClipText
+from gridprune.cues.sensitivity import sensitivity
 from gridprune.errors import CheckpointError, MissingCueError, QuestionError
 from gridprune.methods.registry import create
 
@@ -84,8 +85,9 @@ def test_windowed_values_come_back_in_order():
     vision = family.vision(given)
     maps = family.token_maps(vision)
     with torch.no_grad():
-        encoded = family.encode(vision, maps, families.base.Blocks(states=[2]))
-        states = encoded.parts.states(encoded.captured, 2)
+        last = net.config.vision_config.depth - 1
+        encoded = family.encode(vision, maps, families.base.Blocks(states=[last]))
+        states = encoded.parts.states(encoded.captured, last)
         for own, features in zip(states, encoded.embeddings):
             torch.testing.assert_close(net.model.visual.merger(own), features)
 
@@ -236,3 +238,33 @@ def test_reports_of_many_pictures_are_bounded():
     with torch.no_grad(), prune(net, create("random", keep=3), max_reports=2) as pruning:
         net(**LLAVA.call([LLAVA.picture(0), LLAVA.picture(1), LLAVA.picture(2)]))
     assert len(pruning.reports) == 2
+
+
+# -- sensitivity of the projector --------------------------------------------------------------------------------------
+
+
+def test_sensitivity_is_the_limit_of_small_differences():
+    net = model(LLAVA)
+    with torch.no_grad():
+        states = net.model.vision_tower(call(LLAVA)["pixel_values"], output_hidden_states=True).hidden_states[-2][0, 1:]
+    project = net.model.multi_modal_projector.double()
+    generator = torch.Generator().manual_seed(0)
+    directions = torch.nn.functional.normalize(torch.randn(64, states.shape[1], generator=generator), dim=1)
+    expected, h = torch.zeros(len(states), dtype=torch.float64), 1e-4
+    with torch.no_grad():
+        for u in directions.double():
+            ahead, behind = project(states.double() + h * u), project(states.double() - h * u)
+            expected += (ahead - behind).norm(dim=-1) / (2 * h * len(directions))
+    project.float()
+    with torch.inference_mode():
+        found = sensitivity(project, states)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_sensitivity_comes_from_the_models_own_projector():
+    net = model(LLAVA)
+    with torch.inference_mode(), prune(net, create("zoo-prune", keep=8)) as pruning:
+        net(**call(LLAVA))
+    assert pruning.reports[0].kept == 8
+    with pytest.raises(MissingCueError, match="fuses"):
+        prune(model(QWEN2_5_VL), create("zoo-prune", keep=4))

@@ -16,7 +16,7 @@ from gridprune.methods.base import checked_select
 from gridprune.methods.registry import create
 from gridprune.reuse import EncoderCache
 
-from .kit import model, reference
+from .kit import in_full, model, reference
 from .models import IDEFICS3, INTERNVL, LLAVA, QWEN2_5_VL, QWEN3_VL
 from .test_contract import KEEP_ALL, SOME, one, two
 
@@ -46,6 +46,11 @@ def check(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
         torch.testing.assert_close(found[name], gradient, atol=within, rtol=0, msg=f"{name}: {{}}".format)
 
 
+def expected_logits(case: Any, net: nn.Module, row: Any, masks: list[Tensor]) -> Tensor:
+    """The reference's logits at the columns of the whole prompt."""
+    return in_full(case, net, row, masks, written_out(case, net, row, masks).logits)
+
+
 def masks_of(pruning: Any) -> list[Tensor]:
     return [report.kept_mask for report in pruning.reports]
 
@@ -55,7 +60,7 @@ def test_every_parameter_learns(case, net):
     for method in (SOME, KEEP_ALL):
         with prune(net, method) as pruning:
             found = gradients(net, net(**case.call(row)).logits)
-        check(found, gradients(net, written_out(case, net, row, masks_of(pruning)).logits))
+        check(found, gradients(net, expected_logits(case, net, row, masks_of(pruning))))
 
 
 # -- adapters, gradient checkpointing ----------------------------------------------------------------------------------
@@ -81,8 +86,8 @@ def test_adapters_learn_under_gradient_checkpointing(case, reentrant):
         logits = wrapped(**case.call(row)).logits
     found = gradients(wrapped, logits)  # layers are computed again, behind the block
     masks = masks_of(pruning)[:2]
-    check(found, gradients(wrapped, written_out(case, net, row, masks).logits))
-    expected = gradients(wrapped.eval(), written_out(case, net, row, masks).logits)
+    check(found, gradients(wrapped, expected_logits(case, net, row, masks)))
+    expected = gradients(wrapped.eval(), expected_logits(case, net, row, masks))
     check(plain, expected)
     for part in PARTS:
         assert any(re.search(part, name) for name in expected)
@@ -109,7 +114,7 @@ def chosen(monkeypatch):
 def test_merged_tokens_learn(name, chosen):
     net, method, row = model(LLAVA), create(name, keep=9), one(LLAVA)
     given = LLAVA.call(row)
-    with prune(net, method):
+    with prune(net, method) as pruning:
         found = gradients(net, net(**given).logits)
     (selection,) = chosen
     merge, k = selection.merge, selection.indices.shape[1]
@@ -125,7 +130,8 @@ def test_merged_tokens_learn(name, chosen):
             slots[slot] = slots[slot] + weight * tokens[source]
     merged = torch.stack(slots)
     merged = net.model.multi_modal_projector(merged) if merge.space == "tower_features" else merged
-    check(found, gradients(net, net(inputs_embeds=around(net, row, merged)).logits))
+    logits = net(inputs_embeds=around(net, row, merged)).logits
+    check(found, gradients(net, in_full(LLAVA, net, row, masks_of(pruning), logits)))
 
 
 def around(net, row, picture: Tensor) -> Tensor:
@@ -137,11 +143,12 @@ def around(net, row, picture: Tensor) -> Tensor:
 def test_a_smaller_picture_teaches():
     net, row = model(LLAVA), one(LLAVA)
     given = LLAVA.call(row)
-    with prune(net, create("downsample", keep=9)):
+    with prune(net, create("downsample", keep=9)) as pruning:
         found = gradients(net, net(**given).logits)
     small = nn.functional.interpolate(given["pixel_values"], size=(12, 12), mode="bilinear", antialias=True)
     features = net.get_image_features(small, interpolate_pos_encoding=True, return_dict=True).pooler_output
-    check(found, gradients(net, net(inputs_embeds=around(net, row, features[0])).logits))
+    logits = net(inputs_embeds=around(net, row, features[0])).logits
+    check(found, gradients(net, in_full(LLAVA, net, row, masks_of(pruning), logits)))
 
 
 # -- what is no part of the graph --------------------------------------------------------------------------------------

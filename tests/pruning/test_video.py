@@ -21,6 +21,7 @@ from gridprune.methods.registry import create
 from gridprune.token_map import TokenMap
 from gridprune.video import Video, evenly_spread, is_video, read_video
 
+from . import chats
 from .kit import VIDEO, model
 from .models import LLAVA, ONEVISION_CLIPS, QWEN2_5_VL_CLIPS, VIDEO_LLAVA_CLIPS
 from .test_cues import clip_text
@@ -60,7 +61,8 @@ def processor(case, build):
         return BatchFeature({"input_ids": ids, "attention_mask": torch.ones_like(ids), **case.extras(ids), **vision})
 
     class Processor:
-        video_token, chat_template, tokenizer = "<video>", None, None
+        video_token, chat_template, tokenizer = "<video>", chats.HUMAN, None
+        apply_chat_template = staticmethod(chats.processor("human").apply_chat_template)
         batch_decode = staticmethod(lambda rows, **_: [" ".join(str(int(i)) for i in row) for row in rows])
         __call__ = staticmethod(call)
 

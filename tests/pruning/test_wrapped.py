@@ -70,10 +70,11 @@ def test_lora_equals_its_merged_twin(case, kind, past, monkeypatch):
     torch.testing.assert_close(logits, expected, atol=2e-4, rtol=1e-4)
     assert torch.equal(output, tokens)
     assert len(reports) == 2
-    assert logits.shape[1] < call(case)["input_ids"].shape[1]
     assert state(base)[0].keys() == before[0].keys()
     with torch.no_grad():
-        assert wrapped(**call(case)).logits.shape[1] == call(case)["input_ids"].shape[1]
+        stock = wrapped(**call(case)).logits
+    assert logits.shape == stock.shape
+    assert not torch.allclose(logits[:, -1], stock[:, -1], atol=1e-2)
 
 
 def test_a_failed_call_leaves_no_trace():
@@ -83,8 +84,8 @@ def test_a_failed_call_leaves_no_trace():
         with pytest.raises(ZeroDivisionError):
             wrapped(**call(LLAVA))
         handle.remove()
-        short = wrapped(**call(LLAVA)).logits
-    assert short.shape[1] == call(LLAVA)["input_ids"].shape[1] - 36 + 8
+        cache = wrapped(**call(LLAVA), use_cache=True).past_key_values
+    assert cache.get_seq_length() == call(LLAVA)["input_ids"].shape[1] - 36 + 8
     assert len(pruning.reports) == 2
 
 

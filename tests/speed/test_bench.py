@@ -18,7 +18,6 @@ from gridprune.errors import SettingError, UnknownNameError
 from gridprune.methods.registry import available, create
 from gridprune.speed import capture, clock, decisions, ends, long, profile, rig, run, shapes, stages
 from gridprune.speed.clock import Journal, Ratio, Timing
-from gridprune.speed.flops import kv_bytes, prefill_flops
 from gridprune.speed.memory import peak_bytes
 from gridprune.speed.plots import PLOTS
 from gridprune.speed.tables import TABLES
@@ -212,7 +211,6 @@ def test_parts_are_kept_resumed_and_summed_up(tmp_path, monkeypatch):
     run.bench(run.QUICK, rounds=1, quick=True, out=out)
     assert len(calls) == 5
     assert set(result["decision_ms"]) == {"576", "2880"}
-    assert set(result["zone_selection_ms"]) == {"576"}
     assert set(result["ratio_to_native"]) == set(result["speedup"]) == {"576/192", "576/128", "576/64"}
     assert set(result["capture_overhead"]) == {"embedded CLIP, 192 px"}
     assert 0 < result["decision_share_of_prefill"]["576"] < 1
@@ -297,7 +295,7 @@ def test_profile_counts_kernels_by_kind_and_no_views():
 def test_profile_has_every_procedure():
     found = profile.profiles((36,), lambda message: None)
     names = [f"{name}, {which}/36" for name in decisions.PUBLISHED for which in ("published", "here")]
-    assert list(found["rows"]) == ["gridprune/36", "zone selection/36", *names]
+    assert list(found["rows"]) == ["gridprune/36", *names]
     assert found["rows"]["gridprune/36"]["kinds"]["products"] == 0
     assert found["rows"]["divprune, published/36"]["kinds"]["products"] > 0
     assert found["cheapest_us"] > 0
@@ -329,11 +327,3 @@ def test_exponents_and_ratios():
     assert decisions._slope([(10, 1.0), (100, 100.0), (1000, 10000.0)]) == pytest.approx(2)
     assert math.isnan(decisions._slope([(10, 1.0)]))
     assert Ratio.of(Timing((2.0, 6.0, 4.0)), Timing((1.0, 2.0, 1.0))).to_list() == [3.0, 2.0, 4.0]
-
-
-def test_flops_and_kv_of_a_known_model():
-    config = shapes.get_shape("tiny").make(1, 1).config.text_config
-    width, inner = 192, 512
-    by_hand = 10 * (2 * 4 * width * width + 2 * 3 * width * inner) + 4 * 10 * 10 * width
-    assert prefill_flops(config, 10) == by_hand
-    assert kv_bytes(config, 10, 4) == 2 * width * 10 * 4

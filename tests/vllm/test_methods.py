@@ -21,8 +21,9 @@ from gridprune.pictures import pick
 from gridprune.vllm.architectures import of_config
 from gridprune.vllm.settings import FIELD, Settled
 
-EVERYWHERE = {  # inside the language model, before the tower, on clips, or with a count that depends on the picture
+EVERYWHERE = {  # inside the language model, with weights, before the tower, on clips, or with a count of its own
     "fastv", "pyramiddrop", "sparsevlm", "dart-inside", "downsample", "evs", "prumerge", "prumerge-plus", "trim-iqr",
+    "hawk", "first-layer", "vidcom2", "zoo-prune",
 }  # fmt: skip
 FUSED = {
     "s2prune",

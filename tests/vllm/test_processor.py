@@ -65,13 +65,16 @@ def test_hash_holds_question_budget_and_settings(made: Callable[..., Made]) -> N
     assert one.hash(words(2)) != asked
     assert one.hash(words(1), keep=41) != asked
     assert one.hash(words(1), question=words(2)) == one.hash(words(2))
-    assert made(keep=40, options={"alpha": 0.25}).hash(words(1)) != asked
+    assert made(keep=40, method="gridprune(alpha=0.25)").hash(words(1)) != asked
     assert made(keep=40, method="relevance").hash(words(1)) != asked
 
 
-def test_later_turns_do_not_change_the_hash(made: Callable[..., Made]) -> None:
-    one = made(keep=40)
-    assert one.hash(words(1), words(2), words(3)) == one.hash(words(1))
+@pytest.mark.parametrize("name", ["llava", "qwen2.5-vl"])
+def test_later_turns_change_the_hash_as_the_setting_says(made: Callable[..., Made], name: str) -> None:
+    """By default the question to be answered guides; guided by the picture's turn, later turns change nothing."""
+    last, turn = made(name, keep=40), made(name, keep=40, guide="turn")
+    assert last.hash(words(1), words(2), words(3)) == last.hash(words(3))
+    assert turn.hash(words(1), words(2), words(3)) == turn.hash(words(1)) != turn.hash(words(3))
 
 
 def test_without_text_the_picture_alone_counts(made: Callable[..., Made]) -> None:
@@ -120,14 +123,14 @@ def test_bad_requests_are_value_errors(made: Callable[..., Made], options: dict[
 
 
 def test_a_budget_that_the_method_cannot_meet(made: Callable[..., Made]) -> None:
-    one = made(keep=100, options={"zone": 2, "minimum": 2})
+    one = made(keep=100, method="gridprune(zone=2, minimum=2)")
     assert one(words(1))["mm_placeholders"]["image"][0].length == 100
     with pytest.raises(ValueError, match="minimum = 2"):
         one(words(1), keep=71)
 
 
 def test_no_question_and_wrong_placeholders(made: Callable[..., Made]) -> None:
-    with pytest.raises(ValueError, match="no text"):
+    with pytest.raises(ValueError, match="asks nothing"):
         made(keep=40)("")
     with pytest.raises(ValueError, match="0 image placeholders for 1 pictures"):
         made(keep=40).run("USER: w1 ASSISTANT:", [SHOWN])

@@ -13,10 +13,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..allocate import apportion, topk, topk_per_zone
+from ..allocate import apportion, topk_per_zone
 from ..errors import SettingError
 from ..methods.base import Cues, Method, Selection, Stage
 from ..methods.uniform import cell_centres
+from ..scores import topk
 from ..token_map import TokenMap
 
 

@@ -36,6 +36,11 @@ Data = Annotated[
     Path | None,
     typer.Option("--data", help="Your own questions: JSON lines with image, question, answer [, boxes, family]."),
 ]
+Metric = Annotated[
+    str | None,
+    typer.Option("--metric", help="Of lines in --data that name none: exact (the default), vqa, anls or choice."),
+]
+Split = Annotated[str, typer.Option("--split", help="Generated questions: dev (tuning) or test (untouched).")]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Another set of generated scenes.")]
 Form = Annotated[
     str | None,
@@ -57,13 +62,12 @@ def eval_command(
             "--keep", help="Budgets: counts or shares, comma-separated; 192,128,64,32 by default (next: 640,320,160)."
         ),
     ] = None,
-    split: Annotated[
-        str, typer.Option("--split", help="Generated questions: dev (tuning) or test (untouched).")
-    ] = "dev",
+    split: Split = "dev",
     questions: Annotated[int | None, typer.Option("--questions", "-n", min=1, help="How many; 600 by default.")] = None,
     model: Model = "embedded",
     clip: Clip = None,
     data: Data = None,
+    metric: Metric = None,
     seed: Seed = 0,
     form: Form = None,
     out: Annotated[Path | None, typer.Option("--out", help="Folder of the run; a name under runs/ by default.")] = None,
@@ -77,6 +81,7 @@ def eval_command(
     as_json: Json = False,
 ) -> None:
     """Measure what pruning costs in answers: accuracy, retention and evidence recall by method and budget."""
+    from ..methods.spec import parse_keeps
     from . import entries, show
     from .run import Evaluation, evaluate
     from .store import RunFolder
@@ -84,13 +89,12 @@ def eval_command(
     chosen = entries.parse_list(methods or ",".join(entries.QUICK if quick else entries.FIRST))
     form = form or _form(model)
     keep = keep or _keeps(form, quick)
-    keeps = entries.parse_keeps(keep)
+    keeps = parse_keeps(keep)
     count = questions or (300 if quick else None)
-    asked = _data(data, split, count, seed, form)
+    asked = _data(data, split, count, seed, form, metric)
     loaded = _load(model, clip, device, dtype)
     command = [f"gridprune eval --methods '{','.join(entry.label for entry in chosen)}' --keep {keep}"]
-    command.append(f"--split {split}" if data is None else f"--data {data.name}")
-    command.append(f"--questions {asked.total}" + (f" --seed {seed}" if seed else ""))
+    command.append(_asking(asked, split, metric, seed))
     command.append(f"--model {_shown(model)}" if model != "embedded" else "")
     command.append(f"--clip {_shown(clip)}" if clip is not None else "")
     command.append(f"--form {form}" if data is None and form != _form(model) else "")
@@ -145,9 +149,10 @@ def sign_command(
 ) -> None:
     """Measure which sign of CLIP's patch relevance points at what the question asks about."""
     from ..cues.text_tower import store_sign
-    from . import entries, show, sign
+    from ..methods.spec import parse_keeps
+    from . import show, sign
 
-    budget = entries.parse_keeps(keep)
+    budget = parse_keeps(keep)
     if len(budget) != 1:
         raise SettingError(f"--keep takes one budget here, got {keep!r}.")
     folder = _clip_folder(model, clip) if write else None
@@ -179,14 +184,18 @@ def _keeps(form: str, quick: bool) -> str:
     return "64,32" if quick else "192,128,64,32"
 
 
-def _data(file: Path | None, split: str, questions: int | None, seed: int, form: str) -> DataSet:
-    from . import data
+def _data(
+    file: Path | None, split: str, questions: int | None, seed: int, form: str, metric: str | None = None
+) -> DataSet:
+    from . import data, scoring
 
     if file is None:
+        if metric is not None:
+            raise SettingError("--metric scores your own questions; it has no meaning without --data.")
         return data.generated(split, questions or 600, seed, form)
     if seed:
         raise SettingError("--seed chooses generated scenes; it has no meaning with --data.")
-    return data.own(file, questions)
+    return data.own(file, questions, metric or scoring.EXACT)
 
 
 def _load(model: str, clip: str | None, device: str, dtype: str) -> Loaded:
@@ -217,6 +226,13 @@ def _clip_folder(model: str, clip: str | None) -> Path:
     if folder is None or not folder.is_dir():
         raise GridPruneError("--write needs a local CLIP folder: give --clip FOLDER (see `gridprune export-clip`).")
     return folder
+
+
+def _asking(asked: DataSet, split: str, metric: str | None, seed: int) -> str:
+    """The options that choose the questions."""
+    source = f"--split {split}" if asked.file is None else f"--data {asked.file.name}"
+    scored = "" if metric is None else f" --metric {metric}"
+    return f"{source}{scored} --questions {asked.total}" + (f" --seed {seed}" if seed else "")
 
 
 def _run_name(identity: dict[str, Any]) -> str:

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from ..chat import conversation, prompt_text, special_tokens_of
 from ..families.base import Encoded, Family
-from ..runtime import prompt_text
 
 _TOKENS = 32_000  # positions in the cache of one batch
 _STEP = 6  # suffixes are padded to no more than the next multiple of this: few calls, little waste
@@ -55,7 +55,8 @@ class Decoder:
         self._config = self.model.config.get_text_config()
         ends = getattr(self.model.generation_config, "eos_token_id", None)
         ends = self._config.eos_token_id if ends is None else ends
-        self._ends = torch.tensor(ends if isinstance(ends, list) else [ends] if ends is not None else [])
+        ends = ends if isinstance(ends, list) else [ends] if ends is not None else []
+        self._ends = torch.tensor(ends, device="cpu")
 
     @torch.no_grad()
     def answer(self, prefixes: Sequence[Prefix], jobs: Sequence[Job], encoded: Encoded) -> list[list[int]]:
@@ -72,7 +73,7 @@ class Decoder:
                 for number in behind[prefix]:
                     buckets[-(-len(jobs[number].suffix) // _STEP)].append(number)
             for bucket in buckets.values():
-                rows = torch.tensor([row_of[jobs[number].prefix] for number in bucket])
+                rows = torch.tensor([row_of[jobs[number].prefix] for number in bucket], device="cpu")
                 suffixes = [jobs[number].suffix for number in bucket]
                 for number, ids in zip(bucket, self._continue(self._take(cache, rows), suffixes)):
                     out[number] = ids
@@ -103,7 +104,7 @@ class Decoder:
         mask = torch.cat([real.new_ones(len(suffixes), start), real], 1)
         positions = start + (real.cumsum(1) - 1).clamp(min=0)
         out: list[list[int]] = [[] for _ in suffixes]
-        rows = torch.arange(len(suffixes))
+        rows = torch.arange(len(suffixes), device="cpu")
         for step in range(self.max_new_tokens):
             logits = self.model(
                 input_ids=ids,
@@ -157,6 +158,7 @@ def _batches(prefixes: Sequence[Prefix], jobs: Sequence[Job], behind: dict[int, 
 
 def prompt_parts(processor: Any, question: str, image_token_id: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Token ids before and behind the picture in the checkpoint's own prompt for one picture and one question."""
-    ids = processor.tokenizer(prompt_text(processor, question))["input_ids"]
+    text = prompt_text(processor, conversation(question))
+    ids = processor.tokenizer(text, **special_tokens_of(processor, text))["input_ids"]
     place = ids.index(image_token_id)
     return tuple(ids[:place]), tuple(ids[place + 1 :])

@@ -16,7 +16,7 @@ _SLACK = 1e-6  # borders of tokens are fp32 fractions
 
 def evidence(token_map: TokenMap, boxes: Sequence[Box]) -> Tensor:
     """(N,) bool: tokens of which a box covers at least a quarter, or that hold the centre of a box."""
-    mask = torch.zeros(len(token_map), dtype=torch.bool)
+    mask = torch.zeros_like(token_map.separator)
     for box in boxes:
         mask |= _inside(token_map, box)
     return mask
@@ -43,18 +43,19 @@ def closeness(token_map: TokenMap, boxes: Sequence[Box]) -> Tensor:
     the middles of all boxes come first; then the others by their distance to the nearest evidence. Zeros without boxes.
     """
     if not boxes:
-        return torch.zeros(len(token_map))
+        return torch.zeros_like(token_map.row, dtype=torch.float32)
     tokens = token_map.boxes.double()
     middle = (tokens[:, :2] + tokens[:, 2:]) / 2
-    scores = torch.full((len(token_map),), -torch.inf, dtype=torch.float64)
+    scores = torch.full_like(token_map.row, -torch.inf, dtype=torch.float64)
     for box in boxes:
-        centre = torch.tensor([(box[0] + box[2]) / 2, (box[1] + box[3]) / 2], dtype=torch.float64)
+        centre = tokens.new_tensor([(box[0] + box[2]) / 2, (box[1] + box[3]) / 2])
         near = 4.0 - (middle - centre).norm(dim=-1)  # above 2: no two points of the picture are further apart than 2
         scores = torch.where(_inside(token_map, box), torch.maximum(scores, near), scores)
     outside = torch.isinf(scores)
     distance = torch.cdist(middle[outside], middle[~outside]).amin(-1) if bool(outside.any()) else None
     if distance is not None:
         scores[outside] = -distance
+    scores[(tokens[:, 2:] <= tokens[:, :2]).any(-1)] = -2.0  # tiles that nobody knows the place of: behind all others
     return scores.float()
 
 
@@ -105,4 +106,4 @@ def _inside(token_map: TokenMap, box: Box) -> Tensor:
     area = (tokens[:, 2] - tokens[:, 0]) * (tokens[:, 3] - tokens[:, 1])
     x, y = min((x0 + x1) / 2, 1 - 2 * _SLACK) + _SLACK, min((y0 + y1) / 2, 1 - 2 * _SLACK) + _SLACK
     holds = (tokens[:, 0] <= x) & (x < tokens[:, 2]) & (tokens[:, 1] <= y) & (y < tokens[:, 3])
-    return (wide * high >= area * (0.25 - _SLACK)) | holds
+    return ((wide * high >= area * (0.25 - _SLACK)) & (area > 0)) | holds

@@ -22,6 +22,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..costs import LanguageModel
+from ..errors import SettingError
 from .entries import FULL
 
 RESAMPLES = 2000
@@ -31,13 +33,13 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """Right answers counted by scene and family.
+    """Scores of answers added up by scene and family.
 
     Attributes:
         families: names, F of them.
         averaged: (F,) bool, which enter the mean over families.
         asked: (S, F) questions.
-        right: cell -> (S, F) right answers.
+        right: cell -> (S, F) right answers; one that is right in part counts in part.
     """
 
     families: list[str]
@@ -57,7 +59,7 @@ class Table:
             columns = [place[question[1]] for question in row["questions"]]
             np.add.at(asked[s], columns, 1)
             for cell, answers in row["answers"].items():
-                np.add.at(right[cell][s], columns, [float(answer == 1) for answer in answers])
+                np.add.at(right[cell][s], columns, [credit(answer) for answer in answers])
         known = right[FULL].sum(0) > 0
         averaged = known & np.array([family not in unscored for family in families])
         return cls(families, averaged, asked, right)
@@ -90,6 +92,11 @@ class Table:
         return float(values.mean()) if len(values) else float("nan")
 
 
+def credit(answer: Any) -> float:
+    """What an answer of a row counts: 1 if it is right, 0 for words, the score of [score, words]."""
+    return float(answer[0] if isinstance(answer, list) else answer == 1)
+
+
 def resamples(scenes: int, count: int = RESAMPLES, seed: int = 0) -> Floats:
     """(count, scenes) how often each resample draws each scene."""
     generator = np.random.default_rng(seed)
@@ -104,21 +111,27 @@ def interval(values: Floats, level: float = 0.95) -> list[float] | None:
     return [round(float(low), 4), round(float(high), 4)]
 
 
-def flops(shape: Mapping[str, int], tokens: float) -> float:
-    """FLOPs of a language model of `layers`, `hidden` and `mlp` over `tokens` visual tokens."""
-    d, m = shape["hidden"], shape["mlp"]
-    return shape["layers"] * (4 * tokens * d**2 + 2 * tokens**2 * d + 3 * tokens * d * m)
-
-
 def summarise(
     rows: Sequence[Mapping[str, Any]], config: Mapping[str, Any], *, resample_count: int = RESAMPLES
 ) -> dict[str, Any]:
-    """All numbers of a run; a function of its rows and its config only."""
+    """All numbers of a run; a function of its rows and its config only.
+
+    Questions that failed, with whatever method, are left out of all numbers: every method is compared on the same.
+
+    Raises:
+        SettingError: every question failed.
+    """
     identity = config["identity"]
+    failed = {number: reason for row in rows for number, reason in row.get("failed", {}).items()}
+    rows = [row for row in rows if row["questions"]]
+    if not rows:
+        raise SettingError(f"No question could be answered. The first: {next(iter(failed.values()), 'there is none')}")
     table = Table.of(rows, identity["unscored"])
     weights = resamples(len(rows), resample_count)
     averaged = [family for family, yes in zip(table.families, table.averaged) if yes]
     drawn = {cell: table.retention(cell, weights) for cell in table.right if cell != FULL}
+    shape = config["language_model"]
+    language_model = LanguageModel(heads=1, kv_heads=1, head_dim=shape["hidden"], **shape)
     result: dict[str, Any] = {
         "model": identity["model"],
         "split": identity["data"],
@@ -134,6 +147,7 @@ def summarise(
         },
         "rows": [],
         "best_peer": {},
+        **({"failed": failed} if failed else {}),
     }
     for method in identity["methods"]:
         for keep in method["keeps"]:
@@ -153,7 +167,7 @@ def summarise(
                 }
             )
     for row in (result["full"], *result["rows"]):
-        row["flops"] = round(flops(config["language_model"], row["tokens"]))
+        row["flops"] = round(language_model.flops(row["tokens"]))
     result["best_peer"] = best_peers(table, drawn, identity["methods"], identity["keeps"])
     return result
 

@@ -13,15 +13,16 @@ import torch
 from torch import Tensor
 
 from .. import families
-from ..errors import GridPruneError
-from ..methods.base import Cues, Method, checked_select
-from ..pruning import prune
-from ..runtime import Loaded, prompt_text
+from ..failures import Failures
+from ..methods.base import Cues, checked_select
+from ..runtime import Loaded, looked_at, prepare
 from .ablations import borrows_question, given, reads_evidence
 from .data import Question, Scene
 from .entries import FULL
 from .evidence import closeness, evidence, recall, seen_boxes, seen_part
-from .shared import Cell, Result, clip_of
+from .shared import Cell, Result
+
+Told = tuple[str, str, Tensor, Tensor]  # a cell, its answer, the tokens it kept, and the evidence
 
 
 class Own:
@@ -31,12 +32,12 @@ class Own:
         self.loaded = loaded
         self.family = families.find(loaded.model)
         self.cells = list(wanted)
-        self.clip = clip_of(loaded)
         self.max_new_tokens = max_new_tokens
         self._before: tuple[Question, ...] | None = None
+        self._failures = Failures()
         for cell in self.cells:
             if not reads_evidence(cell.method):
-                self._prune(cell.method, "")  # raises now what it cannot do
+                self.loaded.pruning(cell.method, "")  # raises now what it cannot do
 
     def remember(self, scene: Scene) -> None:
         """Note a scene that was answered before: the next one may borrow its questions."""
@@ -51,19 +52,22 @@ class Own:
         before = self._before or (*scene.questions[1:], scene.questions[0])
         for number, question in enumerate(scene.questions):
             try:
-                self._question(result, scene, question, before[number % len(before)])
-            except GridPruneError as error:
-                raise type(error)(f"Question {question.id}: {error}") from error
+                told = self._question(result, scene, question, before[number % len(before)])
+            except Exception as error:  # of this question, whatever it is: the others are asked all the same
+                result.failed[question.id] = self._failures.reason(error)
+                continue
+            for cell, text, kept, wanted in told:
+                self._book(result, cell, text, kept, wanted)
         self.remember(scene)
         return result
 
-    def _question(self, result: Result, scene: Scene, question: Question, other: Question) -> None:
-        inputs = self._inputs(scene, question)
-        token_map = self.family.token_maps(self._vision(inputs))[0].candidates
+    def _question(self, result: Result, scene: Scene, question: Question, other: Question) -> list[Told]:
+        inputs = prepare(self.loaded, scene.image, question.text)
+        token_map = looked_at(self.family, inputs)[1].candidates
         boxes = seen_boxes(question.boxes, scene.image.size, self.loaded.processor)
         wanted = evidence(token_map, boxes)
         result.places, result.seen = token_map, seen_part(scene.image.size, self.loaded.processor)
-        self._book(result, FULL, self.generate(inputs), torch.arange(len(token_map)), wanted)
+        told = [(FULL, self.generate(inputs), torch.arange(len(token_map), device="cpu"), wanted)]
         for cell in self.cells:
             method = cell.method
             if reads_evidence(method):
@@ -71,9 +75,10 @@ class Own:
                 chosen = checked_select(method, cues, token_map)
                 method = given(chosen.kept[0])
             guide = other if borrows_question(method) else question
-            with self._prune(method, guide.text) as pruning:
+            with self.loaded.pruning(method, guide.text) as pruning:
                 text = self.generate(inputs)
-            self._book(result, cell.key, text, pruning.reports[-1].kept_indices, wanted)
+            told.append((cell.key, text, pruning.reports[-1].kept_indices, wanted))
+        return told
 
     def _book(self, result: Result, cell: str, text: str, kept: Tensor, wanted: Tensor) -> None:
         share = recall(kept, wanted)
@@ -82,22 +87,9 @@ class Own:
         result.tokens.setdefault(cell, []).append(len(kept))
         result.kept.setdefault(cell, []).append(kept)
 
-    def _inputs(self, scene: Scene, question: Question) -> Any:
-        processor, model = self.loaded.processor, self.loaded.model
-        text = prompt_text(processor, question.text)
-        return processor(images=scene.image, text=text, return_tensors="pt").to(model.device, dtype=model.dtype)
-
-    def _prune(self, method: Method, question: str) -> Any:
-        return prune(
-            self.loaded.model, method, processor=self.loaded.processor, question=question or None, clip=self.clip
-        )
-
     @torch.no_grad()
     def generate(self, inputs: Any) -> str:
         """Greedy words."""
         output = self.loaded.model.generate(**inputs, max_new_tokens=self.max_new_tokens, do_sample=False)
         new = output[:, inputs["input_ids"].shape[1] :]
         return str(self.loaded.processor.batch_decode(new, skip_special_tokens=True)[0]).strip()
-
-    def _vision(self, inputs: Any) -> dict[str, Any]:
-        return {key: inputs[key] for key in self.family.vision_keys if key in inputs}

@@ -10,12 +10,13 @@ from typing import Any
 
 from ..budget import Keep
 from ..methods.base import Method
+from ..methods.spec import MethodSpec
 from ..runtime import Loaded
 from . import ablations, entries, kept, timing
 from .data import DataSet, Scene
 from .metrics import summarise
 from .own import Own
-from .shared import Shared, cells
+from .shared import Shared, cells, clip_of
 from .store import GROUP, RunFolder, config_of, row_of, write_json
 
 Progress = Callable[[int], None]
@@ -33,7 +34,7 @@ class Evaluation:
         max_new_tokens: longest answer; None for the checkpoint's own limit.
     """
 
-    methods: Sequence[entries.Entry]
+    methods: Sequence[MethodSpec]
     keeps: Sequence[Keep]
     data: DataSet
     command: str = ""
@@ -44,6 +45,8 @@ class Evaluation:
         return config_of(
             model_name=Path(loaded.name).name if Path(loaded.name).is_dir() else loaded.name,
             model=loaded.model,
+            clip=clip_of(loaded),
+            max_new_tokens=self.max_new_tokens,
             data=self.data,
             methods=[describe(entry, self.keeps) for entry in self.methods],
             keeps=list(self.keeps),
@@ -51,12 +54,12 @@ class Evaluation:
         )
 
 
-def describe(entry: entries.Entry, keeps: Sequence[Keep]) -> dict[str, Any]:
+def describe(entry: MethodSpec, keeps: Sequence[Keep]) -> dict[str, Any]:
     """An entry as config.json holds it: label, all settings, its budgets, and whether it is a peer of gridprune."""
     method = entry.method("50%")
     peer = method.fixed_count and entry.name != "keep-all" and _deployable_rival(method)
     found = [cell.keep for cell in cells([entry], keeps)]
-    return {"label": entry.label, "settings": entry.plain, "keeps": found, "peer": peer}
+    return {"label": entry.label, "settings": entries.plain(entry), "keeps": found, "peer": peer}
 
 
 def _deployable_rival(method: Method) -> bool:
@@ -85,7 +88,7 @@ def evaluate(
         time_rounds: scenes on which decisions are timed; 0 leaves timing out.
 
     Raises:
-        SettingError: the folder holds another run, or an entry cannot be compared.
+        SettingError: the folder holds another run, an entry cannot be compared, or every question failed.
         MissingCueError: a method needs a cue this model cannot give.
     """
     entries.check(list(evaluation.methods))
@@ -97,21 +100,21 @@ def evaluate(
         else Own(loaded, wanted, evaluation.max_new_tokens or 32)
     )
     rows = folder.open(config, fresh=fresh)
-    done = sum(len(row["questions"]) for row in rows)
+    done = sum(len(row["questions"]) + len(row.get("failed", ())) for row in rows)
     progress(done)
     for group in [] if folder.complete else _groups(evaluation.data.scenes(), len(rows), engine):
         answered = []
         for result in engine.run(group):
-            answered.append(row_of(result, evaluation.data, with_kept=done < kept.QUESTIONS))
+            answered.append(row_of(result, with_kept=done < kept.QUESTIONS))
             done += len(result.scene.questions)
         folder.append(answered)
         rows.extend(answered)
         progress(done)
+    metrics = summarise(rows, config)  # before the run counts as complete: it may be that every question failed
     if not folder.complete:
         if time_rounds and isinstance(engine, Shared):
             write_json(folder.path / "timing.json", timing.measure(engine, evaluation.data, time_rounds))
         folder.finish()
-    metrics = summarise(rows, config)
     write_json(folder.path / "metrics.json", metrics)
     return metrics
 

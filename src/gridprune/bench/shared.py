@@ -27,13 +27,14 @@ from ..cues.text_tower import TextTower, load_text_tower
 from ..errors import BudgetError, UnsupportedCallError
 from ..families.base import Encoded, Family
 from ..methods.base import Cues, Method, Selection, checked_select
+from ..methods.spec import MethodSpec
 from ..pictures import Choice, kept_embeddings
 from ..runtime import Loaded
 from ..token_map import TokenMap
 from .ablations import borrows_question, reads_evidence
 from .data import Box, Question, Scene
 from .decode import Decoder, Job, Prefix, prompt_parts
-from .entries import FULL, Entry
+from .entries import FULL
 from .evidence import closeness, evidence, recall, seen_boxes, seen_part
 
 _SHARED = (
@@ -68,7 +69,7 @@ class Union(Method):
 class Cell:
     """One method at one budget; `key` names it in rows."""
 
-    entry: Entry
+    entry: MethodSpec
     keep: Keep
     method: Method
 
@@ -82,6 +83,7 @@ class Result:
     """Answers to one scene's questions, by cell: texts, evidence recall (None without evidence), tokens kept.
 
     Attributes:
+        failed: why questions have no answer, by id; the lists above and `kept` leave them out.
         kept: (k,) int64 indices among the tokens of `places`.
         places: the tokens that were chosen from.
         seen: the part of the picture that the tower sees, as fractions of it.
@@ -91,6 +93,7 @@ class Result:
     answers: dict[str, list[str]] = field(default_factory=dict)
     recall: dict[str, list[float | None]] = field(default_factory=dict)
     tokens: dict[str, list[int]] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
     kept: dict[str, list[Tensor]] = field(default_factory=dict)
     places: TokenMap | None = None
     seen: Box = (0.0, 0.0, 1.0, 1.0)
@@ -111,7 +114,7 @@ class _Kept:
         return hashlib.blake2b(self.features.detach().cpu().contiguous().view(torch.uint8).numpy().data).digest()
 
 
-def cells(entries: Sequence[Entry], keeps: Sequence[Keep]) -> list[Cell]:
+def cells(entries: Sequence[MethodSpec], keeps: Sequence[Keep]) -> list[Cell]:
     """Every entry at every budget; keep-all once, since it keeps all tokens at each of them."""
     found: list[Cell] = []
     for entry in entries:
@@ -200,9 +203,13 @@ class Shared:
             if key in moved
         }
 
-    def encode(self, vision: dict[str, Any]) -> Encoded:
-        """One vision pass with the captures that all methods together need."""
-        return self.family.encode(vision, self.family.token_maps(vision), self._read)
+    def encode(self, vision: dict[str, Any], maps: list[TokenMap] | None = None) -> Encoded:
+        """One vision pass with the captures that all methods together need.
+
+        Args:
+            maps: the pictures' geometry, for families that read it off the prompt.
+        """
+        return self.family.encode(vision, maps or self.family.token_maps(vision), self._read)
 
     # -- which tokens stay ---------------------------------------------------------------------------------------
 
@@ -216,7 +223,7 @@ class Shared:
         wanted = [evidence(token_map, one) for one in boxes]
         result.places = token_map
         result.seen = seen_part(result.scene.image.size, self.loaded.processor)
-        everything = torch.arange(len(token_map))
+        everything = torch.arange(len(token_map), device="cpu")
         yield self._kept(result, image, FULL, None, everything, encoded.embeddings[image], wanted)
         sets: dict[int, Cues] = {}  # by the union's identity
         where: Cues | None = None
@@ -305,7 +312,7 @@ class Shared:
                 head, tail = own[number]
                 index = known.setdefault((head, one.digest), len(prefixes))
                 if index == len(prefixes):
-                    ids = torch.tensor([*head, *[token] * len(one.features)])
+                    ids = torch.tensor([*head, *[token] * len(one.features)], device="cpu")
                     prefixes.append(Prefix(ids, one.features))
                 jobs.append(Job(index, tail))
                 places.append((results[one.scene], one.cell))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,6 +10,8 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+
+_FAILED = 10  # questions that failed and are listed
 
 
 def with_seconds(metrics: Mapping[str, Any], folder: Path) -> dict[str, Any]:
@@ -42,6 +45,11 @@ def table(metrics: Mapping[str, Any], console: Console) -> None:
     if metrics["text_prior"]:
         prior = ", ".join(f"{family} {100 * value:.0f}" for family, value in metrics["text_prior"].items())
         console.print(f"text alone, in %: {prior}", highlight=False)
+    failed = metrics.get("failed", {})
+    for number, reason in itertools.islice(failed.items(), _FAILED):
+        console.print(f"question {number} failed: {reason}", highlight=False, markup=False)
+    if failed:
+        console.print(f"{len(failed)} questions failed and are in no number above; metrics.json names them all.")
     for keep, peer in metrics["best_peer"].items():
         low, high = peer["ci"] or (float("nan"), float("nan"))
         console.print(

@@ -14,15 +14,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..allocate import topk
 from ..budget import Keep
 from ..cues import collect
 from ..cues.question import clean
 from ..errors import MissingCueError, QuestionError
 from ..methods.relevance import Relevance
-from ..runtime import Loaded
+from ..runtime import Loaded, looked_at, prepare
+from ..scores import topk
 from .data import DataSet, Scene
-from .entries import Entry
+from .entries import parse
 from .evidence import evidence, seen_boxes
 from .metrics import interval, resamples
 from .shared import Shared, cells
@@ -40,7 +40,7 @@ def measure(
         QuestionError: no question has boxes on a token map.
         MissingCueError: the model's relevance does not come from a text tower, or none is at hand.
     """
-    engine = Shared(loaded, cells([Entry("relevance")], [keep]), decodes=False)
+    engine = Shared(loaded, cells([parse("relevance")], [keep]), decodes=False)
     if engine.text.clip is None:
         raise MissingCueError(
             "Only relevance from a CLIP or SigLIP text tower has a sign to measure. Give --clip FOLDER_OR_HUB_ID."
@@ -82,9 +82,8 @@ def measure(
 
 def _questions(engine: Shared, scene: Scene, keep: Keep) -> list[tuple[float, float, float]]:
     """For each question with evidence: shares of plus and of minus, and the share expected by chance."""
-    vision = engine.vision([scene])
-    encoded = engine.encode(vision)
-    token_map = encoded.maps[0].candidates
+    vision, token_map = looked_at(engine.family, prepare(engine.loaded, scene.image, "?"))
+    encoded, token_map = engine.encode(vision, [token_map]), token_map.candidates
     labelled = []
     for question in scene.questions:
         boxes = seen_boxes(question.boxes, scene.image.size, engine.loaded.processor)

@@ -14,30 +14,29 @@ import platform
 import subprocess
 from collections.abc import Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import torch
 
+from ..cues.text_tower import TextTower
 from ..errors import SettingError
 from . import kept
-from .data import EXACT, DataSet
+from .data import DataSet, Question
 from .entries import FULL
 from .shared import Result
 
 GROUP = 8  # scenes
-_CORE = ("allocate.py", "budget.py", "prompt.py", "token_map.py", "bench", "cues", "families", "methods")
-_REPORTING = (
-    "cli.py",
-    "results.py",
-    "tables.py",
-    "plots.py",
-    "show.py",
-    "metrics.py",
-    "sign.py",
-    "timing.py",
-    "__init__.py",
-)
+# What shows, serves or trains and decides no row of a run. Every other file of the package is a part of the digest.
+REPORTING = (
+    "batch.py", "cli.py", "plan.py", "start.py", "demo", "explain", "lmms", "run_report", "speed", "vllm",
+    "bench/cli.py", "bench/metrics.py", "bench/plots.py", "bench/results.py", "bench/show.py", "bench/sign.py",
+    "bench/tables.py", "bench/timing.py",
+    "tiny/build_assets.py", "tiny/card.py", "tiny/cli.py", "tiny/clip.py", "tiny/evaluate.py",
+    "tiny/export.py", "tiny/joint.py", "tiny/lm.py", "tiny/metrics.py", "tiny/next.py", "tiny/optim.py",
+    "tiny/runs.py", "tiny/symbolic.py", "tiny/tower.py", "tiny/train.py",
+)  # fmt: skip
+_PACKAGE = Path(__file__).parent.parent
 
 
 class RunFolder:
@@ -117,16 +116,17 @@ class RunFolder:
         self.rows_file.unlink()
 
 
-def row_of(result: Result, data: DataSet, *, with_kept: bool = False) -> dict[str, Any]:
-    """One scene as a compact row: per cell 1 for a right answer and the words of a wrong one; recall; tokens.
+def row_of(result: Result, *, with_kept: bool = False) -> dict[str, Any]:
+    """One scene as a compact row: per cell 1 for a right answer, the words of a wrong one or [score, words]; recall;
+    tokens. Questions that failed stand apart, as `failed`, with their reasons.
 
     Args:
         with_kept: also `kept`, the kept tokens of every cell but the full one, and where tokens lie
             (:mod:`gridprune.bench.kept`).
     """
-    questions = result.scene.questions
+    questions = [question for question in result.scene.questions if question.id not in result.failed]
     answers = {
-        cell: [1 if data.right(text, question) else text for text, question in zip(texts, questions)]
+        cell: [_scored(text, question) for text, question in zip(texts, questions)]
         for cell, texts in result.answers.items()
     }
     row = {
@@ -136,7 +136,14 @@ def row_of(result: Result, data: DataSet, *, with_kept: bool = False) -> dict[st
         "recall": {cell: _short(values) for cell, values in result.recall.items()},
         "tokens": {cell: _short(values) for cell, values in result.tokens.items()},
     }
-    return row | _kept(result) if with_kept else row
+    if result.failed:
+        row["failed"] = result.failed
+    return row | _kept(result) if with_kept and questions else row
+
+
+def _scored(text: str, question: Question) -> Any:
+    score = round(question.score(text), 4)
+    return 1 if score == 1 else [score, text] if score else text
 
 
 def _kept(result: Result) -> dict[str, Any]:
@@ -162,6 +169,8 @@ def config_of(
     *,
     model_name: str,
     model: Any,
+    clip: TextTower | None,
+    max_new_tokens: int | None,
     data: DataSet,
     methods: list[dict[str, Any]],
     keeps: list[Any],
@@ -173,16 +182,19 @@ def config_of(
         "identity": {
             "model": model_name,
             "weights": fingerprint(model),
+            "clip": None if clip is None else f"{fingerprint(clip.text_model)} {clip.relevance_sign:+d}",
+            "max_new_tokens": max_new_tokens,
             "data": data.name,
             "data_seed": data.seed,
             "data_form": data.form,
             "questions": data.total,
             "data_sha256": hashlib.sha256(data.file.read_bytes()).hexdigest() if data.file else None,
-            "matching": data.matching if data.matching == EXACT else "lower case, no punctuation, no articles",
+            "matching": data.matching,
             "unscored": sorted(data.unscored),
             "methods": methods,
             "keeps": keeps,
             "code": code_digest(),
+            "libraries": {name: _version(name) for name in ("torch", "transformers")},
         },
         "text_prior": {name: round(value, 4) for name, value in prior.items()} if prior else None,
         "language_model": {"layers": text.num_hidden_layers, "hidden": text.hidden_size, "mlp": text.intermediate_size},
@@ -216,16 +228,28 @@ def fingerprint(model: Any) -> str:
     return digest.hexdigest()[:12]
 
 
-def code_digest() -> str:
-    """Twelve hex digits of the sources that decide what is kept and answered."""
-    root = Path(__file__).parent.parent
+def code_digest(package: Path = _PACKAGE) -> str:
+    """Twelve hex digits of everything in the package that decides what is asked, kept and answered.
+
+    Weights are left out: the run's model has a :func:`fingerprint` of its own.
+    """
     digest = hashlib.sha256()
-    for name in _CORE:
-        files = sorted((root / name).rglob("*.py")) if (root / name).is_dir() else [root / name]
-        for file in files:
-            if not (file.parent.name == "bench" and file.name in _REPORTING):
-                digest.update(file.relative_to(root).as_posix().encode() + file.read_bytes())
+    for file in deciding_files(package):
+        data = file.read_bytes()
+        digest.update(f"{file.relative_to(package).as_posix()} {len(data)} ".encode() + data)
     return digest.hexdigest()[:12]
+
+
+def deciding_files(package: Path = _PACKAGE) -> list[Path]:
+    """The package's files, less :data:`REPORTING`, weights, hidden files and what Python leaves behind."""
+    files = (path for path in sorted(package.rglob("*")) if path.is_file())
+    return [path for path in files if not _apart(path.relative_to(package))]
+
+
+def _apart(path: PurePath) -> bool:
+    names = {path.as_posix(), *(parent.as_posix() for parent in path.parents)}
+    hidden = any(part.startswith((".", "__pycache__")) for part in path.parts)
+    return hidden or bool(names & {*REPORTING, "tiny/weights"})
 
 
 def write_json(file: Path, value: Any) -> None:

@@ -68,7 +68,7 @@ def _one(engine: Shared, scene: Scene) -> list[tuple[str, str, float]]:
     head, tail = prompt_parts(engine.loaded.processor, scene.questions[0].text, engine.family.placeholder)
     for length in sorted(lengths):
         features = encoded.embeddings[0][:length]
-        ids = torch.tensor([*head, *[engine.family.placeholder] * length, *tail])
+        ids = torch.tensor([*head, *[engine.family.placeholder] * length, *tail], device="cpu")
         started = _now()
         engine.decoder.read([Prefix(ids, features)], encoded)
         out.append(("prefill", str(length), _now() - started))

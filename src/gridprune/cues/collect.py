@@ -14,6 +14,8 @@ from ..families.base import CLIP_TEXT, EMBEDDINGS, Blocks, Encoded, Family, embe
 from ..methods.base import Cues, Method, deciding
 from ..wrapped import is_compiled
 from . import embeddings
+from .first_layer import head_relevance
+from .sensitivity import sensitivity
 from .structure import laplacian_moments
 from .text_tower import TextTower
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from ..token_map import TokenMap
 
 _TEXT = frozenset({"relevance", "word_relevance"})
+_FROM_IDS = frozenset({"question_embeds", "head_relevance"})
 _FROM_ATTENTION = frozenset({"saliency", "keys", "queries_cls"})
 
 
@@ -39,7 +42,7 @@ class TextSide:
 def wanted_blocks(family: Family, method: Method) -> Blocks:
     """Tower blocks that must be read for `method`."""
     states, attention = set(), set()
-    if "tower_features" in method.needs or (method.needs & _TEXT and family.text_tower):
+    if method.needs & {"tower_features", "sensitivity"} or (method.needs & _TEXT and family.text_tower):
         states.add(family.feature_block)
     if method.needs & _FROM_ATTENTION:
         attention.add(family.tower.block(family.tower.saliency_block))
@@ -73,8 +76,15 @@ def check_available(family: Family, method: Method, text: TextSide) -> None:
             "folder with the CLIP your tower was taken from, or a side folder written once by `gridprune export-clip`. "
             "Methods that need no text, such as 'fastervlm', run without it."
         )
-    from_ids = method.needs & _TEXT and not text.by_tower(family)
-    if (from_ids or "question_embeds" in method.needs) and text.tokenizer is None:
+    if "sensitivity" in method.needs and type(family).project is Family.project:
+        raise MissingCueError(
+            f"The method {method.name!r} asks how the projector answers to each token, and that of {model} fuses "
+            "neighbouring patches. Use another method without text, such as 'divprune'."
+        )
+    if "head_relevance" in method.needs:
+        family.first_attention  # noqa: B018 - raises where there is none
+    from_ids = method.needs & _FROM_IDS or (method.needs & _TEXT and not text.by_tower(family))
+    if from_ids and text.tokenizer is None:
         raise MissingCueError(
             f"The method {method.name!r} compares visual tokens with the question's tokens as {model} embeds "
             f"them. Give processor=... (the model's processor or tokenizer), also if you give the question yourself."
@@ -101,9 +111,9 @@ def _collect(method: Method, gather: _Gather, questions: Sequence[str], text: Te
     family = gather.family
     needs, found = method.needs, dict[str, Tensor]()
     by_embedding = bool(needs & _TEXT) and not text.by_tower(family)
-    if "features" in needs or by_embedding:
+    if by_embedding or needs & {"features", "head_relevance"}:
         found["features"] = gather.features()
-    if by_embedding or "question_embeds" in needs:
+    if by_embedding or needs & _FROM_IDS:
         found |= _by_embedding(needs, found, questions, family, text)
     if needs & _TEXT and not by_embedding:
         found |= _by_tower(needs, gather, questions, text)
@@ -111,6 +121,8 @@ def _collect(method: Method, gather: _Gather, questions: Sequence[str], text: Te
         found["tower_features"] = gather.tower_features()
     if needs & _FROM_ATTENTION:
         found |= gather.attention(needs, family.tower.block(family.tower.saliency_block))
+    if "sensitivity" in needs:
+        found["sensitivity"] = gather.sensitivity()
     if "laplacian" in needs:
         found["laplacian"] = gather.laplacian()
     saliency_at = {depth: gather.saliency(family.tower.block_at(depth)) for depth in method.saliency_depths}
@@ -170,6 +182,11 @@ class _Gather:
             found["queries_cls"] = self._stack(self.encoded.parts.cls_queries(captured, block))
         return found
 
+    def sensitivity(self) -> Tensor:
+        """(B, N) fp32"""
+        own = [sensitivity(self.family.project, states) for states in self.states()]
+        return pick(torch.stack(own), self.source)
+
     def laplacian(self) -> Tensor:
         """(B, N, 2) fp32"""
         crops, side = self.family.crops(self.encoded.vision), self.family.vision_config.patch_size
@@ -186,6 +203,8 @@ def _by_embedding(
 ) -> dict[str, Tensor]:
     words, mask = embeddings.question_embeds(questions, text.tokenizer, embedding_table(family.model))
     cues = {"question_embeds": words, "question_mask": mask} if "question_embeds" in needs else {}
+    if "head_relevance" in needs:
+        cues["head_relevance"] = head_relevance(family.first_attention, found["features"], words, mask)
     if needs & _TEXT and not text.by_tower(family):
         by_word = embeddings.word_relevance(found["features"], words)
         cues |= {"relevance": embeddings.relevance(by_word, mask), "word_relevance": by_word, "word_mask": mask}
@@ -205,8 +224,8 @@ def _by_tower(needs: frozenset[str], gather: _Gather, questions: Sequence[str], 
         padded = torch.stack([torch.nn.functional.pad(w, (0, 0, 0, longest - len(w))) for w in words])  # [B, T, E]
         scores = padded @ projected.transpose(1, 2)  # [B, T, P]
         cues["word_relevance"] = pick(scores.transpose(1, 2), gather.source).transpose(1, 2)
-        exists = torch.arange(longest)[None] < torch.tensor([len(w) for w in words])[:, None]
-        cues["word_mask"] = exists.to(projected.device)
+        lengths = torch.tensor([len(w) for w in words], device="cpu")
+        cues["word_mask"] = (torch.arange(longest, device="cpu") < lengths[:, None]).to(projected.device)
     return cues
 
 

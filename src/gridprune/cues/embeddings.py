@@ -29,7 +29,8 @@ def question_embeds(questions: Sequence[str], tokenizer: Any, table: nn.Module) 
     longest = max(len(row) for row in ids)
     device = device_of(table)
     padded = torch.tensor([row + [row[0]] * (longest - len(row)) for row in ids], device=device)
-    mask = torch.arange(longest)[None] < torch.tensor([len(row) for row in ids])[:, None]
+    lengths = torch.tensor([len(row) for row in ids], device="cpu")
+    mask = torch.arange(longest, device="cpu") < lengths[:, None]
     return table(padded), mask.to(device)
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any
 
-from ..methods import create, get
+from ..methods import get
 from ..methods.base import Method
+from ..methods.spec import parse
 
 GRIDPRUNE, LITERAL = "gridprune", "gridprune-literal"
 KNOBS = ("zone", "temperature", "alpha")  # of GridPrune; the rest of its fields follow from the preset
@@ -29,8 +30,8 @@ class Choice:
     def methods(self, total: int) -> list[Method]:
         """The methods to run, one or two, on a picture of `total` visual tokens."""
         keep = max(1, min(self.keep, total))
-        chosen = [create(self.method, keep=keep, **dict(self.knobs))]
-        return [*chosen, create(self.compare, keep=keep)] if self.compare else chosen
+        chosen = [parse(self.method).with_settings(dict(self.knobs)).method(keep)]
+        return [*chosen, parse(self.compare).method(keep)] if self.compare else chosen
 
 
 def preset(literal: bool) -> dict[str, Any]:

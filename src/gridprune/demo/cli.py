@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import socket
 from importlib.util import find_spec
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
-from ..errors import UnsupportedCallError
-from ..start import import_transformers, uncollected
+from ..errors import SettingError, UnsupportedCallError
 
 _stderr = Console(stderr=True)
+_PORTS = range(7860, 7900)
 
 
 def demo_command(
@@ -30,31 +31,43 @@ def demo_command(
     """Open a page in the browser: a picture, a question, what is kept of it, and both answers side by side."""
     if find_spec("gradio") is None:
         raise UnsupportedCallError("The page needs Gradio, which is not installed: pip install 'gridprune[demo]'")
-    from .opening import bind, loading_page
-
     with bind(host, port) as where:
-        address = f"[{host}]" if ":" in host else host
-        print(f"http://{address}:{where.getsockname()[1]}", flush=True)
-        with _stderr.status("loading the model and the page"), loading_page(where), uncollected():
+        with _stderr.status("loading the model and the page"):
             app = _app(model, clip, device, dtype)
         from .server import serve
 
+        address = f"[{host}]" if ":" in host else host
+        print(f"http://{address}:{where.getsockname()[1]}", flush=True)
         _stderr.print("Ready. Ctrl+C ends it. Nothing is stored.")
         serve(app, where)
 
 
+def bind(host: str, port: int | None) -> socket.socket:
+    """A socket on `port`, or on the first free one from 7860. It listens: who comes before the page is ready waits.
+
+    Raises:
+        SettingError: the port, or every one of the range, is taken, or the host is not of this machine.
+    """
+    for number in _PORTS if port is None else [port]:
+        found = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            found.bind((host, number))
+            found.listen(128)
+            return found
+        except OSError as error:
+            problem = error.strerror
+            found.close()
+    raise SettingError(f"Cannot listen on {host}, port {port or _PORTS}: {problem}. Give another --port or --host.")
+
+
 def _app(model: str, clip: str | None, device: str, dtype: str) -> Any:
     """The page with its model. All that is heavy is imported here."""
-    import_transformers()
     from transformers.utils import logging
 
     from ..runtime import load
-    from .quick import import_gradio
+    from .server import make_app
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    loaded = load(model, clip=clip, device=device, dtype=dtype)
-    import_gradio()
-    from .server import make_app
-
-    return make_app(loaded)
+    return make_app(load(model, clip=clip, device=device, dtype=dtype))

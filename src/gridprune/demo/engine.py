@@ -22,14 +22,14 @@ from ..bench.shared import clip_of
 from ..cues.clip_text import ClipText
 from ..cues.collect import TextSide, check_available, collect, wanted_blocks
 from ..cues.question import clean
-from ..errors import GridPruneError, UnsupportedModelError
+from ..errors import GridPruneError
 from ..explain.picture import to_image
 from ..families.base import Blocks, Encoded, Family
 from ..methods import available, create
 from ..methods.base import Cues, Method
 from ..pruning import prune
 from ..reuse import EncoderCache
-from ..runtime import Answer, Loaded, prepare, respond
+from ..runtime import Answer, Loaded, looked_at, prepare, respond
 from ..token_map import TokenMap
 
 ALL = "keep-all"
@@ -76,18 +76,18 @@ class Engine:
 
     def tokens(self, image: Image) -> int:
         """N: visual tokens the picture has before pruning."""
-        return len(self._map(self._inputs(image, "?", ())).candidates)
+        _, token_map = looked_at(self.family, self._inputs(image, "?", ()))
+        return len(token_map.candidates)
 
     @torch.no_grad()
     def see(self, image: Image, question: str) -> Seen:
         """The maps of a picture for a question."""
         inputs = self._inputs(image, question, ())
-        vision = self._vision(inputs)
-        token_map = self._map(inputs)
-        cues = self._cues(vision, question)
+        vision, token_map = looked_at(self.family, inputs)
+        cues = self._cues(vision, token_map, question)
         relevance = None if cues.relevance is None else cues.relevance[0].cpu() * cues.relevance_sign
         saliency = None if cues.saliency is None else cues.saliency[0].cpu()
-        picture = to_image(self.family.picture(vision, 0), self.loaded.processor)
+        picture = to_image(self.family.picture(vision, [token_map], 0), self.loaded.processor)
         return Seen(token_map.candidates, picture, relevance, saliency)
 
     def answer(self, image: Image, question: str, method: Method, history: History = ()) -> Answer:
@@ -133,22 +133,11 @@ class Engine:
             self._prompts.popitem(last=False)
         return kept[1]
 
-    def _vision(self, inputs: Any) -> dict[str, Any]:
-        vision = self.family.vision(dict(inputs))
-        if vision is None:
-            raise UnsupportedModelError("The processor returned no pixels for this picture. Choose another model.")
-        return vision
-
-    def _map(self, inputs: Any) -> TokenMap:
-        return self.family.token_maps(self._vision(inputs))[0]
-
-    def _cues(self, vision: dict[str, Any], question: str) -> Cues:
+    def _cues(self, vision: dict[str, Any], token_map: TokenMap, question: str) -> Cues:
         """Relevance and saliency, or what this model can give of them."""
         for name in ("gridprune", "relevance", "fastervlm"):
             if name in self.methods:
-                encoded = self._encode(
-                    self.family, self.family.encode, vision, self.family.token_maps(vision), Blocks()
-                )
+                encoded = self._encode(self.family, self.family.encode, vision, [token_map], Blocks())
                 return collect(self.family, create(name), encoded, [0], [clean(question)], self._text)
         return Cues()
 

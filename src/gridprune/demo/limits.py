@@ -21,7 +21,6 @@ MAX_PICTURES = 6  # uploads a visitor holds at once
 MAX_TURNS = 12
 MAX_SESSIONS = 32
 MAX_WAITING = 32  # visitors in the queue
-_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -35,7 +34,7 @@ def read_upload(data: bytes) -> Image:
     Raises:
         ImageError: not a picture, broken, or too large; the message says what to do.
     """
-    image = decode_image(data, "The file", max_bytes=MAX_BYTES, max_pixels=MAX_PIXELS, formats=_FORMATS)
+    image = decode_image(data, "The file", max_bytes=MAX_BYTES, max_pixels=MAX_PIXELS)
     image.thumbnail((MAX_SIDE, MAX_SIDE), Resampling.LANCZOS)
     return image
 

@@ -65,9 +65,9 @@ def build(report: Report, seen: Seen) -> Map:
     """The map of what one method kept."""
     token_map = seen.token_map
     height = height_of(seen.image)
-    boxes = (token_map.boxes.double() * torch.tensor([WIDTH, height, WIDTH, height])).round().long()
+    boxes = (token_map.boxes.double() * torch.tensor([WIDTH, height, WIDTH, height], device="cpu")).round().long()
     drawn = _finest(token_map)
-    kept = torch.zeros(len(token_map), dtype=torch.bool).index_fill_(0, report.kept_indices, True)
+    kept = torch.zeros_like(token_map.separator).index_fill_(0, report.kept_indices, True)
     zones = _zones(report, boxes, drawn)
     return Map(
         height=height,
@@ -133,8 +133,8 @@ def _zones(report: Report, boxes: Tensor, drawn: Tensor) -> list[Zone]:
     index, own = report.zones.index[drawn], boxes[drawn]
     shape = (report.zones.count, 2)
     spread = index[:, None].expand(-1, 2)
-    low = torch.full(shape, WIDTH * 100).scatter_reduce(0, spread, own[:, :2], "amin")
-    high = torch.zeros(shape, dtype=torch.int64).scatter_reduce(0, spread, own[:, 2:], "amax")
+    low = torch.full(shape, WIDTH * 100, device="cpu").scatter_reduce(0, spread, own[:, :2], "amin")
+    high = torch.zeros(shape, dtype=torch.int64, device="cpu").scatter_reduce(0, spread, own[:, 2:], "amax")
     found = []
     for number in torch.unique(index).tolist():  # type: ignore[no-untyped-call]
         (x, y), (right, bottom) = low[number].tolist(), high[number].tolist()

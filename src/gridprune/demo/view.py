@@ -145,8 +145,8 @@ def _figures(answer: Answer, full: Answer, total: int) -> list[Figure]:
         Figure(
             "KV memory",
             _bytes(answer.kv_bytes),
-            min(1.0, answer.kv_bytes / full.kv_bytes),
-            "" if is_full else f"{full.kv_bytes / answer.kv_bytes:.1f}x smaller",
+            min(1.0, answer.kv_bytes / max(full.kv_bytes, 1)),
+            "" if is_full else answer.smaller_cache(full),
         ),
     ]
 

@@ -60,7 +60,7 @@ def as_map(report: Report, values: Tensor) -> np.ndarray:
     frame, row, column = candidates.frame[member], candidates.row[member], candidates.column[member]
     down, across = sheet.shape(sheet.frame_count(report.token_map))
     rows, columns = int(row.max()) + 1, int(column.max()) + 1
-    out = torch.full((down * rows, across * columns), float("nan"))
+    out = torch.full((down * rows, across * columns), float("nan"), dtype=torch.float32, device="cpu")
     out[frame // across * rows + row, frame % across * columns + column] = values.float()[member]
     return out.numpy()
 

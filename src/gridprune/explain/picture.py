@@ -31,7 +31,7 @@ def to_image(pixels: Tensor, processor: Any = None) -> Image.Image:
         pixels = sheet.join(pixels)
     mean, std = getattr(image_processor, "image_mean", None), getattr(image_processor, "image_std", None)
     if mean is not None and std is not None:
-        pixels = pixels * torch.tensor(std)[:, None, None] + torch.tensor(mean)[:, None, None]
+        pixels = pixels * pixels.new_tensor(std)[:, None, None] + pixels.new_tensor(mean)[:, None, None]
     else:
         low, high = pixels.min(), pixels.max()
         pixels = (pixels - low) / (high - low).clamp(min=1e-6)
@@ -48,9 +48,9 @@ def enlarge(image: Image.Image) -> Image.Image:
 def token_pixels(report: Report, size: tuple[int, int]) -> Tensor:
     """(H, W) int64: for each pixel how many kept tokens cover it, over all planes."""
     width, height = size
-    cover = torch.zeros(height + 1, width + 1, dtype=torch.int64)
+    cover = torch.zeros(height + 1, width + 1, dtype=torch.int64, device="cpu")
     boxes = sheet.boxes(report.token_map.candidates)[report.kept_indices]
-    corners = (boxes * torch.tensor([width, height, width, height])).round().long()
+    corners = (boxes * boxes.new_tensor([width, height, width, height])).round().long()
     x0, y0, x1, y1 = corners.unbind(-1)
     one = torch.ones_like(x0)
     for x, y, sign in ((x0, y0, 1), (x1, y1, 1), (x0, y1, -1), (x1, y0, -1)):  # a 2-D difference array

@@ -36,4 +36,4 @@ def boxes(token_map: TokenMap) -> Tensor:
     """(n, 4) fp64 x0 y0 x1 y1 of each token on the sheet, in [0, 1]."""
     down, across = shape(frame_count(token_map))
     cell = torch.stack([token_map.frame % across, token_map.frame // across], dim=-1)
-    return (token_map.boxes.double() + cell.repeat(1, 2)) / torch.tensor([across, down, across, down])
+    return (token_map.boxes.double() + cell.repeat(1, 2)) / torch.tensor([across, down, across, down], device="cpu")

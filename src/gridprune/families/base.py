@@ -18,6 +18,7 @@ import torch
 from packaging.version import Version
 from torch import Tensor, nn
 
+from ..cues.first_layer import FirstAttention, find_first_attention
 from ..cues.text_tower import CLIP_TEXT as CLIP_TEXT  # re-exported for families
 from ..cues.tower import Captured, Tower, find_clip_tower
 from ..errors import MissingCueError, UnsupportedCallError, UnsupportedModelError
@@ -149,6 +150,13 @@ class Family(ABC):
         return int(getattr(self.model.config, f"{self.modality}_token_id"))
 
     @property
+    def window(self) -> int | None:
+        """How many of the last tokens some layers of the language model see; None if all layers see all of them."""
+        text = self.model.config.get_text_config()
+        kinds = getattr(text, "layer_types", None)
+        return getattr(text, "sliding_window", None) if kinds is None or "sliding_attention" in kinds else None
+
+    @property
     def streams(self) -> list[Family]:
         """This family for each modality of the model: pictures, and clips if it has them."""
         return [self]
@@ -162,6 +170,11 @@ class Family(ABC):
     def feature_block(self) -> int:
         """Index of the tower block whose output the projector reads."""
         return self.tower.block(-1)
+
+    @cached_property
+    def first_attention(self) -> FirstAttention:
+        """The language model's first attention layer; raises UnsupportedModelError if it has none that can be read."""
+        return find_first_attention(self.base.get_decoder())
 
     # -- the pictures of a call ----------------------------------------------------------------------------------
 
@@ -187,13 +200,31 @@ class Family(ABC):
 
     @abstractmethod
     def token_maps(self, vision: dict[str, Any]) -> list[TokenMap]:
-        """Geometry of every picture's tokens, without running the tower."""
+        """Geometry of every picture's tokens, without running the tower.
+
+        Of every tile's, where only the prompt tells which tiles are one picture: :meth:`places` has the pictures.
+        """
 
     def locate(self, ids: Tensor, vision: dict[str, Any]) -> list[Place] | None:
         """Each picture's place in `ids` (B, L) on the CPU; None if they do not hold exactly the pictures' tokens."""
         maps = self.token_maps(vision)
         runs = placeholder_runs(ids, self.placeholder, [len(token_map) for token_map in maps])
         return None if runs is None else [Place(*run, token_map) for run, token_map in zip(runs, maps)]
+
+    def places(self, ids: Tensor, vision: dict[str, Any]) -> list[Place]:
+        """Each picture's place in `ids` (B, L) on the CPU.
+
+        Raises:
+            UnsupportedCallError: the prompt does not hold exactly the placeholders that the pictures need.
+        """
+        found = self.locate(ids, vision)
+        if found is None:
+            raise UnsupportedCallError(
+                f"The prompt holds {int((ids == self.placeholder).sum())} {self.modality} placeholder tokens, which is "
+                f"not what the {self.modality}s given with it need. Build the prompt with the model's processor, "
+                f"and give it every picture that the prompt names."
+            )
+        return found
 
     # -- encoding ------------------------------------------------------------------------------------------------
 
@@ -283,12 +314,15 @@ class Family(ABC):
             f"that needs no picture structure, or take it from features: S2Prune(structure='features')."
         )
 
-    def picture(self, vision: dict[str, Any], index: int) -> Tensor:
+    def picture(self, vision: dict[str, Any], maps: Sequence[TokenMap], index: int) -> Tensor:
         """The pixels the tower saw as the whole of picture `index`, normalised as the processor did it.
 
         (3, H, W), or (T, 3, H, W) for a clip, whose tokens count T frames.
+
+        Args:
+            maps: the geometry of all pictures of the call.
         """
-        return torch.as_tensor(vision[self.pixel_keys[0]][index]).detach()
+        return vision[self.pixel_keys[0]][index].detach()  # type: ignore[no-any-return]
 
     # -- positions -----------------------------------------------------------------------------------------------
 
@@ -363,4 +397,4 @@ def embedding_table(model: nn.Module) -> nn.Module:
 
 def as_sizes(image_sizes: Any) -> Tensor:
     """(images, 2) int64 of H, W on the CPU, from the forms a processor may return."""
-    return torch.as_tensor(image_sizes).reshape(-1, 2).cpu().long()
+    return torch.as_tensor(image_sizes, device="cpu").reshape(-1, 2).long()

@@ -33,7 +33,7 @@ class Cohere2Vision(InternVL):
     @cached_property
     def _tile(self) -> TokenMap:
         side = self.vision_config.image_size // self.vision_config.patch_size
-        numbers = torch.arange(side * side, dtype=torch.float64).view(1, -1, 1)
+        numbers = torch.arange(side * side, dtype=torch.float64, device="cpu").view(1, -1, 1)
         shuffled = self.base.multi_modal_projector.pixel_shuffle(numbers)[0]  # [r, c, m]
         tile = TokenMap.from_grid(*shuffled.shape[:2])
         return replace(tile, source=shuffled.flatten(0, 1).long())

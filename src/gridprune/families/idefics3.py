@@ -21,7 +21,7 @@ from ..cues.tower import Tower, find_clip_tower
 from ..token_map import TokenMap
 from .base import Family, Place
 from .internvl import runs
-from .maps import tiled
+from .maps import last_view, tiled
 from .parts import Crops, Parts
 
 _GAP = 2  # text tokens between tiles of a row: <fake_token_around_image> and the next marker; a line break adds one
@@ -44,7 +44,7 @@ class Idefics3(Family):
         """Push patch numbers through the model's own pixel shuffle."""
         side = self.vision_config.image_size // self.vision_config.patch_size
         connector = self.base.connector
-        numbers = torch.arange(side * side, dtype=torch.float64).view(1, -1, 1)
+        numbers = torch.arange(side * side, dtype=torch.float64, device="cpu").view(1, -1, 1)
         source = connector.pixel_shuffle(numbers, connector.scale_factor)[0].long()  # [n, m]
         across = side // connector.scale_factor
         return replace(TokenMap.from_grid(across, across), source=source)
@@ -91,9 +91,9 @@ class Idefics3(Family):
     def parts(self, vision: dict[str, Any], maps: list[TokenMap]) -> Parts:
         return Crops([len(token_map) // len(self._tile) for token_map in maps], 0)
 
-    def picture(self, vision: dict[str, Any], index: int) -> Tensor:
+    def picture(self, vision: dict[str, Any], maps: Sequence[TokenMap], index: int) -> Tensor:
         tiles = [vision["pixel_values"][row, tile] for row, real in enumerate(_real(vision)) for tile in real]
-        return torch.as_tensor(tiles[index]).detach()
+        return tiles[last_view(maps, index)].detach()  # type: ignore[no-any-return]
 
 
 def _real(vision: dict[str, Any]) -> list[list[int]]:

@@ -7,6 +7,7 @@ picture has boxes. [CLS] is not trained to sum the picture up; saliency is the a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any, ClassVar
@@ -17,7 +18,7 @@ from torch import Tensor
 from ..cues.tower import Tower, find_tower
 from ..token_map import TokenMap
 from .base import Family, Place
-from .maps import join
+from .maps import join, last_view
 from .parts import Crops, Parts
 
 
@@ -38,7 +39,7 @@ class InternVL(Family):
         """Push patch numbers through the model's own pixel shuffle."""
         (height, width), (down, right) = _pair(self.vision_config.image_size), _pair(self.vision_config.patch_size)
         rows, columns = height // down, width // right
-        numbers = torch.arange(rows * columns, dtype=torch.float64).view(1, rows, columns, 1)
+        numbers = torch.arange(rows * columns, dtype=torch.float64, device="cpu").view(1, rows, columns, 1)
         shuffled = self.base.pixel_shuffle(numbers, scale_factor=self.model.config.downsample_ratio)[0]  # [r, c, m]
         tile = TokenMap.from_grid(*shuffled.shape[:2])
         return replace(tile, source=shuffled.flatten(0, 1).long())
@@ -75,8 +76,8 @@ class InternVL(Family):
     def parts(self, vision: dict[str, Any], maps: list[TokenMap]) -> Parts:
         return Crops([len(token_map) // len(self._tile) for token_map in maps], self.prefix)
 
-    def picture(self, vision: dict[str, Any], index: int) -> Tensor:
-        return torch.as_tensor(vision["pixel_values"][index]).detach()
+    def picture(self, vision: dict[str, Any], maps: Sequence[TokenMap], index: int) -> Tensor:
+        return vision["pixel_values"][last_view(maps, index)].detach()  # type: ignore[no-any-return]
 
 
 def runs(ids: Tensor, placeholder: int) -> list[tuple[int, Tensor]]:

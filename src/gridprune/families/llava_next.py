@@ -54,15 +54,15 @@ class LlavaNext(Llava):
     def _build_map(self, size: Sequence[int], tiles: int) -> TokenMap:
         """Push coordinates of every tower patch through the model's own packing: where it put them, tokens lie."""
         rows, columns = self.grid
-        patch = torch.arange(rows * columns)
+        patch = torch.arange(rows * columns, device="cpu")
         place = torch.stack([patch // columns, patch % columns], dim=-1)  # [P, 2]
         across = 1 if tiles == 1 else self._across(size)
-        tile = torch.arange(tiles) - 1  # the overview is view 0, tile -1
+        tile = torch.arange(tiles, device="cpu") - 1  # the overview is view 0, tile -1
         origin = torch.stack([tile.div(across, rounding_mode="floor") * rows, tile % across * columns], dim=-1)
         origin[0] = 0
         numbers = (place + origin[:, None]).double()  # [V, P, 2] row and column within the plane
-        newline = torch.full((2,), -1.0, dtype=torch.float64)
-        packed = self._pack([numbers], torch.tensor([list(size)]), newline)[0]  # [n, 2]
+        newline = torch.full((2,), -1.0, dtype=torch.float64, device="cpu")
+        packed = self._pack([numbers], torch.tensor([list(size)], device="cpu"), newline)[0]  # [n, 2]
         return map_from_places(packed, (rows, columns), across)
 
     def _across(self, size: Sequence[int]) -> int:
@@ -96,8 +96,8 @@ class LlavaNext(Llava):
             "smaller picture and do not prune."
         )
 
-    def picture(self, vision: dict[str, Any], index: int) -> Tensor:
-        return torch.as_tensor(vision["pixel_values"][index][0]).detach()
+    def picture(self, vision: dict[str, Any], maps: Sequence[TokenMap], index: int) -> Tensor:
+        return vision["pixel_values"][index][0].detach()  # type: ignore[no-any-return]
 
 
 def map_from_places(place: Tensor, grid: tuple[int, int], across: int) -> TokenMap:
@@ -113,20 +113,21 @@ def map_from_places(place: Tensor, grid: tuple[int, int], across: int) -> TokenM
     place = place.mul(1e6).round().div(1e6)  # interpolation leaves whole numbers off by a rounding error
     per_view, n = rows * columns, len(place)
     separator = place[:, 0] < 0
-    mosaic = torch.arange(n) >= per_view
+    mosaic = torch.arange(n, device="cpu") >= per_view
     if not bool((mosaic & ~separator).any()):
         mosaic = torch.zeros_like(mosaic)
     row, column, height, width = _count(place, separator, mosaic, rows, columns)
     source = _source(place, mosaic, grid, across).masked_fill(separator[:, None], -1)
-    cells = torch.where(mosaic[:, None], torch.tensor([height, width]), torch.tensor([rows, columns]))  # [n, 2]
+    sizes = torch.tensor([[rows, columns], [height, width]], device="cpu")
+    cells = sizes[mosaic.long()]  # [n, 2]
     corner = torch.stack([column, row], dim=-1)
-    boxes = torch.cat([corner / cells.flip(-1), (corner + 1) / cells.flip(-1)], dim=-1).float()
+    boxes = torch.cat([corner.double() / cells.flip(-1), (corner + 1).double() / cells.flip(-1)], dim=-1).float()
     return TokenMap(
         plane=mosaic.long(),
         view=_view(source, separator, per_view),
         row=row,
         column=column,
-        frame=torch.zeros(n, dtype=torch.int64),
+        frame=torch.zeros_like(row),
         separator=separator,
         boxes=boxes.masked_fill(separator[:, None], 0.0),
         source=source,
@@ -138,7 +139,7 @@ def _count(
     place: Tensor, separator: Tensor, mosaic: Tensor, rows: int, columns: int
 ) -> tuple[Tensor, Tensor, int, int]:
     """Row and column of each token within its plane, counted from 0, and the size of the finest plane."""
-    number = torch.arange(len(place))
+    number = torch.arange(len(place), device="cpu")
     row, column = number // columns, number % columns
     if not bool(mosaic.any()):  # the overview alone, and perhaps a newline behind it, on a line of its own
         return row, column, rows, columns

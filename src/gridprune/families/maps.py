@@ -15,7 +15,7 @@ from ..token_map import TokenMap
 
 def pooled(rows: int, columns: int, kernel: int, *, frames: int = 1) -> TokenMap:
     """Squares of `kernel` x `kernel` patches fused into a token each; what does not fill a square is dropped."""
-    patches = torch.arange(frames * rows * columns, dtype=torch.float64).view(frames, 1, rows, columns)
+    patches = torch.arange(frames * rows * columns, dtype=torch.float64, device="cpu").view(frames, 1, rows, columns)
     source = (
         nn.functional.unfold(patches, kernel, stride=kernel).transpose(1, 2).flatten(0, 1)
     )  # [frames * n, kernel^2]
@@ -35,7 +35,7 @@ def interpolated(places: Tensor, size: tuple[int, int], grid: tuple[int, int]) -
     places = places.mul(1e6).round().div(1e6)  # interpolation leaves whole numbers off by a rounding error
     low, high = places.floor().long(), places.ceil().long()
     corners = [row * columns + column for row in (low[..., 0], high[..., 0]) for column in (low[..., 1], high[..., 1])]
-    offset = torch.arange(frames)[:, None, None] * rows * columns
+    offset = torch.arange(frames, device="cpu")[:, None, None] * rows * columns
     source = (torch.stack(corners, dim=-1) + offset).flatten(0, 1)
     return replace(TokenMap.from_grid(*size, frames=frames), source=source)
 
@@ -46,7 +46,8 @@ def with_separators(token_map: TokenMap, before: Sequence[int]) -> TokenMap:
     Each stands on a line of its own, so it stays whatever is kept, in the frame of the token that follows it.
     """
     n = len(token_map)
-    marks = torch.tensor([-1 if kind else place for place in range(n + 1) for kind in _marks(place, before, n)])
+    numbers = [-1 if kind else place for place in range(n + 1) for kind in _marks(place, before, n)]
+    marks = torch.tensor(numbers, device="cpu")
     separator = marks < 0
     following = torch.where(separator, n - 1, marks).flip(0).cummin(0).values.flip(0)  # the next token's number
     wide = token_map.take(following)
@@ -78,13 +79,24 @@ def tiled(tile: TokenMap, down: int, across: int, *, whole: bool) -> TokenMap:
     for number in range(down * across):
         row, column = tile.row + number // across * rows, tile.column + number % across * columns
         corner = torch.stack([column, row], dim=-1)
-        size = torch.tensor([across * columns, down * rows])
-        boxes = torch.cat([corner / size, (corner + 1) / size], dim=-1).float()
+        size = torch.tensor([across * columns, down * rows], device="cpu")
+        boxes = torch.cat([corner.double() / size, (corner + 1).double() / size], dim=-1).float()
         parts.append(replace(tile, row=row, column=column, boxes=boxes, view=tile.view + number))
     if whole:
         parts.append(replace(tile, plane=tile.plane + 1, view=tile.view + down * across))
     joined = join(parts)
     return replace(joined, grid=(down * rows, across * columns))
+
+
+def views(token_map: TokenMap) -> int:
+    """How many views of its picture it has: tiles, and the whole picture."""
+    return int(token_map.view.max()) + 1
+
+
+def last_view(maps: Sequence[TokenMap], index: int) -> int:
+    """The number of the last view of picture `index` among those of all pictures; in tiled families it is the whole
+    picture."""
+    return sum(map(views, maps[: index + 1])) - 1
 
 
 def join(views: Sequence[TokenMap]) -> TokenMap:

@@ -49,7 +49,7 @@ class OneVision(LlavaNext):
         given = vision.get("batch_num_images")
         if given is None:
             return [True] * len(vision["image_sizes"])
-        return [count == 1 for count in torch.as_tensor(given).tolist() for _ in range(count)]
+        return [count == 1 for count in torch.as_tensor(given, device="cpu").tolist() for _ in range(count)]
 
     def take_images(self, vision: dict[str, Any], indices: Sequence[int]) -> dict[str, Any]:
         taken = super().take_images(vision, indices)
@@ -61,7 +61,7 @@ class OneVision(LlavaNext):
         counts = [1] * len(indices) if all(alone) else [len(indices)]
         if counts == [1] and not alone[0]:
             raise UnsupportedCallError("Some of these pictures were seen in an earlier turn: give the new ones only.")
-        return {**taken, "batch_num_images": torch.tensor(counts)}
+        return {**taken, "batch_num_images": torch.tensor(counts, device=taken["image_sizes"].device)}
 
     def _pack(self, features: list[Tensor], sizes: Tensor, newline: Tensor) -> list[Tensor]:
         packed, _ = self.base.pack_image_features(
@@ -88,7 +88,7 @@ class OneVisionClips(Family):
     def _map(self, frames: int) -> TokenMap:
         """Push the coordinates of every patch through the model's own pooling."""
         side = self.vision_config.image_size // self.vision_config.patch_size
-        patch = torch.arange(side * side)
+        patch = torch.arange(side * side, device="cpu")
         places = torch.stack([patch // side, patch % side], dim=-1).double().expand(frames, -1, -1)
         half = math.ceil(side / 2)
         token_map = interpolated(self.base.apply_pooling(places), (half, half), (side, side))
@@ -97,5 +97,5 @@ class OneVisionClips(Family):
     def parts(self, vision: dict[str, Any], maps: list[TokenMap]) -> Parts:
         return Crops([vision["pixel_values_videos"].shape[1]] * len(maps), 0)
 
-    def picture(self, vision: dict[str, Any], index: int) -> Tensor:
-        return torch.as_tensor(vision["pixel_values_videos"][index]).detach()
+    def picture(self, vision: dict[str, Any], maps: Sequence[TokenMap], index: int) -> Tensor:
+        return vision["pixel_values_videos"][index].detach()  # type: ignore[no-any-return]

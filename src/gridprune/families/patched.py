@@ -11,12 +11,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from ..cues.first_layer import FirstAttention, find_first_attention
 from ..cues.tower import Tower, find_tower
 from ..errors import UnsupportedCallError
 from ..token_map import TokenMap
 from .base import CHUNKED_PREFILL, PADDING_BEHIND_CACHE, STATIC_CACHE, Family, Limit, Place
 from .internvl import runs
-from .maps import join, pooled
+from .maps import join, last_view, pooled, views
 from .parts import PaddedCrops, Parts
 
 
@@ -43,13 +44,14 @@ class Patched(Family):
 
     def parts(self, vision: dict[str, Any], maps: list[TokenMap]) -> Parts:
         lengths = [rows * columns for rows, columns in self.grids(vision)]
-        return PaddedCrops([_views(token_map) for token_map in maps], self.prefix, lengths)
+        return PaddedCrops([views(token_map) for token_map in maps], self.prefix, lengths)
 
-    def picture(self, vision: dict[str, Any], index: int) -> Tensor:
-        rows, columns = self.grids(vision)[index]
+    def picture(self, vision: dict[str, Any], maps: Sequence[TokenMap], index: int) -> Tensor:
+        view = last_view(maps, index)
+        rows, columns = self.grids(vision)[view]
         side = self.vision_config.patch_size
-        patches = vision["pixel_values"][index, : rows * columns].detach().view(rows, columns, side, side, 3)
-        return torch.as_tensor(patches.permute(4, 0, 2, 1, 3).reshape(3, rows * side, columns * side))
+        patches = vision["pixel_values"][view, : rows * columns].detach().view(rows, columns, side, side, 3)
+        return patches.permute(4, 0, 2, 1, 3).reshape(3, rows * side, columns * side)  # type: ignore[no-any-return]
 
 
 class Lfm2Vl(Patched):
@@ -68,6 +70,11 @@ class Lfm2Vl(Patched):
         ),
     }
 
+    @cached_property
+    def first_attention(self) -> FirstAttention:
+        names = {"query_norm": "q_layernorm", "key_norm": "k_layernorm"}
+        return find_first_attention(self.base.get_decoder(), norm="operator_norm", **names)
+
     @property
     def merge(self) -> int:
         return int(self.model.config.downsample_factor)
@@ -76,18 +83,18 @@ class Lfm2Vl(Patched):
         return [(rows, columns) for rows, columns in vision["spatial_shapes"].tolist()]
 
     def locate(self, ids: Tensor, vision: dict[str, Any]) -> list[Place] | None:
-        views, places = self.token_maps(vision), []
+        left, places = self.token_maps(vision), []
         for row, columns in _joined(runs(ids, self.placeholder)):
             taken: list[TokenMap] = []
-            while views and sum(len(view) for view in taken) < len(columns):
-                taken.append(views.pop(0))
+            while left and sum(len(view) for view in taken) < len(columns):
+                taken.append(left.pop(0))
             if sum(len(view) for view in taken) != len(columns):
                 return None
             places.append(Place(row, columns, _planes(taken)))
-        return None if views else places
+        return None if left else places
 
     def take_places(self, vision: dict[str, Any], places: list[Place], new: list[int]) -> dict[str, Any]:
-        owner = [number for number, place in enumerate(places) for _ in range(_views(place.token_map))]
+        owner = [number for number, place in enumerate(places) for _ in range(views(place.token_map))]
         return self.take_images(vision, [view for view, number in enumerate(owner) if number in new])
 
 
@@ -115,10 +122,6 @@ class Gemma4(Patched):
         if call.get("pixel_values_videos") is not None:
             raise UnsupportedCallError("Clips of Gemma 4 are not pruned: give their frames as pictures.")
         return super().vision(call)
-
-
-def _views(token_map: TokenMap) -> int:
-    return int(token_map.view.max()) + 1
 
 
 def _joined(found: Sequence[tuple[int, Tensor]]) -> list[tuple[int, Tensor]]:

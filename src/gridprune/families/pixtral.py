@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
 from ..cues.tower import Tower, find_tower
@@ -47,7 +46,7 @@ class Pixtral(Family):
         return [pooled(rows, columns, self.merge) for rows, columns in self._grids(vision)]
 
     def take_images(self, vision: dict[str, Any], indices: Sequence[int]) -> dict[str, Any]:
-        taken = super().take_images({**vision, "image_sizes": torch.as_tensor(vision["image_sizes"])}, indices)
+        taken = super().take_images({**vision, "image_sizes": as_sizes(vision["image_sizes"])}, indices)
         height, width = as_sizes(taken["image_sizes"]).amax(0).tolist()
         return {**taken, "pixel_values": taken["pixel_values"][..., :height, :width]}
 
@@ -55,9 +54,9 @@ class Pixtral(Family):
         lengths = [rows * columns for rows, columns in self._grids(vision)]
         return Packed(lengths, lengths)
 
-    def picture(self, vision: dict[str, Any], index: int) -> Tensor:
+    def picture(self, vision: dict[str, Any], maps: Sequence[TokenMap], index: int) -> Tensor:
         height, width = as_sizes(vision["image_sizes"])[index].tolist()
-        return torch.as_tensor(vision["pixel_values"][index, :, :height, :width]).detach()
+        return vision["pixel_values"][index, :, :height, :width].detach()  # type: ignore[no-any-return]
 
 
 class Mistral3(Pixtral):

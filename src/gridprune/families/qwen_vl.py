@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from ..cues.first_layer import FirstAttention, find_first_attention
 from ..cues.tower import Tower, find_tower
 from ..token_map import TokenMap
 from .base import PADDING_BEHIND_CACHE, Encoded, Family, Limit, by_row
@@ -64,7 +65,7 @@ class QwenVL(Family):
         if grid not in self._maps:
             frames, rows, columns = grid
             merged = TokenMap.from_grid(rows // self.merge, columns // self.merge, frames=frames)
-            patches = torch.arange(frames * rows * columns).view(len(merged), self.merge**2)
+            patches = torch.arange(frames * rows * columns, device="cpu").view(len(merged), self.merge**2)
             self._maps[grid] = replace(merged, source=patches)
         return self._maps[grid]
 
@@ -94,7 +95,7 @@ class QwenVL(Family):
         unit = self.merge**2
         return (back[:, None] * unit + torch.arange(unit, device=back.device)).flatten()
 
-    def picture(self, vision: dict[str, Any], index: int) -> Tensor:
+    def picture(self, vision: dict[str, Any], maps: Sequence[TokenMap], index: int) -> Tensor:
         grid = self.grids(vision)[index]
         pixels = vision[self.pixel_keys[0]].split(vision[self._grid_key].prod(-1).tolist())[index]
         frames = unpatched(pixels, grid, self.merge, self.vision_config)
@@ -153,6 +154,10 @@ class Qwen35(QwenVL):
     }
     classes: ClassVar[tuple[str, ...]] = ("Qwen3_5ForConditionalGeneration", "Qwen3_5MoeForConditionalGeneration")
 
+    @cached_property
+    def first_attention(self) -> FirstAttention:
+        return find_first_attention(self.base.get_decoder(), gated=True)
+
 
 def _clips_of(family: type[QwenVL]) -> type[QwenVL]:
     """The same family for clips: tokens carry their frame, and the budget is one per clip."""
@@ -169,7 +174,8 @@ def window_index(visual: Any, grid_thw: Tensor) -> Tensor:
     """Qwen2.5-VL's own order of 2 x 2 blocks in windows."""
     own = getattr(visual, "get_window_index", None)
     if own is not None:
-        return torch.as_tensor(own(grid_thw)[0])
+        index = own(grid_thw)[0]
+        return torch.as_tensor(index, device="cpu")
     from transformers.vision_utils import get_vision_window_index
 
     index, _ = get_vision_window_index(
@@ -178,7 +184,7 @@ def window_index(visual: Any, grid_thw: Tensor) -> Tensor:
         window_size=visual.window_size,
         patch_size=visual.patch_size,
     )
-    return torch.as_tensor(index)
+    return torch.as_tensor(index, device="cpu")
 
 
 def unpatched(pixels: Tensor, grid: Sequence[int], merge: int, config: Any) -> Tensor:

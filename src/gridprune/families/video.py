@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import inspect
 from abc import abstractmethod
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
 from ..cues.tower import Tower, find_clip_tower
@@ -51,8 +51,8 @@ class Clips(Family):
     def parts(self, vision: dict[str, Any], maps: list[TokenMap]) -> Parts:
         return Crops([vision["pixel_values_videos"].shape[1]] * len(maps), self.prefix)
 
-    def picture(self, vision: dict[str, Any], index: int) -> Tensor:
-        return torch.as_tensor(vision["pixel_values_videos"][index]).detach()
+    def picture(self, vision: dict[str, Any], maps: Sequence[TokenMap], index: int) -> Tensor:
+        return vision["pixel_values_videos"][index].detach()  # type: ignore[no-any-return]
 
 
 class LlavaNextVideoClips(Clips):

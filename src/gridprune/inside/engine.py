@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import threading
-import weakref
 from collections import deque
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -23,7 +22,11 @@ from ..errors import SelectionError, UnsupportedCallError, UnsupportedModelError
 from ..families.base import Family, Limit
 from ..intercept import Interceptor
 from ..methods.base import Cues, Selection, deciding
+from ..outputs import Columns
+from ..prompt import Layout
 from ..report import Report
+from ..targets import Targets, router_logits
+from ..turns import layers_of, recall, remember_layers
 from ..wrapped import is_compiled
 from .base import InsideMethod, LayerView, Stop
 from .watch import watch
@@ -43,6 +46,7 @@ class Run:
         spans: the columns that layers see from each stop on.
         attention, keys: of the layer before, as it ran; inputs: what entered the first layer.
         sound: () bool, whether all choices so far named different tokens.
+        planes: what the model adds behind a layer (DeepStack), by layer: (B, L, D), zeros but for visual tokens.
     """
 
     visual: Tensor
@@ -57,12 +61,36 @@ class Run:
     keys: Tensor | None = None
     inputs: Tensor | None = None
     sound: Tensor | None = None
+    planes: dict[int, Tensor] = field(default_factory=dict)
+
+    @property
+    def outputs(self) -> Columns:
+        """Where the parts of an output belong."""
+        full = self.ids.shape[1]
+        layouts = {columns.shape[1]: Layout(columns.cpu(), full) for columns in self.spans.values()}
+        return Columns(list(layouts.values()), list(layouts.values()))
 
 
 # Before that version hooks run inside a checkpoint, and when the backward pass computes a layer again they see nothing.
 _CHECKPOINTS = Limit("layers are computed again without the cut", before="5.23")
-# What each layer of a cache holds of the prompt it was filled with: (length of the prompt, first layer -> columns).
-_RECORDS: weakref.WeakKeyDictionary[Any, tuple[int, dict[int, Tensor]]] = weakref.WeakKeyDictionary()
+
+
+@dataclass(eq=False)
+class Direct:
+    """A direct call that is under way."""
+
+    call: dict[str, Any]
+    run: Run
+    targets: Targets | None
+    as_tuple: bool
+
+    def finish(self, output: Any) -> Any:
+        """The output at the caller's columns."""
+        if self.targets is not None and self.run.spans:
+            dropped = torch.ones_like(self.run.ids, dtype=torch.bool).scatter(1, self.run.columns, False)
+            self.targets.exclude(dropped)
+        output = self.run.outputs.aligned(output)
+        return output.to_tuple() if self.as_tuple else output
 
 
 class InsideEngine:
@@ -81,20 +109,46 @@ class InsideEngine:
         """`model.generate` as it is: prompts are not shortened."""
         if call.get("prefill_chunk_size") is not None or call.get("assistant_model") is not None:
             raise UnsupportedCallError("Methods inside the language model need one undivided prefill.")
-        self.local.vision = self.family.vision(call)
+        outer = self._noted()
+        self.local.vision, self.local.prefill = self._pictures(call), None
         try:
-            return original(**call)
+            output = original(**call)
+            _, run = self._noted()
         finally:
-            self.local.vision = None
+            self.local.vision, self.local.prefill = outer
+        return output if run is None or isinstance(output, Tensor) else run.outputs.generated(output)
 
-    def before_forward(self, call: dict[str, Any]) -> None:
-        """Note the prompt of a direct call; its arguments stay as they are."""
-        self.local.vision = self.family.vision(call)
-        self.local.run = self._start(call)
+    def _noted(self) -> tuple[dict[str, Any] | None, Run | None]:
+        return getattr(self.local, "vision", None), getattr(self.local, "prefill", None)
+
+    def before_forward(self, call: dict[str, Any], targets: Targets | None) -> Direct | None:
+        """Note the prompt of a direct call."""
+        self.local.vision = self._pictures(call)
+        run = self.local.run = self._start(call)
+        if run is None:
+            return None
+        wanted = call.get("return_dict")
+        as_tuple = not (self.family.model.config.return_dict if wanted is None else wanted)
+        call = {**call, "return_dict": True}
+        if "logits_to_keep" in call:  # what is kept is up to the head: here it would cut off prompts
+            call["logits_to_keep"] = 0
+        return Direct(call, run, targets, as_tuple)
+
+    def _pictures(self, call: dict[str, Any]) -> dict[str, Any] | None:
+        """The vision arguments of a call."""
+        clips = [stream for stream in self.family.streams if stream.modality == "video"]
+        if any(stream.vision(call) for stream in clips) or "video" in (call.get("mm_encoder_outputs") or {}):
+            raise UnsupportedCallError(
+                f"{self.method.name} drops tokens of pictures inside the language model, not of clips. Use a method "
+                "of the stage 'pre-llm', or give the frames as pictures."
+            )
+        return self.family.vision(call)
 
     def packed(self, call: dict[str, Any]) -> dict[str, Any]:
         """Note the prompt of a forward call made by `generate`."""
-        self.local.run = self._start(call)
+        run = self.local.run = self._start(call)
+        if run is not None:
+            self.local.prefill = run
         return call
 
     # -- hooks ---------------------------------------------------------------------------------------------------
@@ -108,6 +162,8 @@ class InsideEngine:
                 undo.callback(hook.remove)
             first = self.layers[0].register_forward_pre_hook(self._keep_inputs, with_kwargs=True)
             undo.callback(first.remove)
+            decoder = self.family.model.get_decoder().register_forward_pre_hook(self._take_planes, with_kwargs=True)
+            undo.callback(decoder.remove)
             last = self.layers[-1].register_forward_hook(self._finish, always_call=True)
             undo.callback(last.remove)
             for index in stops:
@@ -126,10 +182,19 @@ class InsideEngine:
         return getattr(self.local, "run", None) if self._answers() else None
 
     def _start(self, call: dict[str, Any]) -> Run | None:
-        ids = call.get("input_ids")
+        ids, cache = call.get("input_ids"), call.get("past_key_values")
+        if ids is not None and not recall(cache, len(ids), inside=True).plain:
+            raise UnsupportedCallError(
+                f"The cache holds a prompt that was pruned before the language model; {self.method.name} prunes inside "
+                "it. Start a new cache."
+            )
         if ids is None or not (call.get("mm_encoder_outputs") or self.family.vision(call)):
             return None
-        cache = call.get("past_key_values")
+        if router_logits(call, self.family.model.config):
+            raise UnsupportedCallError(
+                f"{self.method.name} leaves fewer tokens to later layers, so experts have no balancing loss over all "
+                "layers: call without output_router_logits, or use a method that prunes before the language model."
+            )
         if cache is not None and int(cache.get_seq_length()) > 0:
             raise UnsupportedCallError(
                 f"{self.method.name} prunes inside the language model and takes pictures in the first turn of a cache "
@@ -173,7 +238,9 @@ class InsideEngine:
         if vision is None:
             return
         depth, kept = len(self.layers), run.visual.cpu()
-        for number, place in enumerate(self.family.locate(ids.cpu(), vision) or []):
+        places = self.family.locate(ids.cpu(), vision) or []
+        maps = [place.token_map for place in places]
+        for number, place in enumerate(places):
             content = place.columns[~place.token_map.separator]
             stays = torch.isin(content, kept[place.row]).nonzero()[:, 0]
             report = Report.build(
@@ -185,7 +252,7 @@ class InsideEngine:
                 row=0,
                 kept=stays,
                 question="",
-                picture=functools.partial(self.family.picture, vision, number),
+                picture=functools.partial(self.family.picture, vision, maps, number),
                 processor=self.processor,
                 encode_seconds=None,
                 decision_seconds=None,
@@ -199,6 +266,23 @@ class InsideEngine:
         self.local.run = None
         if run is not None and output is not None:
             self._report(run, run.ids)
+
+    def _take_planes(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Of DeepStack's planes the model adds those in front of the first stop; the others are added here, to the
+        tokens that are left then."""
+        run, planes = self._run(), kwargs.get("deepstack_visual_embeds")
+        if run is None or not run.stops or planes is None:
+            return None
+        if len(planes) >= len(self.layers):
+            raise UnsupportedModelError(
+                f"{type(module).__name__} adds visual features behind its last layer, where methods inside the "
+                "language model cannot follow. Use a method of the stage 'pre-llm'."
+            )
+        first, visual = min(run.stops), kwargs["visual_pos_masks"]
+        for layer in range(first, len(planes)):
+            whole = planes[layer].new_zeros(*visual.shape, planes[layer].shape[-1])
+            run.planes[layer] = whole.masked_scatter(visual[..., None], planes[layer])
+        return args, {**kwargs, "deepstack_visual_embeds": planes[:first]}
 
     def _keep_inputs(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         run = self._run()
@@ -226,10 +310,13 @@ class InsideEngine:
                 return None
             cache, run = kwargs.get("past_key_values"), self._run()
             if run is None:
+                self._check_window(cache)
                 return args, _later_mask(kwargs, cache, index)
             if not run.stops:
                 return None
             hidden = args[0] if args else kwargs["hidden_states"]
+            if index - 1 in run.planes:
+                hidden = hidden + _rows(run.planes.pop(index - 1), run.columns).to(hidden)
             if index in run.stops:
                 with deciding(hidden.device):
                     chosen = self._drop(run, index, hidden, cache)
@@ -238,6 +325,16 @@ class InsideEngine:
             return (hidden,), {name: value for name, value in _gathered(kwargs, run).items() if name != "hidden_states"}
 
         return hook
+
+    def _check_window(self, cache: Any) -> None:
+        """Layers that see a window of the last tokens cannot slide it over the tokens that are gone."""
+        window = self.family.window
+        if layers_of(cache) is not None and window and int(cache.get_seq_length()) > window:
+            raise UnsupportedCallError(
+                f"Layers of {type(self.family.model).__name__} see the last {window} tokens only, and "
+                f"{self.method.name} cannot tell which these are behind the prompt. Use a method of the stage "
+                "'pre-llm'."
+            )
 
     def _drop(self, run: Run, index: int, hidden: Tensor, cache: Any) -> Tensor:
         """(B, n) places of the tokens that stay; `run` is brought up to date."""
@@ -268,7 +365,7 @@ class InsideEngine:
         run.columns, run.visual = run.columns.gather(1, chosen), kept
         run.spans[index] = run.columns
         if cache is not None:
-            _RECORDS[cache] = (run.ids.shape[1], run.spans)
+            remember_layers(cache, run.ids.shape[1], run.spans)
         return chosen
 
 
@@ -293,6 +390,11 @@ def decoder_layers(model: Any) -> nn.ModuleList:
         raise UnsupportedModelError(
             f"The language model {type(decoder).__name__} is not a plain list of decoder layers; methods inside it are "
             "not supported here. Use a method of the stage 'pre-llm'."
+        )
+    if any(getattr(decoder.config, name, 0) for name in ("num_kv_shared_layers", "hidden_size_per_layer_input")):
+        raise UnsupportedModelError(
+            f"Layers of {type(decoder).__name__} take keys of earlier layers, or something of their own for every "
+            "token; methods inside it are not supported here. Use a method of the stage 'pre-llm'."
         )
     return layers  # type: ignore[no-any-return]
 
@@ -348,7 +450,7 @@ def _gathered(kwargs: dict[str, Any], run: Run) -> dict[str, Any]:
 
 def _later_mask(kwargs: dict[str, Any], cache: Any, index: int) -> dict[str, Any]:
     """The mask of a later step for a layer whose cache is shorter than the first layer's."""
-    mask, record = kwargs.get("attention_mask"), _RECORDS.get(cache) if cache is not None else None
+    mask, record = kwargs.get("attention_mask"), layers_of(cache)
     if mask is None or record is None:
         return kwargs
     length, spans = record

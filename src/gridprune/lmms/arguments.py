@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..bench import ablations
-from ..bench.entries import Entry, parse
-from ..errors import SettingError, UnknownNameError
+from ..errors import SettingError
 from ..methods.base import Method
+from ..methods.spec import parse
 
 ALL = "all"
 
@@ -17,22 +16,21 @@ def build_method(method: str, keep: str | int | float, settings: Mapping[str, An
     """The method, or None for `keep=all`.
 
     Args:
-        method: a registered name, with what it holds in parentheses if it is a wrapper: `centered(divprune)`.
-        settings: further fields of the method.
+        method: in the notation of :mod:`gridprune.methods.spec`; lmms-eval cuts its arguments at commas, so that one
+            setting at most can stand in the parentheses.
+        settings: further ones.
 
     Raises:
         UnknownNameError: no such method, or one that exists in runs of `gridprune eval` only.
         SettingError: a setting that the method does not have.
         BudgetError: not a budget.
     """
-    entry = parse(str(method))
-    if entry.name in ablations.BENCH_ONLY:
-        raise UnknownNameError(f"{entry.name!r} needs to know the evidence; it exists in `gridprune eval` only.")
+    spec = parse(str(method))
     if str(keep).strip().lower() == ALL:
         if settings:
             raise SettingError(f"keep=all prunes nothing, so {', '.join(settings)} would have no effect; leave it out.")
         return None
-    return Entry(entry.name, (*entry.settings, *settings.items())).method(keep)
+    return spec.with_settings(settings).method(keep)
 
 
 def whole_number(name: str, value: int | str) -> int:

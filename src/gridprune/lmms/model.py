@@ -9,16 +9,19 @@
     resize                  672x672: every picture is stretched to this size first, so that all have the same N
     min_pixels, max_pixels  for processors that choose a picture's size from such a range (Qwen-VL)
 
-Decoding follows the task; the question is read from the prompt, as in any application.
+Decoding follows the task. Methods are guided by the text of a task's last user message, less instructions about the
+form of the answer.
 """
 
 from __future__ import annotations
 
 import itertools
+import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NoReturn
 
 import torch
@@ -31,12 +34,17 @@ from lmms_eval.protocol import ChatMessages
 from tqdm import tqdm
 
 from .. import families
-from ..errors import GridPruneError, ImageError, UnsupportedCallError
+from ..bench.shared import clip_of
+from ..chat import prompt_text, question_in, special_tokens_of
+from ..errors import ImageError, UnsupportedCallError
+from ..failures import Failures
+from ..images import check_shape, to_rgb
 from ..plan import parse_size
 from ..pruning import Pruning, prune
 from ..runtime import EMBEDDED, load
 from .arguments import build_method, set_pixel_range, whole_number
 
+_log = logging.getLogger(__name__)
 LONGEST = 1024  # new tokens, if a task does not say; as in lmms-eval's own LLaVA classes
 _REPORTS = 1 << 16  # more than a batch can have; they are dropped after it
 _PARAGRAPH = "\n\n"  # lmms-eval adds it to every task as a stop; its own chat models let it pass, and so do we
@@ -44,13 +52,18 @@ _PARAGRAPH = "\n\n"  # lmms-eval adds it to every task as a stop; its own chat m
 
 @dataclass
 class Tally:
-    """What was read and written, for lmms-eval's throughput record; rates are per picture."""
+    """What was read and written, for lmms-eval's throughput record; rates are per picture.
+
+    Attributes:
+        failed: errors of rows without an answer. The answer that lmms-eval scores is empty.
+    """
 
     seconds: float = 0.0
     new_tokens: int = 0
     pictures: int = 0
     total: int = 0
     kept: int = 0
+    failed: list[Exception] = field(default_factory=list)
 
     def log(self) -> None:
         """Hand the sums to lmms-eval, which writes them into its results file."""
@@ -59,7 +72,11 @@ class Tally:
             total_elapsed_time=self.seconds,
             total_gen_tokens=self.new_tokens,
             avg_speed=self.new_tokens / self.seconds if self.seconds else 0.0,
-            additional_metrics={"visual_tokens": self.total / pictures, "visual_tokens_kept": self.kept / pictures},
+            additional_metrics={
+                "visual_tokens": self.total / pictures,
+                "visual_tokens_kept": self.kept / pictures,
+                "failed_rows": len(self.failed),
+            },
         )
 
 
@@ -105,19 +122,26 @@ class GridPruneModel(lmms):  # type: ignore[misc]
             self.tokenizer.pad_token = self.tokenizer.eos_token
         set_pixel_range(self.processor, min_pixels, max_pixels)
         self.family = families.find(self.loaded.model)
-        self.pruning: Pruning | None = None
+        self._failures = Failures()
+        self._prune: partial[Pruning] | None = None
         if chosen is not None:
-            self.pruning = prune(
+            self._prune = partial(
+                prune,
                 self.loaded.model,
                 chosen,
                 processor=self.processor,
-                clip=self.loaded.clip,
+                clip=clip_of(self.loaded),
                 positions=positions,  # type: ignore[arg-type]
                 max_reports=_REPORTS,
             )
+            self._prune()  # raises now what it cannot do
 
     def generate_until(self, requests: Sequence[Instance]) -> list[GenerationResult]:
-        """Answer requests in their order; those with equal decoding settings share batches."""
+        """Answer requests in their order; those with equal decoding settings share batches.
+
+        Raises:
+            Exception: none of them could be answered; that of the first one.
+        """
         collator = utils.Collator(
             [request.args for request in requests],
             sort_fn=lambda arguments: (arguments[4], arguments[5], arguments[3]),  # task, split, document
@@ -129,6 +153,8 @@ class GridPruneModel(lmms):  # type: ignore[misc]
             for chunk in collator.get_batched(n=self.batch_size):
                 answers += self._chunk(list(chunk), tally)
                 bar.update(len(answers) - bar.n)
+        if requests and len(tally.failed) == len(requests):
+            raise tally.failed[0]
         tally.log()
         return collator.get_original(answers)  # type: ignore[no-any-return]
 
@@ -139,47 +165,64 @@ class GridPruneModel(lmms):  # type: ignore[misc]
             ChatMessages(messages=build(self.task_dict[task][split][document]))
             for build, task, split, document in zip(messages_of, tasks, splits, documents)
         ]
-        try:
-            new = self._generate(asked, settings[0], tally)
-        except GridPruneError as error:
-            raise type(error)(f"{tasks[0]}, document {documents[0]} and its batch: {error}") from error
         answers = []
-        for context, ids in zip(contexts, new):
+        for number, (context, ids) in enumerate(zip(contexts, self._each(asked, settings[0], tally))):
+            if isinstance(ids, Exception):
+                tally.failed.append(ids)
+                _log.error("%s, document %s has no answer: %s", tasks[number], documents[number], ids)
+                answers.append(GenerationResult("", TokenCounts(output_tokens=0)))
+                continue
             text = _until(self.tokenizer.decode(ids, skip_special_tokens=True), settings[0]).strip()
             self.cache_hook.add_partial("generate_until", (context, settings[0]), text)
             answers.append(GenerationResult(text, TokenCounts(output_tokens=len(ids))))
         return answers
+
+    def _each(
+        self, asked: Sequence[ChatMessages], settings: dict[str, Any], tally: Tally
+    ) -> list[list[int] | Exception]:
+        """New token ids of every row, or why it has none; a batch that fails is asked row by row."""
+        try:
+            return list(self._generate(asked, settings, tally))
+        except Exception as error:  # of a row, whatever it is: the others are answered
+            if len(asked) == 1:
+                self._failures.reason(error)  # logs what may be a fault of the code
+                return [error]
+        return [found for one in asked for found in self._each([one], settings, tally)]
 
     @torch.no_grad()
     def _generate(self, asked: Sequence[ChatMessages], settings: dict[str, Any], tally: Tally) -> list[list[int]]:
         """New token ids of every row, padding behind the end taken off."""
         model = self.loaded.model
         pictures = [self._pictures(messages) for messages in asked]
+        conversations = [messages.to_hf_messages() for messages in asked]
+        texts = [prompt_text(self.processor, messages) for messages in conversations]
         inputs = self.processor(
-            text=[self._text(messages) for messages in asked],
+            text=texts,
             images=pictures if any(pictures) else None,
             padding=True,
             return_tensors="pt",
+            **special_tokens_of(self.processor, texts[0]),
         ).to(self.device, dtype=model.dtype)
+        questions = [question_in(turns) for turns, shown in zip(conversations, pictures) for _ in shown]
+        pruning = None if self._prune is None else self._prune(question=questions)
         pad = self.tokenizer.pad_token_id
         started = time.perf_counter()
-        with self.pruning or nullcontext():
+        with pruning or nullcontext():
             output = model.generate(**inputs, **decoding(settings), pad_token_id=pad)
         tally.seconds += time.perf_counter() - started
         new = output[:, inputs["input_ids"].shape[1] :].tolist()
         ends = self._ends()
         rows = [list(itertools.takewhile(lambda token: token not in ends, row)) for row in new]
         tally.new_tokens += sum(map(len, rows))
-        self._count(dict(inputs), tally)
+        self._count(dict(inputs), pruning, tally)
         return rows
 
-    def _count(self, inputs: dict[str, Any], tally: Tally) -> None:
+    def _count(self, inputs: dict[str, Any], pruning: Pruning | None, tally: Tally) -> None:
         """Visual tokens without separators: from the reports, or, unpruned, from the geometry."""
-        if self.pruning is not None:
-            tally.pictures += len(self.pruning.reports)
-            tally.total += sum(report.total for report in self.pruning.reports)
-            tally.kept += sum(report.kept for report in self.pruning.reports)
-            self.pruning.reports.clear()
+        if pruning is not None:
+            tally.pictures += len(pruning.reports)
+            tally.total += sum(report.total for report in pruning.reports)
+            tally.kept += sum(report.kept for report in pruning.reports)
             return
         vision = self.family.vision(inputs)
         places = [] if vision is None else self.family.locate(inputs["input_ids"].cpu(), vision) or []
@@ -202,17 +245,6 @@ class GridPruneModel(lmms):  # type: ignore[misc]
         pictures = [_rgb(image) for image in images]
         return pictures if self._size is None else [picture.resize(self._size) for picture in pictures]
 
-    def _text(self, messages: ChatMessages) -> str:
-        """The prompt by the checkpoint's own chat template, or LLaVA-1.5's if there is none."""
-        if getattr(self.processor, "chat_template", None):
-            return str(
-                self.processor.apply_chat_template(
-                    messages.to_hf_messages(), add_generation_prompt=True, tokenize=False
-                )
-            )
-        mark = f"{getattr(self.processor, 'image_token', '<image>')}\n"
-        return " ".join(_plain_turn(message, mark) for message in messages.messages) + " ASSISTANT:"
-
     def loglikelihood(self, requests: Sequence[Instance]) -> NoReturn:
         raise UnsupportedCallError(
             "This task ranks given answers by likelihood, which the gridprune model does not offer. Choose the "
@@ -224,7 +256,7 @@ class GridPruneModel(lmms):  # type: ignore[misc]
 
     def clean(self) -> None:
         """Let go of the model, as lmms-eval asks when all answers are there."""
-        del self.loaded, self.pruning, self.family
+        del self.loaded, self._prune, self.family
         super().clean()
 
 
@@ -248,16 +280,11 @@ def _until(text: str, settings: dict[str, Any]) -> str:
     return text
 
 
-def _plain_turn(message: Any, mark: str) -> str:
-    role = "ASSISTANT:" if message.role == "assistant" else "USER:"
-    parts: Iterable[str] = (mark if part.type == "image" else part.text for part in message.content)
-    return f"{role} {''.join(parts)}"
-
-
 def _rgb(image: Any) -> Any:
     if not hasattr(image, "convert"):
         raise ImageError(f"The task gives a picture as {type(image).__name__}; a PIL image is expected.")
-    return image if image.mode == "RGB" else image.convert("RGB")
+    check_shape(*image.size)
+    return to_rgb(image)
 
 
 def _default_device() -> str:

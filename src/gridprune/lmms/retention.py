@@ -49,6 +49,7 @@ class Run:
         method, keep: "all" for the unpruned run.
         scores, documents: by task.
         tokens: visual tokens kept per picture, over all tasks of the youngest file.
+        failed: whether rows had no answer, which count as wrong.
     """
 
     setup: tuple[str, ...]
@@ -57,6 +58,7 @@ class Run:
     scores: dict[str, float] = field(default_factory=dict)
     documents: dict[str, int] = field(default_factory=dict)
     tokens: float | None = None
+    failed: bool = False
 
     @property
     def checkpoint(self) -> str:
@@ -85,7 +87,8 @@ def read(files: Iterable[Path]) -> list[Run]:
             keep,
             before.scores | {task: score(task, metrics) for task, metrics in results["results"].items()},
             before.documents | {task: count["effective"] for task, count in results["n-samples"].items()},
-            results.get("throughput", {}).get("avg_visual_tokens_kept"),
+            (measured := results.get("throughput", {})).get("avg_visual_tokens_kept"),
+            before.failed or measured.get("avg_failed_rows", 0) > 0,
         )
     return list(runs.values())
 
@@ -164,7 +167,9 @@ def _one(runs: Sequence[Run], expected: Sequence[Mapping[str, Any]]) -> str:
             _line(run.method, run.keep, kept, *scores, f"{retention(run, full):.1f}", _figures(run, expected, sources))
         )
     documents = ", ".join(f"{task} {full.documents[task]}" for task in tasks)
-    notes = [f"Documents: {documents}.", *(f"[{number}] {source}" for source, number in sources.items())]
+    failed = [f"{run.method} at {run.keep}" for run in runs if run.failed]
+    wrong = [f"Rows failed, and count as wrong: {', '.join(failed)}; the runs' logs say why."] if failed else []
+    notes = [f"Documents: {documents}.", *wrong, *(f"[{number}] {source}" for source, number in sources.items())]
     return "\n".join([f"**{name}**", "", *lines, "", *notes, ""])
 
 

@@ -9,6 +9,7 @@ from datasets import Dataset, DatasetDict, Features, Image, Value
 from lmms_eval.api.task import ConfigurableMessagesTask
 
 from ..bench.data import UNSCORED, generated
+from ..bench.scoring import exact
 
 
 class Scenes(ConfigurableMessagesTask):  # type: ignore[misc]
@@ -44,7 +45,7 @@ def picture(document: Mapping[str, Any]) -> list[Any]:
 
 def score(document: Mapping[str, Any], results: Sequence[str]) -> dict[str, Any]:
     """Exact match, as `gridprune eval` has it for generated scenes."""
-    right = float(results[0].strip() == document["answer"])
+    right = exact(results[0], [document["answer"]])
     return {"accuracy": right, "mean_accuracy": {"family": document["family"], "right": right}}
 
 

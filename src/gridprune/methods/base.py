@@ -24,7 +24,7 @@ from ..token_map import TokenMap, Zones
 
 Stage = Literal["pixels", "pre-llm", "in-llm"]
 
-_PER_TOKEN = ("saliency", "relevance", "features", "tower_features", "keys", "laplacian", "quality")  # (B, N, ...)
+_PER_TOKEN = ("saliency", "relevance", "features", "tower_features", "keys", "laplacian", "quality", "sensitivity")
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,8 +46,12 @@ class Cues:
         word_mask: (B, T) bool, which question tokens exist.
         question_embeds: (B, M, D) the language model's input embeddings of the question.
         question_mask: (B, M) bool, which of these exist.
+        head_relevance: (B, H, N) fp32, for each query head of the language model's first attention layer the logit of
+            each visual token, mean over the question's tokens, no rotary positions (:mod:`gridprune.cues.first_layer`).
         laplacian: (B, N, 2) fp32, mean and mean square, over each token's pixels, of the Laplacian of the grey picture
             (:func:`gridprune.cues.structure.laplacian_moments`).
+        sensitivity: (B, N) fp32, how strongly the projector answers to small changes of each token
+            (:mod:`gridprune.cues.sensitivity`).
         quality: (B, N) fp32 >= 0, set by wrappers only: methods with the capability "quality" multiply their score by
             it. Families leave it None.
         images: B, for methods that read no cue at all; otherwise the cues tell.
@@ -67,7 +71,9 @@ class Cues:
     word_mask: Tensor | None = None
     question_embeds: Tensor | None = None
     question_mask: Tensor | None = None
+    head_relevance: Tensor | None = None
     laplacian: Tensor | None = None
+    sensitivity: Tensor | None = None
     quality: Tensor | None = None
     images: int | None = None
 
@@ -88,7 +94,7 @@ class Cues:
         """The same cues for a subset of the tokens, `indices` (B, n) int64, which may differ from image to image."""
         taken: dict[str, Any] = {}
         for name, value in self.tensors().items():
-            if name == "word_relevance":
+            if name in ("word_relevance", "head_relevance"):
                 taken[name] = value.gather(2, indices[:, None, :].expand(-1, value.shape[1], -1))
             elif name in _PER_TOKEN:
                 index = indices if value.dim() == 2 else indices[..., None].expand(-1, -1, value.shape[2])
@@ -201,7 +207,6 @@ class Method(ABC):
         own: whether it is this project's method in some form: no peer that it is compared with.
         capabilities: what wrappers may rely on. "scores": the selection is the top-k of `Selection.scores`. "quality":
             the greedy score is multiplied by `cues.quality`. "geometry": similarities may be taken from other features.
-            "joint": the pictures of a prompt may be given side by side, as one map, to compete under one budget.
 
     Attributes:
         keep: the budget per image: a count, a share or a percentage (see :mod:`gridprune.budget`).
@@ -246,7 +251,7 @@ class Method(ABC):
     @property
     def uses_text(self) -> bool:
         """Whether the question changes the selection."""
-        text = {"relevance", "word_relevance", "question_embeds"}
+        text = {"relevance", "word_relevance", "head_relevance", "question_embeds"}
         return bool(self.needs & text)
 
     def count(self, cues: Cues, token_map: TokenMap) -> int:

@@ -9,7 +9,8 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from ..allocate import minmax
+from ..allocate import equal_parts
+from ..scores import minmax
 from ..token_map import TokenMap
 from .base import Cues, Method, Selection
 from .greedy import Greedy, matrix, products
@@ -36,10 +37,13 @@ class CDPruner(Method):
     Attributes:
         theta: None, or the balance in [0, 1): r becomes exp(a r) with a = theta / (2 (1 - theta)). 0 is pure diversity.
         relevance_sign: +1, -1 or "tower".
+        scope: "image" lets all crops of an anyres image compete; "view" gives each its equal part of k and a kernel of
+            its own, with r scaled over all crops together, as the released LLaVA-NeXT code does.
     """
 
     theta: float | None = None
     relevance_sign: int | Literal["tower"] = "tower"
+    scope: Literal["image", "view"] = "image"
 
     name: ClassVar[str] = "cdpruner"
     paper: ClassVar[str] = "https://arxiv.org/abs/2506.10967"
@@ -50,6 +54,7 @@ class CDPruner(Method):
         super().__post_init__()
         check_sign(self.relevance_sign)
         self._check("theta", lambda v: v is None or (math.isfinite(v) and 0 <= v < 1), "None or a number in [0, 1)")
+        self._check("scope", lambda v: v in ("image", "view"), "'image' or 'view'")
 
     @property
     def needs(self) -> frozenset[str]:
@@ -62,7 +67,70 @@ class CDPruner(Method):
             quality, log_weight = torch.ones_like(half), minmax(half) * (self.theta / (1 - self.theta))
         if cues.quality is not None:
             quality = quality * cues.quality
-        return Selection(dpp_map(cues.require("features"), quality, k, log_weight))
+        features, views = cues.require("features"), token_map.groups("view")
+        if self.scope == "image" or views.count == 1:
+            return Selection(dpp_map(features, quality, k, log_weight))
+        parts = zip(views.members.view(views.count, -1), views.sizes, equal_parts(k, views.sizes))
+        groups = [(tokens[:size], part) for tokens, size, part in parts]
+        return Selection(apart(features, quality, groups, log_weight))
+
+
+@dataclass(frozen=True, kw_only=True)
+class CDPrunerSplit(Method):
+    """CDPruner as OpenVINO ships it: the tokens in prompt order are cut in two halves, and each gives half of the k.
+
+    Every half has relevance scaled by itself, (r - min) / (max - min + 1e-6), and a kernel of its own, so that a greedy
+    costs a quarter; the first half gives floor(k / 2) tokens.
+
+    Complexity: O(k N D + k^2 N), half of CDPruner's greedy.
+
+    Release and this class: OpenVINO splits above a number of tokens (`split_threshold`, off by default), rounds k up to
+    an even number, and has no text tower: relevance is the mean cosine with the language model's embeddings, plus sign,
+    which is what `Cues.relevance` is for such models here.
+
+    Attributes:
+        relevance_sign: +1, -1 or "tower".
+    """
+
+    relevance_sign: int | Literal["tower"] = "tower"
+
+    name: ClassVar[str] = "cdpruner-split"
+    paper: ClassVar[str] = "https://arxiv.org/abs/2506.10967"
+    cost: ClassVar[str] = "O(k N D + k^2 N)"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_sign(self.relevance_sign)
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"features", "relevance"})
+
+    def select(self, cues: Cues, token_map: TokenMap, k: int) -> Selection:
+        features, relevance = cues.require("features"), signed_relevance(cues, self.relevance_sign).float()
+        n = relevance.shape[1]
+        cut = (n // 2, n - n // 2)
+        scaled = []
+        for half in relevance.split(cut, dim=1)[cut[0] == 0 :]:
+            low, high = torch.aminmax(half, dim=-1, keepdim=True)
+            scaled.append((half - low) / (high - low + 1e-6))
+        halves = torch.arange(n, device=relevance.device).split(cut)
+        return Selection(apart(features, torch.cat(scaled, 1), list(zip(halves, (k // 2, k - k // 2)))))
+
+
+def apart(x: Tensor, quality: Tensor, groups: list[tuple[Tensor, int]], log_weight: Tensor | None = None) -> Tensor:
+    """(B, k) ascending: :func:`dpp_map` in every group of tokens by itself.
+
+    Args:
+        groups: the tokens of each group, ascending, on any device, and how many of them to keep.
+    """
+    kept = []
+    for tokens, part in groups:  # a handful of crops
+        if part:
+            here = tokens.to(x.device)
+            own = None if log_weight is None else log_weight[:, here]
+            kept.append(here[dpp_map(x[:, here], quality[:, here], part, own)])
+    return torch.cat(kept, 1).sort(dim=1).values
 
 
 def _scaled(half: Tensor) -> Tensor:
@@ -77,13 +145,22 @@ def dpp_map(x: Tensor, quality: Tensor, k: int, log_weight: Tensor | None = None
 
     Args:
         quality: q, (B, N) fp32.
-        log_weight: (B, N) fp32, the logarithm of a further factor of q^2, of any size: d_i^2 is the one without it
-            times the factor, since every pick's own factor cancels out of c.
+        log_weight: see :func:`determinant`; the factor is one of q^2.
     """
-    scaled = unit(x) * quality[..., None]  # L = scaled @ scaled.mT
-    residual = scaled.square().sum(-1)  # d^2, [B, N]
+    return determinant(unit(x) * quality[..., None], k, log_weight=log_weight)
+
+
+def determinant(scaled: Tensor, k: int, ridge: float = 0.0, log_weight: Tensor | None = None) -> Tensor:
+    """(B, k) ascending: greedily the tokens that make det of L + `ridge` I largest, L = `scaled` `scaled`^T.
+
+    Args:
+        scaled: (B, N, D) fp32.
+        log_weight: (B, N) fp32, the logarithm of a further factor of L's rows and columns, squared, of any size: d_i^2
+            is the one without it times the factor, since every pick's own factor cancels out of c.
+    """
+    residual = scaled.square().sum(-1) + ridge  # d^2, [B, N]; nothing else reads the diagonal
     tolerance = residual.amax(-1, keepdim=True) * TIE
-    rows = residual.new_empty(len(x), k, residual.shape[1])  # c, a row for every pick
+    rows = residual.new_empty(len(scaled), k, residual.shape[1])  # c, a row for every pick
     built = 0  # picks that the rows at hand take into account
 
     def rows_left(tokens: Tensor) -> Tensor:

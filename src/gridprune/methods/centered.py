@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from ..allocate import minmax
+from ..scores import minmax
 from ..token_map import TokenMap
 from .base import Cues, Method, Selection
 from .cdpruner import CDPruner

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..allocate import ascending_indices
+from ..scores import ascending_indices
 from ..token_map import TokenMap
 from .base import Cues, Method, Selection
 from .similarity import member_mask, ranked, take_rows, unit

@@ -55,6 +55,6 @@ class DivPrune(Method):
         scores = torch.empty_like(distance)
         for _ in range(1, k):
             torch.addcmul(greedy.barred, distance, weight, out=scores)
-            token = greedy.best(scores)
+            token = greedy.best(scores, cues.quality)
             distance = distance.minimum(greedy.row(token, scores))
         return Selection(greedy.indices())

@@ -9,7 +9,8 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from ..allocate import apportion, minmax, zone_mean
+from ..allocate import apportion
+from ..scores import minmax, zone_mean
 from ..token_map import TokenMap, Zones
 from .base import Cues, Method, Selection
 from .geometry import neighbours, smooth
@@ -32,11 +33,14 @@ class EADP(Method):
     Complexity: O(T N) for the scores, O(N^2 D) for the similarities, O(k N^2) for the greedy as written (far less here,
     see :class:`~gridprune.methods.similarity.Coverage`).
 
-    Paper and this class: there was no code when this was written. The supplement negates all cosines, the main text
-    does not print it: `relevance_sign` "tower" is -1 on OpenAI's CLIP. tau and gamma are the supplement's; beta = 10 is
-    read off its tables, which are flat from 2 upward. With several views the paper gives each max(1, floor(K share)),
-    share its part of the scores, which need not sum to K; here the shares are apportioned exactly (at least 1 per view
-    if k allows).
+    Paper, release and this class: `words` 0.2 and `beta` 1 are the released settings for LLaVA (there `beta` is 2 on
+    Qwen and clips); :class:`EADPPrinted` has those of the paper's supplement. In the release all 77 rows of CLIP's text
+    compete for the lowest entropy, BOS, EOS and padding included, and `words` is a share of these; here it is a share
+    of the question's own tokens. All cosines are negated there, also those with a language model's embeddings, which
+    the paper's main text does not print: `relevance_sign` "tower" is -1 on OpenAI's CLIP, and +1 on embeddings, where
+    that sign was measured to localise. With several views the release gives each max(1, floor(k share)), share its part
+    of the scores, which need not sum to k; here the shares are apportioned exactly (at least 1 per view if k allows).
+    Its path for clips with a randomly initialised projection is left out.
 
     Attributes:
         tau, gamma: temperatures, above 0.
@@ -49,10 +53,10 @@ class EADP(Method):
 
     tau: float = 0.01
     gamma: float = 0.01
-    words: float = 0.5
+    words: float = 0.2
     mix: float = 0.5
     sigma: float = 1.0
-    beta: float = 10.0
+    beta: float = 1.0
     relevance_sign: int | Literal["tower"] = "tower"
 
     name: ClassVar[str] = "eadp"
@@ -84,10 +88,9 @@ class EADP(Method):
 
         state = Coverage(similarity, scores)
         picks = Picks(scores)
-        scale = state.gain.amax(-1, keepdim=True)
         while len(picks) < k:
             open_view = (quota > 0).gather(1, views.index.expand_as(scores))
-            token = picks.best(state.gain.masked_fill(~open_view, -1.0), scale)
+            token = picks.best(state.gain.masked_fill(~open_view, -1.0))
             state.add(token)
             quota = quota.scatter_add(1, views.index[token][:, None], torch.full_like(token[:, None], -1))
         return Selection(picks.indices(), scores=scores)
@@ -103,6 +106,19 @@ class EADP(Method):
         if self.sigma > 0:
             scores = smooth(scores, neighbours(token_map).to(scores.device), self.sigma)
         return scores.pow(self.beta)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EADPPrinted(EADP):
+    """EADP with the settings of the paper's supplement: half of the question's tokens, and scores to the power of 10.
+
+    The tables for `beta`, which it is read off, are flat from 2 upward.
+    """
+
+    words: float = 0.5
+    beta: float = 10.0
+
+    name: ClassVar[str] = "eadp-printed"
 
 
 def dense_relevance(cosine: Tensor, mask: Tensor, tau: float, gamma: float, share: float) -> Tensor:

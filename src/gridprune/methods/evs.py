@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import torch
 
-from ..allocate import topk
+from ..scores import topk
 from ..token_map import TokenMap
 from .base import Cues, Method, Selection
 from .geometry import previous_frame

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ..allocate import topk
+from ..scores import topk
 from ..token_map import TokenMap
 from .base import Cues, Method, Selection
 

@@ -7,8 +7,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from ..allocate import topk
 from ..inside.base import InsideMethod, LayerView, Stop, scaled_counts
+from ..scores import topk
 
 
 @dataclass(frozen=True, kw_only=True)

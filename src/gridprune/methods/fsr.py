@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from ..allocate import ascending_indices, minmax
+from ..scores import ascending_indices, minmax
 from ..token_map import TokenMap
 from .base import Cues, Merge, Method, Selection
 from .relevance import check_sign, signed_relevance
@@ -113,7 +113,7 @@ class FSR(Method):
         anchors = torch.where(torch.arange(most, device=focus.device) < count[:, None], anchors, anchors[:, :1])
         place = cosine.assign(everyone, anchors)
         order = ranked([(~chosen).long(), cosine.closest(everyone, anchors)])
-        wanted = (self.refine * count + 1e-9).floor()[:, None].minimum((~chosen).sum(1, keepdim=True))
+        wanted = (self.refine * count.double() + 1e-9).floor()[:, None].minimum((~chosen).sum(1, keepdim=True))
         merged = torch.zeros_like(chosen).scatter(1, order, everyone < wanted)
         merged = merged & (count > 0)[:, None]
 

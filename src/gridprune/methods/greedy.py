@@ -54,9 +54,15 @@ class Greedy:
     def __len__(self) -> int:
         return len(self._tokens)
 
-    def best(self, scores: Tensor) -> Tensor:
-        """Take the best token, (B, 1), by `scores` (B, N) that :attr:`barred` was added to."""
-        return self.take(earliest(scores, self._tolerance))
+    def best(self, scores: Tensor, scale: Tensor | None = None) -> Tensor:
+        """Take the best token, (B, 1), by `scores` (B, N) that :attr:`barred` was added to.
+
+        Where scores were multiplied by a `scale` (B, N), so was their rounding, and with it what counts as equal.
+        """
+        tolerance = self._tolerance
+        if scale is not None:
+            tolerance = scale.gather(1, scores.argmax(-1, keepdim=True)) * tolerance
+        return self.take(earliest(scores, tolerance))
 
     def take(self, token: Tensor) -> Tensor:
         """Take this one, (B, 1)."""

@@ -9,7 +9,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..allocate import topk_per_zone, zone_mean
+from ..allocate import topk_per_zone
+from ..scores import zone_mean
 from ..token_map import TokenMap, Zones
 from .base import Cues, Method, Selection
 from .similarity import unit
@@ -92,10 +93,12 @@ class HoloVPrinted(HoloV):
         features = unit(cues.require("features"))
         batch, _, width = features.shape
         rows = features.index_select(1, zones.members).view(batch, zones.count, zones.most, width)
-        present = torch.ones(zones.count, zones.most, device=features.device)
+        present = torch.ones(zones.count, zones.most, dtype=torch.float32, device=features.device)
         if zones.absent is not None:
             present = (~zones.absent).float()
-        others = present[:, None] * (1 - torch.eye(zones.most, device=features.device))  # [Z, 1, M] x [M, M]
+        others = present[:, None] * (
+            1 - torch.eye(zones.most, dtype=torch.float32, device=features.device)
+        )  # [Z, 1, M] x [M, M]
         similarity = (rows @ rows.mT).double()  # [B, Z, M, M]
         count = others.sum(-1).clamp(min=1)
         mean = (similarity * others).sum(-1) / count
@@ -109,7 +112,7 @@ def runs_of(token_map: TokenMap, runs: int) -> Zones:
     """Each view cut into at most `runs` runs of consecutive tokens, whose sizes differ by at most one."""
     views = token_map.groups("view")
     order = views.index.argsort(stable=True)
-    place = torch.empty_like(order).index_copy_(0, order, torch.arange(len(order)))
+    place = torch.empty_like(order).index_copy_(0, order, torch.arange(len(order), device="cpu"))
     start = views.size.cumsum(0) - views.size
     parts = views.size.clamp(max=runs)
     first = parts.cumsum(0) - parts

@@ -31,8 +31,8 @@ class Pooling(Method):
         batch, n = cues.batch, len(token_map)
         zones = token_map.cells(k)
         centres = cell_centres(token_map, zones.index, zones.size)
-        slot = torch.empty(k, dtype=torch.int64)
-        slot[zones.index[centres]] = torch.arange(k)  # cells are numbered by band, slots by token order
+        slot = torch.empty(k, dtype=torch.int64, device="cpu")
+        slot[zones.index[centres]] = torch.arange(k, device="cpu")  # cells are numbered by band, slots by token order
         group = slot[zones.index].to(cues.device).expand(batch, n)
         weight = (1.0 / zones.size.float())[zones.index].to(cues.device).expand(batch, n)
         return Selection(centres.to(cues.device).expand(batch, k), zones=zones, merge=Merge(group, weight))

@@ -8,8 +8,8 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from ..allocate import ascending_indices
 from ..budget import Keep
+from ..scores import ascending_indices
 from ..token_map import TokenMap
 from .base import Cues, Merge, Method, Selection
 from .similarity import Cosine, last_dropped, member_mask, outliers, ranked
@@ -170,4 +170,4 @@ class PruMergePlusFixed(PruMerge):
 
 def _identity(batch: int, n: int, device: torch.device) -> Merge:
     group = torch.arange(n, device=device).expand(batch, n)
-    return Merge(group, torch.ones(batch, n, device=device), "tower_features")
+    return Merge(group, torch.ones(batch, n, dtype=torch.float32, device=device), "tower_features")

@@ -7,9 +7,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from ..allocate import topk
 from ..errors import BudgetError
 from ..inside.base import InsideMethod, LayerView, Stop, at_depth
+from ..scores import topk
 
 
 @dataclass(frozen=True, kw_only=True)

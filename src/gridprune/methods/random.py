@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import torch
 
-from ..allocate import topk
+from ..scores import topk
 from ..token_map import TokenMap
 from .base import Cues, Method, Selection
 
@@ -35,5 +35,5 @@ class Random(Method):
     def select(self, cues: Cues, token_map: TokenMap, k: int) -> Selection:
         batch, n = cues.batch, len(token_map)
         generator = torch.Generator().manual_seed(self.seed % 2**64)
-        scores = torch.rand(n, generator=generator).to(cues.device)
+        scores = torch.rand(n, generator=generator, dtype=torch.float32, device="cpu").to(cues.device)
         return Selection(topk(scores[None], k).expand(batch, k), scores=scores.expand(batch, n))

@@ -29,6 +29,7 @@ BUILT_IN: dict[str, str] = {
     "downsample": ".downsample:Downsample",
     "fastervlm": ".fastervlm:FasterVLM",
     "relevance": ".relevance:Relevance",
+    "hawk": ".hawk:Hawk",
     "vispruner": ".vispruner:VisPruner",
     "visionzip": ".visionzip:VisionZip",
     "prumerge": ".prumerge:PruMerge",
@@ -39,22 +40,36 @@ BUILT_IN: dict[str, str] = {
     "trim-iqr": ".trim:TrimIQR",
     "divprune": ".divprune:DivPrune",
     "cdpruner": ".cdpruner:CDPruner",
+    "cdpruner-split": ".cdpruner:CDPrunerSplit",
     "holov": ".holov:HoloV",
     "holov-printed": ".holov:HoloVPrinted",
     "scope": ".scope:Scope",
     "hiprune": ".hiprune:HiPrune",
     "vscan-tower": ".vscan:VScanTower",
     "eadp": ".eadp:EADP",
+    "eadp-printed": ".eadp:EADPPrinted",
     "tops-stage-one": ".tops:TopsStageOne",
     "s2prune": ".s2prune:S2Prune",
     "mmtok": ".mmtok:MMTok",
     "fsr": ".fsr:FSR",
+    "nuwa": ".nuwa:Nuwa",
+    "otprune": ".otprune:OTPrune",
+    "zoo-prune": ".zoo_prune:ZOOPrune",
+    "prunesid": ".prunesid:PruneSID",
+    "id-selection": ".id_selection:IDSelection",
+    "mmr": ".mmr:MMR",
+    "vlm-pruner": ".vlm_pruner:VLMPruner",
+    "apet": ".apet:ApET",
+    "l2norm": ".l2norm:L2Norm",
+    "litelvlm": ".litelvlm:LiteLVLM",
+    "vidcom2": ".vidcom2:VidCom2",
     "dart-input": ".dart:DartInput",
     "evs": ".evs:EVS",
     "centered": ".centered:Centered",
     "centered-cdpruner": ".centered:CenteredCDPruner",
     "merge-rest": ".merge_rest:MergeRest",
     "relevance-weighted": ".relevance_weighted:RelevanceWeighted",
+    "first-layer": ".hawk:FirstLayer",
     "zone-floor": ".zone_floor:ZoneFloor",
     "two-stage": ".two_stage:TwoStage",
     "per-view": ".per_view:PerView",
@@ -69,14 +84,15 @@ BUILT_IN: dict[str, str] = {
 def _targets() -> dict[str, str]:
     targets = dict(BUILT_IN)
     for entry in entry_points(group=ENTRY_POINT_GROUP):
-        name = _normal(entry.name)
+        name = normal(entry.name)
         if targets.get(name, entry.value) != entry.value:
             raise SettingError(f"Two methods are called {name!r}: {targets[name]} and {entry.value}. Rename one.")
         targets[name] = entry.value
     return targets
 
 
-def _normal(name: str) -> str:
+def normal(name: str) -> str:
+    """How a name is compared: capitals and underscores do not matter."""
     return name.strip().lower().replace("_", "-")
 
 
@@ -92,7 +108,7 @@ def get(name: str) -> type[Method]:
         UnknownNameError: no such method; the message lists close matches and all names.
     """
     targets = _targets()
-    key = _normal(name)
+    key = normal(name)
     if key not in targets:
         close = difflib.get_close_matches(key, targets, n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
@@ -103,13 +119,17 @@ def get(name: str) -> type[Method]:
     return getattr(import_module(module, __package__), attribute)  # type: ignore[no-any-return]
 
 
-def create(name: str, **settings: Any) -> Method:
+def create(name: str, /, **settings: Any) -> Method:
     """Build the method called `name`; wrong settings raise a :class:`SettingError` that lists the right ones."""
-    method = get(name)
+    return build(name, get(name), **settings)
+
+
+def build(name: str, kind: type[Method], /, **settings: Any) -> Method:
+    """Build a method of a class at hand, with the errors of :func:`create`."""
     try:
-        return method(**settings)
+        return kind(**settings)
     except TypeError as error:
-        known = ", ".join(field.name for field in fields(method))
+        known = ", ".join(field.name for field in fields(kind))
         raise SettingError(f"{name} does not take these settings ({error}). It has: {known}.") from None
 
 

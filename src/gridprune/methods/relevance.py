@@ -7,8 +7,8 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from ..allocate import topk
 from ..errors import SettingError
+from ..scores import topk
 from ..token_map import TokenMap
 from .base import Cues, Method, Selection
 

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal
 
-from ..allocate import minmax
+from ..scores import minmax
 from ..token_map import TokenMap
 from .base import Cues, Method, Selection
 from .divprune import DivPrune

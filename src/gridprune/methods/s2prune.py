@@ -9,20 +9,24 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from ..allocate import apportion, minmax, zone_mean
+from ..scores import minmax, zone_mean
 from ..token_map import TokenMap, Zones
 from .base import Cues, Method, Selection
 from .geometry import neighbours
 from .similarity import ranked
+
+_PART = 1 << 30  # a token in units of a quota
 
 
 @dataclass(frozen=True, kw_only=True)
 class S2Prune(Method):
     """Regions of a g x g grid get tokens by how structured the picture is there; every token stands for one cell.
 
-    1. g = floor(sqrt(k / 2)): 4, 5, 8, 9 for k = 32, 64, 128, 192, as released. Structure of a region = variance of the
-       Laplacian of the grey picture over its pixels, scaled to [0, 1] over the regions.
-    2. Every region gets one token, the rest goes by structure: capped largest remainder.
+    1. g = floor(sqrt(k / 2)): 4, 5, 8, 9 for k = 32, 64, 128, 192, as released; borders at round(i rows / g), so that
+       regions differ in size. Structure of a region = variance of the Laplacian of the grey picture over its pixels,
+       scaled to [0, 1] over the regions.
+    2. Every region gets one token and the whole part of its share, by structure, of the others, as far as it has room.
+       What is left over goes round one by one, to the region with the largest fraction first.
     3. A region of b tokens is bisected, across its longer side, into b cells of nearly equal area.
     4. In each cell the token with the highest score stays.
 
@@ -30,9 +34,10 @@ class S2Prune(Method):
 
     Release and this class: the release scores tokens by ||h1 - h0||, the change over the first layer of the *language
     model*, and prunes after that layer. No method before the model has that; here the score is the saliency, or the
-    norm of the projected embedding (which the paper's ablation calls hidden norm and finds weaker). The budgets and
-    cells are the release's, up to the details of bisection, which are ours: the side is cut in proportion to the tokens
-    of the two halves. The Laplacian comes from `Cues.laplacian`; `structure="features"` takes the Laplacian of the
+    norm of the projected embedding (which the paper's ablation calls hidden norm and finds weaker). So no table of the
+    paper is a table of this class. Borders and budgets follow the release; the details of bisection are ours (the side
+    is cut in proportion to the tokens of the two halves), and so is going round again where every region took one of
+    what is left over. The Laplacian comes from `Cues.laplacian`; `structure="features"` takes the Laplacian of the
     feature map instead, for families that do not give it (mean squared norm over the region). Several planes or frames
     share k in proportion to their tokens and have a grid each.
 
@@ -62,7 +67,7 @@ class S2Prune(Method):
         device = cues.device
         here = regions.on(device)
         structure = minmax(self._structure(cues, token_map, here))
-        budgets = apportion(structure, k, here.size, priority=structure, minimum=int(regions.count <= k))
+        budgets = deal(structure, k, here.size, here.most, minimum=int(regions.count <= k))
         position = torch.stack([token_map.row, token_map.column], -1).to(device)
         cell = bisect(corners.to(device)[here.index], budgets[:, here.index], position)  # [B, N], -1 in empty regions
         start = budgets.cumsum(1) - budgets
@@ -79,8 +84,7 @@ class S2Prune(Method):
         """(B, Z) fp32."""
         if self.structure == "picture":
             mean, square = cues.require("laplacian").double().unbind(-1)
-            exact = Zones(regions.index, regions.size)
-            return (_mean(square, exact) - _mean(mean, exact).square()).clamp(min=0).float()
+            return (_mean(square, regions) - _mean(mean, regions).square()).clamp(min=0).float()
         features = cues.require("tower_features").float()
         beside = neighbours(token_map).to(features.device)
         own = torch.arange(beside.shape[0], device=beside.device)
@@ -98,7 +102,7 @@ def coarse_regions(token_map: TokenMap, k: int) -> tuple[Zones, Tensor]:
     """g x g regions per plane and frame, and their rectangles (Z, 4): first row, end row, first column, end column."""
     frames = token_map.groups("frame")
     sheet = token_map.groups("plane").index * frames.count + frames.index
-    index = torch.zeros(len(token_map), dtype=torch.int64)
+    index = torch.zeros_like(token_map.row)
     corners: list[Tensor] = []
     start = 0
     for number in sorted(set(sheet.tolist())):  # a handful of planes and frames
@@ -108,14 +112,40 @@ def coarse_regions(token_map: TokenMap, k: int) -> tuple[Zones, Tensor]:
         top, left = int(row.min()), int(column.min())
         height, width = int(row.max()) - top + 1, int(column.max()) - left + 1
         down, across = min(side, height), min(side, width)
-        index[member] = start + (row - top) * down // height * across + (column - left) * across // width
-        rows = top - torch.arange(down + 1) * -height // down  # ceil(i height / down)
-        columns = left - torch.arange(across + 1) * -width // across
+        rows, columns = top + _borders(height, down), left + _borders(width, across)
+        band, stack = (torch.bucketize(at, cut[1:-1], right=True) for at, cut in ((row, rows), (column, columns)))
+        index[member] = start + band * across + stack
         grid = torch.stack(torch.meshgrid(rows[:-1], columns[:-1], indexing="ij"), -1).view(-1, 2)
         end = torch.stack(torch.meshgrid(rows[1:], columns[1:], indexing="ij"), -1).view(-1, 2)
         corners.append(torch.stack([grid[:, 0], end[:, 0], grid[:, 1], end[:, 1]], -1))
         start += down * across
     return Zones(index, torch.bincount(index, minlength=start)), torch.cat(corners)
+
+
+def _borders(length: int, parts: int) -> Tensor:
+    """(parts + 1,) int64: round(i length / parts), halves to the even number."""
+    return (torch.arange(parts + 1, dtype=torch.float64) * length / parts).round().long()
+
+
+def deal(shares: Tensor, k: int, room: Tensor, most: int, minimum: int) -> Tensor:
+    """(B, Z) int64 budgets that sum to `k`, step 2 of :class:`S2Prune`; equal shares where all are 0.
+
+    Args:
+        shares: (B, Z), at least 0.
+        room: (Z,) int64, tokens of each region.
+        most: the largest of these, a number at hand.
+        minimum: tokens every region gets first.
+    """
+    shares = shares.double()
+    total = shares.sum(-1, keepdim=True)
+    shares = torch.where(total > 0, shares / total.clamp(min=1e-300), 1 / shares.shape[-1])
+    quota = (shares * (k - minimum * shares.shape[-1]) * _PART).round().long()  # whole numbers: no device rounds apart
+    budgets = (minimum + quota // _PART).minimum(room)
+    order = (quota % _PART).argsort(dim=-1, descending=True, stable=True)
+    rounds = torch.arange(most, device=room.device)[:, None]
+    open_ = rounds < (room - budgets).gather(-1, order)[:, None]  # [B, rounds, Z]: who still has room in each round
+    taken = open_ & (open_.flatten(1).cumsum(1).view(open_.shape) <= (k - budgets.sum(-1))[:, None, None])
+    return budgets.scatter_add(-1, order, taken.sum(1))
 
 
 def bisect(corners: Tensor, count: Tensor, position: Tensor) -> Tensor:

@@ -52,7 +52,6 @@ class Scope(Method):
             worth = worth * cues.quality
         coverage = Coverage(matrix, torch.ones_like(worth))
         picks = Picks(worth)
-        scale = (coverage.gain * worth).amax(-1, keepdim=True)
         while len(picks) < k:
-            coverage.add(picks.best(coverage.gain * worth, scale))
+            coverage.add(picks.best(coverage.gain * worth))
         return Selection(picks.indices())

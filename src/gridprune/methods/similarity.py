@@ -1,7 +1,7 @@
 """What methods that compare tokens share: cosines in bounded memory, greedy picks with stable ties, coverage, merging.
 
-Similarities are fp32, whatever the dtype of the model. Greedy methods loop over their k picks, batched over the images.
-Scores that differ by less than :data:`TIE` of their scale count as equal and the earlier token wins, so that rounding
+Similarities are fp32 or fp64, whatever the dtype of the model. Greedy methods loop over their k picks, batched over the
+images. Scores within :data:`TIE` of the best one left count as equal and the earlier token wins, so that rounding
 (another device, another batch) does not change a selection.
 """
 
@@ -19,21 +19,24 @@ _KEEP = 4096  # tokens up to which a full similarity matrix is kept
 _BLOCK = 512  # rows worked on at once
 
 
-def unit(x: Tensor) -> Tensor:
-    """Rows of `x` (..., D) scaled to length 1, fp32; zero rows stay zero. Squares of any fp16 value fit."""
-    x = x.float()
+def unit(x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Rows of `x` (..., D) scaled to length 1; zero rows stay zero. Squares of any fp16 value fit."""
+    x = x.to(dtype)
     return x / torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp(min=1e-30)
 
 
 class Cosine:
     """Cosines between the tokens of `x` (B, N, D).
 
-    The N x N matrix is computed once and kept up to 4096 tokens (64 MB an image), which is what its rows and blocks are
-    read from. Above that every row and block is a product of its own, and memory stays O(N D).
+    The N x N matrix is computed once and kept up to 4096 tokens (64 MB an image in fp32): rows and blocks are read from
+    it. Above that every row and block is a product of its own, and memory stays O(N D).
+
+    Args:
+        dtype: fp64 for methods that compare cosines too often for :data:`TIE` to help.
     """
 
-    def __init__(self, x: Tensor) -> None:
-        self.unit = unit(x)  # [B, N, D]
+    def __init__(self, x: Tensor, dtype: torch.dtype = torch.float32) -> None:
+        self.unit = unit(x, dtype)  # [B, N, D]
         self.batch, self.n, _ = self.unit.shape
         self._matrix = self.unit @ self.unit.mT if self.n <= _KEEP else None
 
@@ -87,9 +90,9 @@ def take_rows(table: Tensor, tokens: Tensor) -> Tensor:
     return table.gather(1, tokens[..., None].expand(-1, -1, table.shape[2]))
 
 
-def first_max(scores: Tensor, scale: float | Tensor = 1.0) -> Tensor:
-    """(...): the earliest token of `scores` (..., N) within `TIE` * `scale` of the maximum."""
-    return (scores >= scores.amax(-1, keepdim=True) - TIE * scale).to(torch.uint8).argmax(-1)
+def first_max(scores: Tensor) -> Tensor:
+    """(...): the earliest token of `scores` (..., N) within `TIE` of the maximum."""
+    return (scores >= scores.amax(-1, keepdim=True) - TIE).to(torch.uint8).argmax(-1)
 
 
 class Picks:
@@ -102,9 +105,14 @@ class Picks:
     def __len__(self) -> int:
         return len(self._tokens)
 
-    def best(self, scores: Tensor, scale: float | Tensor = 1.0) -> Tensor:
-        """Take the token of each image with the largest of `scores` (B, N) among those left; (B,). See `first_max`."""
-        token = first_max(scores.masked_fill(self.taken, float("-inf")), scale)
+    def best(self, scores: Tensor, tie: float = TIE) -> Tensor:
+        """Take the token of each image with the largest of `scores` (B, N) among those left; (B,).
+
+        Scores within `tie` times that largest one are equal. (Not times the first: gains fall by orders of magnitude.)
+        """
+        left = scores.masked_fill(self.taken, float("-inf"))
+        best = left.amax(-1, keepdim=True)
+        token = (left >= best - tie * best.abs()).to(torch.uint8).argmax(-1)
         self.taken = self.taken.scatter(1, token[:, None], True)
         self._tokens.append(token)
         return token
@@ -134,6 +142,9 @@ class Coverage:
     targets, only their rows of M are read. So all k steps together cost about as much as a few full evaluations
     instead of k (each target's cover rises O(log k) times on typical data), and the picks are those of the plain loop.
 
+    Gains are small where rounding is not: a rise of a target's cover by less than `TIE` of the most it can be counts as
+    none, and so does a gain that is nothing but rounding of the first ones.
+
     Args:
         affinity: (B, I, N) fp32, M.
         weight: (B, I), w >= 0.
@@ -143,13 +154,15 @@ class Coverage:
     def __init__(self, affinity: Tensor, weight: Tensor, start: float = 0.0) -> None:
         self.affinity, self.weight = affinity, weight.double()
         self.cover = affinity.new_full(affinity.shape[:2], start)  # [B, I]
-        self.gain = self._gain(affinity, self.cover, self.weight)  # [B, N] fp64
+        self._rounding = TIE * affinity.amax(-1).abs()  # [B, I]
+        self.gain = self._gain()  # [B, N] fp64
+        self._least = 1e-13 * self.gain.amax(-1, keepdim=True)
 
-    @staticmethod
-    def _gain(rows: Tensor, cover: Tensor, weight: Tensor) -> Tensor:
-        total = torch.zeros(rows.shape[0], rows.shape[2], dtype=torch.float64, device=rows.device)
-        for r, c, w in zip(*(torch.split(values, _BLOCK, dim=1) for values in (rows, cover, weight))):
-            total += (w[:, None] @ (r - c[..., None]).clamp_(min=0).double())[:, 0]
+    def _gain(self) -> Tensor:
+        total = self.weight.new_zeros(self.affinity.shape[0], self.affinity.shape[2])
+        parts = (self.affinity, self.cover, self._rounding, self.weight)
+        for rows, cover, rounding, weight in zip(*(torch.split(values, _BLOCK, dim=1) for values in parts)):
+            total += (weight[:, None] @ _rise(rows, cover, rounding))[:, 0]
         return total
 
     def add(self, token: Tensor) -> None:
@@ -162,15 +175,23 @@ class Coverage:
         image, target = (cover > self.cover).nonzero(as_tuple=True)  # of the whole batch: images rise at their own pace
         for b, i in zip(torch.split(image, 8 * _BLOCK), torch.split(target, 8 * _BLOCK)):
             rows = self.affinity[b, i]  # [m, N]
-            above = [(rows - c[b, i][:, None]).clamp_(min=0).double() for c in (self.cover, cover)]
-            lost = above[0].sub_(above[1]).mul_(self.weight[b, i][:, None])
+            before, after = (_rise(rows, c[b, i], self._rounding[b, i]) for c in (self.cover, cover))
+            lost = before.sub_(after).mul_(self.weight[b, i][:, None])
             self.gain.index_add_(0, b, lost, alpha=-1)
+        self.gain.masked_fill_(self.gain < self._least, 0.0)
         self.cover = cover
+
+
+def _rise(rows: Tensor, cover: Tensor, rounding: Tensor) -> Tensor:
+    """By how much the values of `rows` (..., N) exceed the cover (...), fp64; what is no more than rounding is 0."""
+    rise = rows - cover[..., None]
+    return rise.masked_fill_(rise <= rounding[..., None], 0.0).double()
 
 
 def outliers(values: Tensor) -> Tensor:
     """(B, N) bool: values above Q3 + 1.5 (Q3 - Q1) of their row (quartiles by linear interpolation)."""
-    low, high = values.float().quantile(torch.tensor([0.25, 0.75], device=values.device), dim=-1, keepdim=True)
+    values = values.float()
+    low, high = values.quantile(values.new_tensor([0.25, 0.75]), dim=-1, keepdim=True)
     return values > high + 1.5 * (high - low)
 
 
@@ -199,5 +220,5 @@ def group_mean_weight(group: Tensor, k: int) -> Tensor:
     """(B, N) fp32: 1 / size of the group that each token flows into; 0 for dropped tokens (-1)."""
     slot = group.clamp(min=0)
     member = (group >= 0).float()
-    size = torch.zeros(group.shape[0], k, device=group.device).scatter_add_(1, slot, member)
+    size = member.new_zeros(group.shape[0], k).scatter_add_(1, slot, member)
     return member / size.gather(1, slot).clamp(min=1)

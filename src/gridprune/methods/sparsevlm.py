@@ -8,8 +8,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..allocate import topk
 from ..inside.base import InsideMethod, LayerView, Stop, at_depth, scaled_counts
+from ..scores import topk
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +53,7 @@ class SparseVLM(InsideMethod):
         low = torch.finfo(torch.float32).min
         logits = view.inputs.float() @ view.text_inputs.float().transpose(1, 2)  # [B, N, M]
         weight = logits.masked_fill(~view.text_mask[:, None], low).softmax(-1).mean(1)  # [B, M]
-        mean = 1.0 / view.text_mask.sum(1, keepdim=True)
+        mean = 1.0 / view.text_mask.sum(1, keepdim=True).float()
         raters = (weight > mean) & view.text_mask
         raters = torch.where(raters.any(1, keepdim=True), raters, view.text_mask)  # all alike: all rate
         share = raters.float() / raters.sum(1, keepdim=True)

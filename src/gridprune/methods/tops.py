@@ -52,7 +52,7 @@ class TopsStageOne(Method):
         cosine = Cosine(cues.require("features"))
         saliency = cues.require("saliency").double()
         picks = Picks(saliency)
-        token = picks.best(saliency, scale=0.0)
+        token = picks.best(saliency, tie=0.0)
         state = Coverage(cosine.matrix(), torch.ones_like(saliency), start=-1.0)
         state.add(token)
         while len(picks) < k:
@@ -61,7 +61,7 @@ class TopsStageOne(Method):
             score = _by_mean(saliency, left, 0.0)
             score = score + self.diversity * _by_mean(1 - state.cover.double(), left, TIE)
             score = score + self.coverage * _by_mean(state.gain, left, TIE)
-            state.add(picks.best(score, scale=score.abs().amax(-1, keepdim=True)))
+            state.add(picks.best(score))
         return Selection(picks.indices())
 
 

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import torch
 
-from ..allocate import ascending_indices
+from ..scores import ascending_indices
 from ..token_map import TokenMap
 from .base import Cues, Method, Selection
 
@@ -34,6 +34,6 @@ def cell_centres(token_map: TokenMap, cell: torch.Tensor, size: torch.Tensor) ->
     by_distance = distance.argsort(stable=True)
     order = by_distance[cell[by_distance].argsort(stable=True)]
     first = order[size.cumsum(0) - size]
-    mask = torch.zeros(len(cell), dtype=torch.bool)
+    mask = torch.zeros_like(cell, dtype=torch.bool)
     mask[first] = True
     return ascending_indices(mask, len(size))

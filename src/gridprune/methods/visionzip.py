@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 import torch
 
-from ..allocate import ascending_indices, topk
+from ..scores import ascending_indices, topk
 from ..token_map import TokenMap
 from .base import Cues, Merge, Method, Selection
 from .similarity import Cosine, member_mask
@@ -75,6 +75,6 @@ class VisionZip(Method):
         group = slot.scatter(1, rest, slot.gather(1, targets.gather(1, nearest)))
         group = torch.where(chosen, slot, group)
         came = (~chosen).float()
-        arrivals = torch.zeros(batch, k, device=device).scatter_add_(1, group, came)
+        arrivals = came.new_zeros(batch, k).scatter_add_(1, group, came)
         weight = torch.where(chosen, 1.0, 1 / arrivals.gather(1, group).clamp(min=1))
         return Selection(indices, scores=saliency, merge=Merge(group, weight, "tower_features"))

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..allocate import ascending_indices
+from ..scores import ascending_indices
 from ..token_map import TokenMap
 from .base import Cues, Method, Selection
 from .similarity import Cosine, member_mask, ranked
@@ -28,6 +28,11 @@ class VisPruner(Method):
 
     Release and this class: the released code works on lists of even length only (true for 576 tokens and the usual k);
     here A is one longer if the length is odd. On towers without [CLS] the attention a token receives takes its place.
+
+    Since the split of a round follows the order of the round before, two cosines that change places change everything
+    behind them. Cosines are fp64 here, which the release compares in the dtype of the model: so the tokens are those of
+    the release's rule in exact arithmetic, on any device. What stays sensitive is the input: another device or dtype
+    gives another last bit of the features, and on pictures with many near-duplicates other tokens with it.
 
     Attributes:
         important: share of the budget given to attention.
@@ -54,7 +59,7 @@ class VisPruner(Method):
         saliency = cues.require("saliency").float()
         order = ranked([saliency])
         first = int(self.important * k)
-        diverse = thin(Cosine(cues.require("tower_features")), order[:, first:], k - first, self.step)
+        diverse = thin(Cosine(cues.require("tower_features"), torch.float64), order[:, first:], k - first, self.step)
         kept = member_mask(torch.cat([order[:, :first], diverse], 1), order.shape[1])
         return Selection(ascending_indices(kept, k))
 

@@ -7,7 +7,8 @@ from typing import ClassVar, Literal
 
 import torch
 
-from ..allocate import ascending_indices, rank_in_zone, topk
+from ..allocate import rank_in_zone
+from ..scores import ascending_indices, topk
 from ..token_map import TokenMap
 from .base import Cues, Method, Selection
 from .similarity import member_mask, merge_into_nearest, ranked

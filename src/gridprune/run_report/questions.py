@@ -71,19 +71,20 @@ def gather(
     """
     scenes, questions = [], []
     for number, (row, scene) in enumerate(zip(rows, asked.scenes())):
-        same = _same(row, scene)
+        known = {question.id: question for question in scene.questions}
+        asking = [known.get(identity) for identity, *_ in row["questions"]]
+        same = _same(row, asking)
         seen = tuple(row.get("seen", (0.0, 0.0, 1.0, 1.0)))
         scenes.append(_scene(row, scene if same else None, seen, labels))
-        asking = scene.questions if same else [None] * len(row["questions"])
-        questions += [_question(row, i, number, one, seen, labels) for i, one in enumerate(asking)]
+        questions += [_question(row, i, number, one if same else None, seen, labels) for i, one in enumerate(asking)]
         progress(number + 1)
     return {"scenes": scenes, "questions": questions}
 
 
-def _same(row: Row, scene: Scene) -> bool:
-    """Whether a scene is the one that a row tells of."""
-    told = [(identity, text) for identity, _, text, _ in row["questions"]]
-    return told == [(question.id, question.text) for question in scene.questions]
+def _same(row: Row, asking: Sequence[Question | None]) -> bool:
+    """Whether a row tells of these questions, and of any: those that failed are not in it."""
+    told = [text for _, _, text, _ in row["questions"]]
+    return bool(told) and told == [None if question is None else question.text for question in asking]
 
 
 def _scene(row: Row, scene: Scene | None, seen: Box, labels: Sequence[str]) -> dict[str, Any]:
@@ -112,11 +113,16 @@ def _question(
         "family": family,
         "text": text,
         "answer": answer if isinstance(answer, list) else [answer],
-        "full": row["answers"][FULL][i],
-        "given": [row["answers"][label][i] for label in labels],
+        "full": _answer(row["answers"][FULL][i]),
+        "given": [_answer(row["answers"][label][i]) for label in labels],
         "recall": [_of(row["recall"][label], i) for label in labels],
         "boxes": [[round(value, 4) for value in box] for box in boxes],
     }
+
+
+def _answer(value: Any) -> Any:
+    """1 for a right answer, or the words of another; what those that are right in part count stands behind them."""
+    return f"{value[1]} ({value[0]:.0%})" if isinstance(value, list) else value
 
 
 def _of(values: Any, i: int) -> Any:

@@ -187,6 +187,8 @@ def random_cues(tokens: int, width: int = WIDTH) -> tuple[Cues, TokenMap]:
         word_mask=torch.ones(1, _WORDS, dtype=torch.bool),
         question_embeds=normal(1, _WORDS, width),
         question_mask=torch.ones(1, _WORDS, dtype=torch.bool),
+        head_relevance=normal(1, 32, tokens),
+        sensitivity=saliency,
         laplacian=torch.stack([edges, edges.square() + saliency], -1),
     )
     return cues, TokenMap.from_grid(rows, tokens // rows)

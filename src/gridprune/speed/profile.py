@@ -13,7 +13,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ..methods.base import Cues
 from ..methods.gridprune import GridPrune
 from ..methods.registry import create
-from ..seats import best_seats
 from ..token_map import TokenMap
 from .clock import seconds
 from .decisions import PUBLISHED, SHARE, random_cues
@@ -52,8 +51,6 @@ class Kernels(TorchDispatchMode):
 def profiles(sizes: tuple[int, ...], progress: Callable[[str], None]) -> dict[str, Any]:
     """GridPrune's decision, and DivPrune's and CDPruner's as published and as here, at the width of a 7B model.
 
-    "zone selection" is the part of GridPrune that makes budgets and selects by them, from relevance and scores.
-
     Returns:
         ``cheapest_us``: microseconds of the cheapest kernel, an addition to one number; ``rows``: for each procedure
         and N, milliseconds by the clock, without any instrument; the number of kernels; and ``kinds``: milliseconds in
@@ -72,13 +69,7 @@ def profiles(sizes: tuple[int, ...], progress: Callable[[str], None]) -> dict[st
 
 
 def _procedures(cues: Cues, token_map: TokenMap, k: int) -> dict[str, Callable[[], Any]]:
-    grid, relevance = GridPrune(), cues.require("relevance")
-    scores, zones = grid.select(cues, token_map, k).scores, token_map.zones(grid.zone)
-    assert scores is not None
-    procedures: dict[str, Callable[[], Any]] = {
-        "gridprune": partial(grid.select, cues, token_map, k),
-        "zone selection": partial(best_seats, scores, relevance, zones, k, 0.15, guide=grid.guide),
-    }
+    procedures: dict[str, Callable[[], Any]] = {"gridprune": partial(GridPrune().select, cues, token_map, k)}
     for name, published in PUBLISHED.items():
         procedures[f"{name}, published"] = partial(published, cues, k)
         procedures[f"{name}, here"] = partial(create(name).select, cues, token_map, k)

@@ -45,9 +45,9 @@ def bench(
         fresh: measure `parts` again.
 
     Returns:
-        ``decision_ms``: scores, budgets and selection, per N at 11.1 %; ``zone_selection_ms``: budgets and selection
-        alone; ``decision_share_of_prefill``: cues, text tower, allocation and selection over the unpruned prefill,
-        tower included, of the whole model (extrapolated from the layers built); ``capture_overhead``: tower with
+        ``decision_ms``: scores, budgets and selection, per N at 11.1 %;
+        ``decision_share_of_prefill``: cues, text tower, allocation and selection over the unpruned prefill, tower
+        included, of the whole model (extrapolated from the layers built); ``capture_overhead``: tower with
         capture over tower without, minus one; ``ratio_to_native``:
         ``"N/k"`` -> pruned end to end over the same tower and k native tokens; ``speedup``: ``"N/k"`` -> unpruned over
         pruned time to first token of the whole model, extrapolated; ``machine``; and ``parts`` with all the rest.
@@ -121,11 +121,6 @@ def summary(parts: dict[str, Any], rounds: int, quick: bool) -> dict[str, Any]:
         "rounds": rounds,
         "quick": quick,
         "decision_ms": {n: round(values[0], 4) for n, values in grid.get("ms", {}).items()},
-        "zone_selection_ms": {
-            name.split("/")[1]: row["ms"]
-            for name, row in parts.get("profile", {}).get("rows", {}).items()
-            if name.startswith("zone selection/")
-        },
         "decision_share_of_prefill": {
             str(part["shape"]["visual_tokens"]): part["decision_share_of_prefill"]
             for part in [*real.values(), *long_prompts]

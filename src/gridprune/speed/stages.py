@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
 
 import torch
 
+from ..costs import LanguageModel
 from ..cues.collect import collect, wanted_blocks
 from ..families.base import Encoded
 from ..methods.base import checked_select
@@ -15,7 +17,6 @@ from ..methods.gridprune import GridPrune
 from ..runtime import cache_bytes
 from . import ends
 from .clock import Journal, Ratio, Timing, free_cores, interleave, wall
-from .flops import kv_bytes, prefill_flops
 from .memory import peak
 from .rig import QUESTION, Rig
 from .shapes import Shape, build_text
@@ -261,12 +262,9 @@ class _Bench:
 
     def _kv(self, visual: int) -> dict[str, int]:
         """Keys and values of the whole model, and as the cache of the built layers held them."""
-        config = self.rig.language.config
-        element = torch.finfo(self.rig.model.dtype).bits // 8
-        a_layer = kv_bytes(config, self._length(visual), element) // config.num_hidden_layers
         measured = int(self.journal.values[f"kv {visual}"][0])
         return {
-            "all_layers": a_layer * self.shape.layers,
+            "all_layers": self._whole.kv_bytes(self._length(visual), self.rig.model.dtype.itemsize),
             "measured": measured,
             "measured_layers": self.shape.build_layers,
         }
@@ -276,9 +274,13 @@ class _Bench:
         return self.shape.prompt + self.rig.rows.get(visual, visual)
 
     def _flops(self, visual: int) -> float:
-        """Of the whole language model."""
-        config = self.rig.language.config
-        return prefill_flops(config, self._length(visual)) / config.num_hidden_layers * self.shape.layers
+        """Multiplications and additions of the whole language model's prefill."""
+        return 2.0 * self._whole.flops(self._length(visual))
+
+    @property
+    def _whole(self) -> LanguageModel:
+        """The language model with all its layers, of which some are built."""
+        return replace(LanguageModel.of(self.rig.language.config), layers=self.shape.layers)
 
 
 def _extra(rig: Rig, ended: dict[str, Timing], k: int, text: float) -> Timing:

@@ -35,7 +35,7 @@ from .joint import Projector
 from .lm import LMConfig, TinyLM
 from .next import NextModel
 from .scenes import GRID, PATCH, SIDE
-from .vocabulary import BOS, EOS, IMAGE, PAD, SPECIALS, VOCABULARY
+from .vocabulary import BOS, CAPITALS, EOS, IMAGE, PAD, SPECIALS, VOCABULARY
 
 CHECKPOINTS = ("llava", "clip", "llava-next")
 Llava = LlavaForConditionalGeneration | LlavaNextForConditionalGeneration
@@ -52,7 +52,7 @@ CHAT_TEMPLATE = (
 def build_tokenizer(*, close: bool) -> PreTrainedTokenizerFast:
     """Word-level fast tokenizer; ``close`` appends </s> as CLIP's text tower needs."""
     core = Tokenizer(models.WordLevel({word: i for i, word in enumerate(VOCABULARY)}, unk_token="<unk>"))
-    lower = [normalizers.Replace(Regex(f"{c}(?=[a-z])"), c.lower()) for c in "ABCDEFGHIJKLMNOPQRSTUVWXYZ"]
+    lower = [normalizers.Replace(Regex(pattern), letter.lower()) for letter, pattern in CAPITALS.items()]
     core.normalizer = normalizers.Sequence(lower)
     core.pre_tokenizer = pre_tokenizers.Split(Regex(r"\w+|[^\w\s]"), behavior="removed", invert=True)
     core.post_processor = processors.TemplateProcessing(

@@ -6,7 +6,10 @@ classes, 17..26 the sign words. Colour ids: 0 is "no card", 1..6 are ``COLORS``.
 
 from __future__ import annotations
 
+import difflib
 import re
+
+from ..errors import QuestionError
 
 CLASSES = (
     "apple", "banana", "dog", "cat", "frog", "bird", "fish", "car",
@@ -59,8 +62,13 @@ def _vocabulary() -> tuple[str, ...]:
 
 VOCABULARY = _vocabulary()
 TOKEN_ID = {word: i for i, word in enumerate(VOCABULARY)}
+_NAMED = 8  # unknown words in a message
 _SPLIT = re.compile(r"\w+|[^\w\s]")
-_CAPITAL = re.compile(r"[A-Z](?=[a-z])")
+#: What is written small before a text is cut into words: every capital but the letters of options, which stand alone
+#: behind the question mark. "IS THERE A DOG?" holds an article, "Which ...? A dog B cat" two options.
+CAPITALS = {letter: rf"{letter}(?=\w)|(?<=\w){letter}" for letter in "ABCDEFGHIJKLMNOPQRSTUVWXYZ"}
+CAPITALS["A"] += r"|A(?=[^?]*\?)"
+_CAPITAL = re.compile("|".join(CAPITALS.values()))
 
 
 def label_word(label: int) -> str:
@@ -72,8 +80,32 @@ def label_word(label: int) -> str:
 
 def encode(text: str) -> list[int]:
     """Token ids of a plain text without special tokens (the same as the exported fast tokenizer)."""
-    text = _CAPITAL.sub(lambda m: m.group().lower(), text)
-    return [TOKEN_ID.get(word, UNK) for word in _SPLIT.findall(text)]
+    return [TOKEN_ID.get(word, UNK) for word in _words(text)]
+
+
+def _words(text: str) -> list[str]:
+    return _SPLIT.findall(_CAPITAL.sub(lambda m: m.group().lower(), text))
+
+
+def check_known(question: str) -> None:
+    """Refuse a question that holds words which no training question held.
+
+    Raises:
+        QuestionError: the message names the words, and close ones that are known.
+    """
+    unknown = [word for word in dict.fromkeys(_words(question)) if word[0].isalnum() and word not in TOKEN_ID]
+    if unknown:
+        named = ", ".join(map(_with_hint, unknown[:_NAMED])) + (", ..." if len(unknown) > _NAMED else "")
+        raise QuestionError(
+            f"The embedded model does not know {named}. It is small: it knows {len(CLASSES)} things "
+            f"({', '.join(CLASSES)}), their colors, places, numbers, and short words on signs. Ask for example "
+            "'How many dogs are there?' or 'What does the blue sign say?', or choose another model."
+        )
+
+
+def _with_hint(word: str) -> str:
+    close = difflib.get_close_matches(word, VOCABULARY[len(SPECIALS) :], n=1, cutoff=0.75)
+    return f"{word[:40]!r} ({close[0]!r}?)" if close else repr(word[:40])
 
 
 def article(noun: str) -> str:

@@ -75,7 +75,10 @@ _NOT_IN_AN_ENGINE = (
 
 _NO_CLS = "its tower has no [CLS]; methods that need saliency only use the attention received"
 _NO_CROPS = "its pictures are not crops of one size"
-_QWEN = {"queries_cls": _NO_CLS, "laplacian": _NO_CROPS}
+_NO_LAYER = "vLLM fuses the projections of its language model and splits them over GPUs"
+_NO_DERIVATIVE = "vLLM's layers have no derivatives"
+_ANY = {"head_relevance": _NO_LAYER, "sensitivity": _NO_DERIVATIVE}
+_QWEN = {"queries_cls": _NO_CLS, "laplacian": _NO_CROPS, **_ANY}
 
 ARCHITECTURES: dict[str, Architecture] = {
     architecture.stock: architecture
@@ -83,13 +86,13 @@ ARCHITECTURES: dict[str, Architecture] = {
         Architecture(
             "LlavaForConditionalGeneration",
             "gridprune.vllm.llava:PrunedLlava",
-            missing={},
+            missing=_ANY,
             merges_before_projector=True,
         ),
         Architecture(
             "LlavaNextForConditionalGeneration",
             "gridprune.vllm.llava:PrunedLlavaNext",
-            missing={},
+            missing=_ANY,
             merges_before_projector=True,
         ),
         Architecture("Qwen2VLForConditionalGeneration", "gridprune.vllm.qwen:PrunedQwen2VL", _QWEN),
@@ -120,7 +123,7 @@ def overrides(model: str, **settings: Any) -> dict[str, Any]:
 
     Args:
         model: a checkpoint folder or a hub id; its configuration is read.
-        settings: the fields of :class:`~gridprune.vllm.settings.Settings` (`method`, `keep`, `options`, `clip`, ...).
+        settings: the fields of :class:`~gridprune.vllm.settings.Settings` (`method`, `keep`, `clip`, ...).
 
     Raises:
         CheckpointError: no configuration there.

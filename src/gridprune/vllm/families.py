@@ -62,8 +62,8 @@ class OnVllm(Family):
         picture that is kept whole keeps them.
         """
         if len(kept) == len(token_map.candidates):
-            return torch.ones(len(token_map), dtype=torch.bool)
-        mask = torch.zeros(len(token_map), dtype=torch.bool)
+            return torch.ones_like(token_map.separator)
+        mask = torch.zeros_like(token_map.separator)
         mask[token_map.candidate_positions[kept]] = True
         return mask
 
@@ -123,4 +123,4 @@ def pictures_in(family: Family, data: Mapping[str, Any]) -> dict[str, Any] | Non
 
 
 def _as_tensor(value: Any) -> Tensor:
-    return value if isinstance(value, Tensor) else torch.stack([torch.as_tensor(each) for each in value])
+    return value if isinstance(value, Tensor) else torch.stack([torch.as_tensor(each, device="cpu") for each in value])

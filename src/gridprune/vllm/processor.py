@@ -1,8 +1,8 @@
 """In front of vLLM's processors: the question and the budget of every picture, its hash, and its number of places.
 
-A request's pictures are asked about before anything is looked up: the question comes from the request or from the turn
-that holds the picture, the budget from the request or from the server. Both are part of the picture's hash, so vLLM's
-processor cache, encoder cache and prefix cache hold one entry per question and budget, and never a wrong one.
+A request's pictures are asked about before anything is looked up: the question comes from the request or is read from
+its prompt, the budget from the request or from the server. Both are part of the picture's hash, so vLLM's processor
+cache, encoder cache and prefix cache hold one entry per question and budget, and never a wrong one.
 """
 
 from __future__ import annotations
@@ -63,14 +63,15 @@ class PruningProcessor:
         return super().apply(inputs, timing_ctx)  # type: ignore[misc]
 
     def _read_questions(self, inputs: ProcessorInputs, pictures: int) -> Sequence[str]:
-        ids = torch.tensor([inputs.prompt])
+        ids = torch.tensor([inputs.prompt], device="cpu")
         places = (ids[0] == self.geometry.placeholder).nonzero()
         if len(places) != pictures:
             raise QuestionError(
                 f"The prompt holds {len(places)} image placeholders for {pictures} pictures. Build it with the model's "
                 "chat template, one placeholder per picture."
             )
-        return self._reader.read(ids, [(0, place) for place in places], torch.ones_like(ids))
+        pictures_at = [(0, place) for place in places]
+        return self._reader.read(ids, pictures_at, torch.ones_like(ids), self.settings.guide)
 
     @cached_property
     def _reader(self) -> QuestionReader:

@@ -65,31 +65,22 @@ def _take_overrides(rest: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
     return given, others
 
 
-def parse_options(pairs: Sequence[str]) -> dict[str, Any]:
-    """`["alpha=0.3"]` -> `{"alpha": 0.3}`; values are JSON, or text if they are not."""
-    options = {}
-    for pair in pairs:
-        name, equals, value = pair.partition("=")
-        if not equals:
-            raise SettingError(f"A method's option is written name=value, got {pair!r}.")
-        try:
-            options[name] = json.loads(value)
-        except ValueError:
-            options[name] = value
-    return options
-
-
 def serve_command(
     context: typer.Context,
     model: Annotated[str, typer.Argument(help="'embedded', a checkpoint folder, or a hub id.")],
     keep: Annotated[str, typer.Option("--keep", help="Visual tokens to keep per picture: 64 or 11.1%.")] = "11.1%",
-    method: Annotated[str, typer.Option("--method", help="See `gridprune methods`.")] = "gridprune",
-    option: Annotated[
-        list[str] | None, typer.Option("--option", help="A field of the method, as name=value; may be repeated.")
-    ] = None,
+    method: Annotated[
+        str, typer.Option("--method", help="See `gridprune methods`; with settings: 'gridprune(zone=2, alpha=0)'.")
+    ] = "gridprune",
     clip: Annotated[str | None, typer.Option("--clip", help="CLIP's text half: a folder or a hub id.")] = None,
     tower_tokens: Annotated[
         int | None, typer.Option(min=1, help="Most visual tokens in the vision tower at once, counted unpruned.")
+    ] = None,
+    guide: Annotated[
+        str | None,
+        typer.Option(
+            help="Which question guides: 'last' (default), or 'turn', the picture's own, for prefix-cache hits."
+        ),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the command instead of running it.")] = False,
 ) -> None:
@@ -97,13 +88,7 @@ def serve_command(
 
     Requests may bring a budget and a question of their own if the server has --trust-request-mm-kwargs.
     """
-    settings = {
-        "method": method,
-        "keep": keep,
-        "options": parse_options(option or ()) or None,
-        "clip": clip,
-        "tower_tokens": tower_tokens,
-    }
+    settings = {"method": method, "keep": keep, "clip": clip, "tower_tokens": tower_tokens, "guide": guide}
     command = command_line(model, settings, context.args)
     if dry_run:
         json.dump(command, sys.stdout)

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from fractions import Fraction
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
 from .. import __version__
 from ..budget import Budget
-from ..cues.question import clean
+from ..cues.question import Guide, clean
 from ..errors import BudgetError, QuestionError, SettingError
 from ..methods.base import Method
-from ..methods.registry import create
+from ..methods.spec import parse
 from ..token_map import TokenMap
 
 FIELD = "gridprune"  # what travels with every picture to the model
@@ -28,19 +28,21 @@ class Settings:
     """The value of ``hf_overrides["gridprune"]``.
 
     Attributes:
-        method: a method's name.
+        method: a method, with settings in parentheses if need be: ``gridprune(alpha=0.3)``.
         keep: the budget of requests that name none; a picture with fewer tokens than such a count is kept whole.
-        options: further fields of the method; a method in it is ``{"name": "divprune", ...}``.
         clip: folder or hub id of CLIP's text half, for LLaVA; a folder `clip` in or beside the checkpoint is found.
         tower_tokens: pictures go through the tower in batches of at most this many visual tokens, counted unpruned (one
             picture at least). None: the tokens the scheduler may batch, which is what vLLM's memory profile measured.
+        guide: which question guides where a request gives none. "last": the one that the request is to answer, for all
+            its pictures. "turn": the one that was asked when the picture came, so that a later turn finds the picture
+            and all behind it in the caches, chosen for an earlier question.
     """
 
     method: str = "gridprune"
     keep: int | float | str | None = None
-    options: Mapping[str, Any] = field(default_factory=dict)
     clip: str | None = None
     tower_tokens: int | None = None
+    guide: Guide = "last"
 
     @classmethod
     def read(cls, given: Any) -> Settings:
@@ -57,30 +59,24 @@ class Settings:
         if unknown:
             raise SettingError(f"Unknown gridprune setting(s) {', '.join(unknown)}. There are: {', '.join(known)}.")
         settings = cls(**given)
+        if not isinstance(settings.method, str):
+            raise SettingError(f"method must be text such as 'gridprune(zone=2)', got {settings.method!r:.200}.")
         tokens = settings.tower_tokens
         if tokens is not None and (not isinstance(tokens, int) or isinstance(tokens, bool) or tokens < 1):
             raise SettingError(f"tower_tokens must be a whole number of at least 1, got {tokens!r}.")
+        if settings.guide not in get_args(Guide):
+            raise SettingError(f"guide must be 'last' or 'turn', got {settings.guide!r}.")
         settings.build()
         return settings
 
     def build(self) -> Method:
         """The method that the settings describe."""
-        options = {key: _method(value) for key, value in self.options.items()}
-        if self.keep is not None:
-            options["keep"] = self.keep
-        return create(self.method, **options)
+        spec = parse(self.method)
+        return spec.method(spec.kind.keep if self.keep is None else self.keep)
 
     def identity(self) -> dict[str, Any]:
         """What decides, besides a request, which tokens stay: a part of every picture's hash."""
-        return {"version": __version__, "method": self.method, "options": dict(self.options), "clip": self.clip}
-
-
-def _method(value: Any) -> Any:
-    """A method described by a mapping with a name; anything else as it is."""
-    if not isinstance(value, Mapping):
-        return value
-    options = {key: _method(inner) for key, inner in value.items()}
-    return create(options.pop("name", ""), **options)
+        return {"version": __version__, "method": parse(self.method).label, "clip": self.clip}
 
 
 @dataclass(frozen=True)
@@ -180,8 +176,8 @@ def asks_of(
         questions = [clean(each) for each in questions]
         if not all(questions):
             raise QuestionError(
-                f"The method {method.label!r} is guided by the question, and there is no text in the turn of a picture."
-                f" Add text to the turn, or give {QUESTION} in mm_processor_kwargs."
+                f"The method {method.label!r} is guided by the question, and the request asks nothing in words."
+                f" Add text to a user turn, or give {QUESTION} in mm_processor_kwargs."
             )
     return [
         Ask(method.budget if budgets is None else budgets[i], questions[i], explicit=budgets is not None)

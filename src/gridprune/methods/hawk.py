@@ -1,0 +1,131 @@
+"""HAWK: relevance by the heads of the language model's first layer (https://arxiv.org/abs/2604.07812)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from ..errors import SettingError
+from ..scores import topk
+from ..token_map import TokenMap
+from .base import Cues, Method, Selection
+from .gridprune import GridPrune
+from .wrapper import Wrapper
+
+HeadNorm = Literal["l2", "softmax", "minmax"]
+
+
+def _minmax(values: Tensor) -> Tensor:
+    low, high = torch.aminmax(values, dim=-1, keepdim=True)
+    return (values - low) / (high - low).clamp(min=1e-30)
+
+
+_NORMS: dict[str, Callable[[Tensor], Tensor]] = {
+    "l2": lambda values: values / torch.linalg.vector_norm(values, dim=-1, keepdim=True).clamp(min=1e-30),
+    "softmax": lambda values: values.softmax(-1),
+    "minmax": _minmax,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hawk(Method):
+    """The k tokens whose keys in the language model's first attention layer match the question's queries best.
+
+    c[h, j] = mean over the question's tokens of q.k / sqrt(d), without rotary positions, for head h and token j
+    (`Cues.head_relevance`); each head's row is scaled to length 1 over the tokens; score_j = sum_h w_h c[h, j].
+
+    Complexity: O((M + N) D H d) for the projections, O(H N) for the score; no layer is run and no text tower needed.
+
+    Release and this class: the release has weights for Qwen2.5-VL-7B, found by switching its 28 heads off one by one on
+    six benchmarks; one of them holds a quarter of the weight. Here all heads count alike unless `weights` says
+    otherwise, which is the paper's ablation and needs no calibration: published figures are not those of this default.
+    Where the first layer does not attend (Qwen3.5, LFM2), the first one that does is read, on the same embeddings.
+
+    Attributes:
+        weights: one number per query head; None for equal ones. Only their proportions count.
+        norm: how a head's row is scaled: "l2", "softmax" or "minmax".
+    """
+
+    weights: Sequence[float] | None = None
+    norm: HeadNorm = "l2"
+
+    name: ClassVar[str] = "hawk"
+    paper: ClassVar[str] = "https://arxiv.org/abs/2604.07812"
+    cost: ClassVar[str] = "O(H N)"
+    capabilities: ClassVar[frozenset[str]] = frozenset({"scores"})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_heads(self)
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"head_relevance"})
+
+    def select(self, cues: Cues, token_map: TokenMap, k: int) -> Selection:
+        scores = by_heads(cues, self.weights, self.norm)
+        return Selection(topk(scores, k), scores=scores)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FirstLayer(Wrapper):
+    """The base with relevance from the language model's first attention layer, as HAWK reads it, instead of its own.
+
+    Complexity: the base's, and that of the cue (see :class:`Hawk`). No text tower is needed.
+
+    Attributes:
+        base: a method that reads the cue "relevance".
+        weights, norm: as in :class:`Hawk`.
+    """
+
+    base: Method = field(default_factory=GridPrune)
+    weights: Sequence[float] | None = None
+    norm: HeadNorm = "l2"
+
+    name: ClassVar[str] = "first-layer"
+    cost: ClassVar[str] = "base + O(H N)"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_heads(self)
+
+    @classmethod
+    def fits(cls, method: type[Method] | Method) -> bool:
+        needs = (method() if isinstance(method, type) else method).needs if super().fits(method) else frozenset()
+        return "relevance" in needs and "word_relevance" not in needs
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return self.base.needs - {"relevance"} | {"head_relevance"}
+
+    def select(self, cues: Cues, token_map: TokenMap, k: int) -> Selection:
+        relevance = by_heads(cues, self.weights, self.norm)
+        return self.base.select(replace(cues, relevance=relevance, relevance_sign=1), token_map, k)
+
+
+def check_heads(method: Hawk | FirstLayer) -> None:
+    """Raise a :class:`SettingError` unless the settings can be read; weights become a tuple."""
+    method._check("norm", lambda v: v in _NORMS, f"one of {', '.join(_NORMS)}")
+    if method.weights is not None:
+        method._check(
+            "weights",
+            lambda v: not isinstance(v, str) and len(v) > 0 and all(math.isfinite(w) for w in v) and any(v),
+            "None or a number for each query head, not all of them 0",
+        )
+        object.__setattr__(method, "weights", tuple(float(weight) for weight in method.weights))
+
+
+def by_heads(cues: Cues, weights: Sequence[float] | None, norm: HeadNorm) -> Tensor:
+    """(B, N) fp32: `Cues.head_relevance`, each head's row scaled, summed by weight; equal weights sum to 1."""
+    heads = _NORMS[norm](cues.require("head_relevance").float())  # [B, H, N]
+    if weights is None:
+        return heads.mean(1)
+    if len(weights) != heads.shape[1]:
+        raise SettingError(f"{len(weights)} weights were given for {heads.shape[1]} query heads; give one for each.")
+    weight = torch.tensor(weights, dtype=torch.float32, device=heads.device)
+    return (heads * weight[:, None]).sum(1)

@@ -1,0 +1,70 @@
+"""MMR: maximal marginal relevance over visual tokens, the selection of IDPruner with an untrained score."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from ..scores import minmax
+from ..token_map import TokenMap
+from .base import Cues, Method, Selection
+from .greedy import Greedy, matrix, products
+from .relevance import check_sign, signed_relevance
+from .similarity import unit
+
+Importance = Literal["saliency", "relevance"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MMR(Method):
+    """Greedy: argmax `balance` imp_i - (1 - `balance`) max_{j chosen} cos(x_i, x_j); the first token by imp alone.
+
+    imp: attention received, or relevance to the question, scaled to [0, 1]; x: the projected embeddings.
+
+    Complexity: O(k N D) for rows of cosines, made some at a time (:mod:`gridprune.methods.greedy`).
+
+    Release and this class: IDPruner trains a scorer for imp and selects like this; its published figures are those of
+    the scorer.
+
+    Attributes:
+        importance: "saliency" or "relevance".
+        balance: weight of importance against difference, in [0, 1].
+        relevance_sign: +1, -1 or "tower".
+    """
+
+    importance: Importance = "saliency"
+    balance: float = 0.5
+    relevance_sign: int | Literal["tower"] = "tower"
+
+    name: ClassVar[str] = "mmr"
+    cost: ClassVar[str] = "O(k N D)"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_sign(self.relevance_sign)
+        self._check("importance", lambda v: v in ("saliency", "relevance"), "'saliency' or 'relevance'")
+        self._check("balance", lambda v: 0 <= v <= 1, "between 0 and 1")
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"features", self.importance})
+
+    def select(self, cues: Cues, token_map: TokenMap, k: int) -> Selection:
+        importance = importance_of(cues, self.importance, self.relevance_sign)
+        features = unit(cues.require("features"))
+        greedy = Greedy(importance, lambda tokens: products(features, tokens), matrix(features))
+        scores, nearest = importance, torch.full_like(importance, -1.0)
+        for step in range(k):
+            token = greedy.best(scores)
+            if step < k - 1:
+                nearest = nearest.maximum(greedy.row(token, scores))
+                scores = (importance * self.balance).sub_(nearest, alpha=1 - self.balance).add_(greedy.barred)
+        return Selection(greedy.indices())
+
+
+def importance_of(cues: Cues, which: Importance, sign: int | Literal["tower"]) -> Tensor:
+    """(B, N) fp32 in [0, 1]: saliency, or relevance with larger meaning more relevant, scaled per image."""
+    return minmax(cues.require("saliency") if which == "saliency" else signed_relevance(cues, sign))
