@@ -37,9 +37,7 @@ def canvas(columns: int, width: float, height: float) -> tuple[Figure, Any]:
     return figure, panels
 
 
-def ask(
-    loaded: Loaded, image: Image.Image, question: str, method: GridPrune | None = None
-) -> tuple[Answer, Report]:
+def ask(loaded: Loaded, image: Image.Image, question: str, method: GridPrune | None = None) -> tuple[Answer, Report]:
     """One pruned answer and its report."""
     found = answer(loaded, image, question, method or GridPrune(keep=KEEP), max_new_tokens=12)
     assert found.report is not None

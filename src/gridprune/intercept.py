@@ -187,7 +187,7 @@ class Interceptor:
         Raises:
             BusyError: the context has no pruning of its own, and others have several.
         """
-        if self.answering() is not None:
+        if getattr(self.local, "inside", None) is not None:
             return None
         entries = self._entered()[-1:]
         if not entries:
@@ -202,15 +202,14 @@ class Interceptor:
             )
         return entries[0].acting if entries else None
 
-    def answering(self) -> Acting | None:
-        """What answers the call that this thread is in."""
-        return getattr(self.local, "inside", None) or getattr(self.local, "direct", None)
-
     @staticmethod
     def answers(model: nn.Module, acting: Acting) -> bool:
         """Whether `acting` answers the call of `model` that this thread is in."""
         interceptor = model.__dict__.get(_ATTRIBUTE)
-        return interceptor is not None and interceptor.answering() is acting
+        if interceptor is None:
+            return False
+        inside = getattr(interceptor.local, "inside", None)
+        return acting is (getattr(interceptor.local, "direct", None) if inside is None else inside)
 
     @contextmanager
     def _inside(self, acting: Acting | None) -> Iterator[None]:
@@ -244,15 +243,18 @@ class Interceptor:
         return called
 
     def _before_call(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if self._acting() is None or getattr(self.local, "targets", None) is not None:  # of doors the first one acts
+        outer = getattr(self.local, "door", None)
+        if self._acting() is None or outer not in (None, module):  # of doors behind each other the first one acts
             return None
         call = _named(self.model, args, kwargs)  # as wrappers hand it on
-        self.local.targets = Targets.of(call, self.model.config)
+        self.local.door, self.local.targets = module, Targets.of(call, self.model.config)
         return (), self.local.targets.call
 
     def _after_call(self, module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
-        targets, self.local.targets = getattr(self.local, "targets", None), None
-        if targets is not None and output is not None:  # None: the call failed
+        if getattr(self.local, "door", None) is not module:
+            return
+        targets, self.local.targets, self.local.door = self.local.targets, None, None
+        if output is not None:  # None: the call failed
             targets.check(output)
 
     def _before_forward(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -88,6 +88,28 @@ def test_state_is_restored_after_an_error_in_the_middle(net):
     assert state(net) == before
 
 
+@pytest.mark.parametrize(
+    "ask", [run, lambda net: net.generate(**call(), max_new_tokens=1)], ids=["forward", "generate"]
+)
+def test_an_interrupted_call_leaves_no_trace(net, ask):
+    """Hooks that are always called are not called for what is no `Exception`, such as Ctrl-C in a notebook."""
+
+    def interrupt(*args):
+        raise KeyboardInterrupt
+
+    labels = call()["input_ids"]
+    with torch.no_grad(), prune(net, SOME) as pruning:
+        loss = net(**call(), labels=labels).loss
+        handle = net.model.language_model.register_forward_hook(interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            net(**call(), labels=labels * 0)
+        handle.remove()
+        pruning.reports.clear()
+        ask(net)
+        assert len(pruning.reports) == 1
+        assert torch.equal(net(**call(), labels=labels).loss, loss)
+
+
 def test_a_generate_of_the_users_own_comes_back(net):
     own = lambda *args, **kwargs: "own"  # noqa: E731
     net.generate = own

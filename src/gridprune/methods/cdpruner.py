@@ -118,9 +118,7 @@ class CDPrunerSplit(Method):
         return Selection(apart(features, torch.cat(scaled, 1), list(zip(halves, (k // 2, k - k // 2)))))
 
 
-def apart(
-    x: Tensor, quality: Tensor, groups: list[tuple[Tensor, int]], log_weight: Tensor | None = None
-) -> Tensor:
+def apart(x: Tensor, quality: Tensor, groups: list[tuple[Tensor, int]], log_weight: Tensor | None = None) -> Tensor:
     """(B, k) ascending: :func:`dpp_map` in every group of tokens by itself.
 
     Args:
