@@ -275,8 +275,7 @@ class InsideEngine:
             return None
         if len(planes) >= len(self.layers):
             raise UnsupportedModelError(
-                f"{type(module).__name__} adds visual features behind its last layer, where methods inside the "
-                "language model cannot follow. Use a method of the stage 'pre-llm'."
+                f"{type(module).__name__} adds visual features after its last layer. Use a method of stage 'pre-llm'."
             )
         first, visual = min(run.stops), kwargs["visual_pos_masks"]
         for layer in range(first, len(planes)):
@@ -331,9 +330,8 @@ class InsideEngine:
         window = self.family.window
         if layers_of(cache) is not None and window and int(cache.get_seq_length()) > window:
             raise UnsupportedCallError(
-                f"Layers of {type(self.family.model).__name__} see the last {window} tokens only, and "
-                f"{self.method.name} cannot tell which these are behind the prompt. Use a method of the stage "
-                "'pre-llm'."
+                f"Layers of {type(self.family.model).__name__} see the last {window} tokens, and behind this prompt "
+                "it is not known which these are. Use a method of the stage 'pre-llm'."
             )
 
     def _drop(self, run: Run, index: int, hidden: Tensor, cache: Any) -> Tensor:
