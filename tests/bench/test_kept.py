@@ -42,7 +42,7 @@ def test_places_come_back(token_map, form):
     places = kept.places_of(token_map)
     assert set(places) == {"n", form}
     assert places["n"] == len(token_map)
-    np.testing.assert_allclose(kept.boxes_of(places), token_map.boxes, atol=2e-4)
+    np.testing.assert_allclose(kept.boxes_of(places), token_map.boxes, atol=2 * 10**-kept._DIGITS)
 
 
 def test_rows_hold_what_the_method_kept(loaded):

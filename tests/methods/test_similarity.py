@@ -13,6 +13,7 @@ from gridprune.methods import create, similarity
 from gridprune.methods.geometry import neighbours, previous_frame, smooth
 from gridprune.methods.s2prune import bisect
 from gridprune.token_map import TokenMap
+from rounding import assert_same
 
 
 def test_cosines_without_a_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -32,7 +33,7 @@ def test_coverage_is_what_it_says() -> None:
     cover = torch.full((3, 11), -0.5)
     for token in torch.randint(0, 20, (6, 3), generator=g):
         expected = (weight.double()[..., None] * (affinity - cover[..., None]).clamp(min=0).double()).sum(1)
-        torch.testing.assert_close(state.gain, expected, rtol=1e-9, atol=1e-12)
+        assert_same(state.gain, expected, terms=11, depth=6)
         state.add(token)
         cover = cover.maximum(affinity.gather(2, token[:, None, None].expand(-1, 11, 1))[..., 0])
 
@@ -40,7 +41,7 @@ def test_coverage_is_what_it_says() -> None:
 def test_unit_vectors_of_any_fp16_size() -> None:
     x = torch.tensor([[6e4] * 64, [6e-8] * 64, [0.0] * 64]).half()
     lengths = similarity.unit(x).norm(dim=-1)
-    torch.testing.assert_close(lengths, torch.tensor([1.0, 1.0, 0.0]))
+    assert_same(lengths, torch.tensor([1.0, 1.0, 0.0]), terms=64, depth=2)
 
 
 @pytest.mark.parametrize("token_map", [TokenMap.from_grid(4, 5), inputs.anyres(), inputs.holes(), inputs.clip()])
@@ -64,9 +65,9 @@ def test_smoothing_reflects() -> None:
     padded = np.pad(values.view(4, 5).numpy(), 1, mode="reflect")
     expected = [[kernel @ padded[y : y + 3, x : x + 3] @ kernel for x in range(5)] for y in range(4)]
     found = smooth(values, neighbours(TokenMap.from_grid(4, 5)), 1.0)
-    torch.testing.assert_close(found.view(4, 5), torch.tensor(expected))
+    assert_same(found.view(4, 5), torch.tensor(expected), terms=3, depth=2)
     constant = smooth(torch.ones(1, 30), neighbours(inputs.holes()), 1.0)
-    torch.testing.assert_close(constant, torch.ones(1, 30))
+    assert_same(constant, torch.ones(1, 30), terms=3, depth=2)
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(6, 6), (1, 9), (7, 3), (2, 2), (5, 8)])
@@ -94,4 +95,4 @@ def test_laplacian_moments() -> None:
         y, x = token // 3 * 4, token % 3 * 4
         part = lap[y : y + 4, x : x + 4]
         expected = torch.tensor([part.mean(), (part**2).mean()], dtype=torch.float32)
-        torch.testing.assert_close(found[1, token], expected, rtol=1e-4, atol=1e-5)
+        assert_same(found[1, token], expected, terms=16, depth=2)
