@@ -91,10 +91,13 @@ def farthest(x: Tensor, count: int, first: Tensor | None = None) -> Tensor:
 
 
 def unexplained(x: Tensor, basis: Tensor, ridge: Tensor) -> Tensor:
-    """(B, N) fp32: the length of what a `ridge` (B, 1, 1) on `basis` (B, S, D) leaves of each token of `x` (B, N, D)."""
-    square = basis.double() @ basis.double().mT + ridge * torch.eye(
-        basis.shape[1], dtype=torch.float64, device=x.device
-    )
+    """(B, N) fp32: the length of what a ridge regression on `basis` (B, S, D) leaves of each token of `x` (B, N, D).
+
+    Args:
+        ridge: (B, 1, 1) fp64.
+    """
+    eye = torch.eye(basis.shape[1], dtype=torch.float64, device=x.device)
+    square = basis.double() @ basis.double().mT + ridge * eye
     weight = torch.cholesky_solve((basis @ x.mT).double(), torch.linalg.cholesky(square))  # [B, S, N]
     left = torch.linalg.vector_norm(x - weight.mT.float() @ basis, dim=-1)
     return left.masked_fill(left <= _ROUNDING * torch.linalg.vector_norm(x, dim=-1), 0.0)
