@@ -14,11 +14,11 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 
 from gridprune import GridPrune
-from gridprune.explain.figure import as_map
-from gridprune.images import read_image
+from gridprune.core.token_map import TokenMap
 from gridprune.report import Report
+from gridprune.report.figure import as_map
 from gridprune.runtime import Answer, Loaded, answer, load
-from gridprune.token_map import TokenMap
+from gridprune.runtime.images import read_image
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "docs" / "images" / "concepts"

@@ -99,10 +99,11 @@ def limits_table() -> str:
 
 
 def matrix_table() -> str:
-    from gridprune.families import available
-    from gridprune.families.base import CHUNKED_PREFILL, LATER_PICTURES, PADDING_BEHIND_CACHE, STATIC_CACHE
     from pruning import test_contract
     from pruning.cases import CASES
+
+    from gridprune.families import available
+    from gridprune.families.base import CHUNKED_PREFILL, LATER_PICTURES, PADDING_BEHIND_CACHE, STATIC_CACHE
 
     about = {"test_chunked_prefill": {CHUNKED_PREFILL}, "test_static_cache": {STATIC_CACHE}}
     about["test_second_turn_of_forward_equals_from_scratch"] = {LATER_PICTURES, PADDING_BEHIND_CACHE}

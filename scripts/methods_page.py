@@ -9,7 +9,7 @@ import inspect
 import re
 from pathlib import Path
 
-from gridprune.bench.ablations import BENCH_ONLY
+from gridprune.eval.ablations import BENCH_ONLY
 from gridprune.methods import registry
 from gridprune.methods.base import Method
 

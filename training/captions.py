@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from gridprune.embedded.draws import Draws
 from gridprune.embedded.scenes import Item, Scene
 from gridprune.embedded.vocabulary import (
     BACKGROUNDS,
@@ -27,7 +28,6 @@ from gridprune.embedded.vocabulary import (
     encode,
     label_word,
 )
-from gridprune.tiny.draws import Draws
 
 LIMIT = 48  # tokens of a caption
 OPENINGS = (

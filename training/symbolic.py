@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from gridprune.embedded.draws import Draws
 from gridprune.embedded.questions import KINDS, Question, balanced, training
 from gridprune.embedded.scenes import GRID, Scene, make_scene
 from gridprune.embedded.vocabulary import (
@@ -27,7 +28,6 @@ from gridprune.embedded.vocabulary import (
     TOKEN_ID,
     label_word,
 )
-from gridprune.tiny.draws import Draws
 
 from .captions import caption
 from .lm import LanguageModel, LMConfig, answer_loss, exact

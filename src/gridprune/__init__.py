@@ -12,14 +12,14 @@ from typing import Any
 __version__ = "0.1.0"
 
 _EXPORTS = {
-    "Budget": ".budget",
+    "Budget": ".core.budget",
     "GridPrune": ".methods.gridprune",
     "GridPruneError": ".errors",
     "Method": ".methods.base",
-    "Pruning": ".pruning",
-    "TokenMap": ".token_map",
-    "ask_many": ".runtime",
-    "prune": ".pruning",
+    "Pruning": ".hf.pruning",
+    "TokenMap": ".core.token_map",
+    "ask_many": ".runtime.ask",
+    "prune": ".hf.pruning",
 }
 __all__ = ["Budget", "GridPrune", "GridPruneError", "Method", "Pruning", "TokenMap", "ask_many", "prune"]
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from gridprune.token_map import TokenMap
+from gridprune.core.token_map import TokenMap
 
 
 def anyres(base, tiles, tile, *, crop=(0, 0), newlines=False):

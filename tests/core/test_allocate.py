@@ -8,9 +8,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gridprune import allocate
-from gridprune import scores as scores_of
-from gridprune.token_map import Zones
+from gridprune.core import allocate
+from gridprune.core import scores as scores_of
+from gridprune.core.token_map import Zones
 from rounding import bound
 
 from . import reference

@@ -7,12 +7,12 @@ from fractions import Fraction
 import pytest
 import torch
 
+from gridprune.core.token_map import TokenMap
 from gridprune.errors import BudgetError, MissingCueError, SettingError
 from gridprune.methods import Cues, create
 from gridprune.methods.base import checked_select
 from gridprune.methods.downsample import Downsample
 from gridprune.methods.keep_all import KeepAll
-from gridprune.token_map import TokenMap
 from rounding import assert_same, bound
 
 from . import reference

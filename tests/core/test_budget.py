@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gridprune.budget import Budget
+from gridprune.core.budget import Budget
 from gridprune.errors import BudgetError
 
 from . import reference

@@ -6,12 +6,12 @@ from dataclasses import replace
 import pytest
 import torch
 
+from gridprune.core.scores import deviation
+from gridprune.core.token_map import TokenMap
 from gridprune.errors import BudgetError, SettingError
 from gridprune.methods import Cues
 from gridprune.methods.base import checked_select
 from gridprune.methods.gridprune import GridPrune, LiteralGridPrune
-from gridprune.scores import deviation
-from gridprune.token_map import TokenMap
 
 from . import reference
 from .maps import anyres, listed

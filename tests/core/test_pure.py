@@ -8,10 +8,10 @@ import torch
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from benchmarks.memory import peak_bytes
+from gridprune.core.token_map import TokenMap
 from gridprune.methods import Cues, create
 from gridprune.methods.gridprune import GridPrune
-from gridprune.speed.memory import peak_bytes
-from gridprune.token_map import TokenMap
 
 from .maps import anyres
 

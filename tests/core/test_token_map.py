@@ -9,8 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gridprune.core.token_map import TokenMap, Zones
 from gridprune.errors import BudgetError, SettingError
-from gridprune.token_map import TokenMap, Zones
 
 from . import reference
 from .maps import anyres, build, listed

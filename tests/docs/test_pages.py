@@ -71,7 +71,7 @@ def test_blocks_run(page, folder):
 
 def shell(code: str) -> None:
     """Lines of `gridprune ...`, in this process: starting Python anew for each would take most of the time."""
-    from gridprune.cli import app
+    from gridprune.cli.main import app
 
     for line in code.replace("\\\n", " ").splitlines():
         words = shlex.split(line, comments=True)

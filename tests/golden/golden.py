@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gridprune.core.token_map import TokenMap
 from gridprune.methods import Cues, Method, create, get
 from gridprune.methods.registry import BUILT_IN
-from gridprune.token_map import TokenMap
 
 FOLDER = Path(__file__).parent / "selections"
 NAMES = sorted(name for name in BUILT_IN if get(name).stage == "pre-llm" and name != "keep-all")

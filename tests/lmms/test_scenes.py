@@ -19,7 +19,6 @@ from lmms_eval.models import get_model
 from lmms_eval.tasks import TaskManager
 from lmms_eval.utils import load_yaml_config
 
-from gridprune.bench import data, entries, metrics, shared, store
 from gridprune.errors import (
     BudgetError,
     CheckpointError,
@@ -28,6 +27,7 @@ from gridprune.errors import (
     UnknownNameError,
     UnsupportedCallError,
 )
+from gridprune.eval import data, entries, metrics, shared, store
 from gridprune.lmms import TASKS, retention
 from gridprune.runtime import load
 

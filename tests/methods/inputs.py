@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import torch
 
+from gridprune.core.token_map import TokenMap
 from gridprune.methods import Cues
-from gridprune.token_map import TokenMap
 
 KINDS = ("random", "duplicates", "constant", "fp16")
 DEPTHS = (0.375, 5 / 24)

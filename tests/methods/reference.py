@@ -10,8 +10,8 @@ import math
 
 import numpy as np
 
-from gridprune.allocate import apportion
-from gridprune.token_map import TokenMap
+from gridprune.core.allocate import apportion
+from gridprune.core.token_map import TokenMap
 
 TIE = 1e-6
 

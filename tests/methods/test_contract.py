@@ -8,11 +8,11 @@ import inputs
 import pytest
 import torch
 
+from gridprune.core.token_map import TokenMap
 from gridprune.errors import MissingCueError, UnsupportedCallError
 from gridprune.methods import Cues, Method, create, get
 from gridprune.methods.base import checked_select
 from gridprune.methods.registry import BUILT_IN
-from gridprune.token_map import TokenMap
 from rounding import assert_same
 
 NAMES = sorted(n for n in BUILT_IN if get(n).stage == "pre-llm" and n != "keep-all")

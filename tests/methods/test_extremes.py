@@ -15,11 +15,11 @@ import reference
 import torch
 from torch import Tensor
 
+from gridprune.core.token_map import TokenMap
 from gridprune.errors import MissingCueError, SelectionError
 from gridprune.methods import Cues, Merge, Method, Selection, create, get
 from gridprune.methods.base import checked_select
 from gridprune.methods.registry import BUILT_IN
-from gridprune.token_map import TokenMap
 
 GRID, CLIP = TokenMap.from_grid(5, 6), inputs.clip()
 METHODS = [create(n) for n in sorted(BUILT_IN) if get(n).stage == "pre-llm" and n != "keep-all"]

@@ -7,8 +7,9 @@ import pytest
 import torch
 from test_peers import agree
 
-from gridprune.methods import cdpruner, divprune, greedy
-from gridprune.token_map import TokenMap
+from gridprune.core.token_map import TokenMap
+from gridprune.methods import cdpruner, divprune
+from gridprune.methods.ops import greedy
 
 NAMES = ("divprune", "cdpruner", "centered", "centered-cdpruner", "relevance-weighted")
 

@@ -10,9 +10,9 @@ import reference
 import reference_newer
 import torch
 
+from gridprune.core.token_map import TokenMap
 from gridprune.errors import SettingError
 from gridprune.methods import Cues, create
-from gridprune.token_map import TokenMap
 from rounding import assert_same
 
 CASES = {

@@ -8,11 +8,12 @@ import pytest
 import reference
 import torch
 
+from gridprune.core.token_map import TokenMap
 from gridprune.cues.structure import laplacian_moments
-from gridprune.methods import create, similarity
-from gridprune.methods.geometry import neighbours, previous_frame, smooth
+from gridprune.methods import create
+from gridprune.methods.ops import similarity
+from gridprune.methods.ops.geometry import neighbours, previous_frame, smooth
 from gridprune.methods.s2prune import bisect
-from gridprune.token_map import TokenMap
 from rounding import assert_same
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from typer.testing import CliRunner
 
-from gridprune.bench import ablations, entries
-from gridprune.cli import app
+from gridprune.cli.main import app
 from gridprune.demo.choice import Choice
 from gridprune.errors import SettingError, UnknownNameError
+from gridprune.eval import ablations, entries
 from gridprune.lmms.arguments import build_method
 from gridprune.methods import create, spec
 from gridprune.vllm.settings import Settings

@@ -6,23 +6,23 @@ import inputs
 import pytest
 import torch
 
+from gridprune.core.token_map import TokenMap
 from gridprune.errors import SettingError
 from gridprune.methods import Cues, create
 from gridprune.methods.base import checked_select
 from gridprune.methods.cdpruner import CDPruner
-from gridprune.methods.centered import Centered
 from gridprune.methods.divprune import DivPrune
 from gridprune.methods.fastervlm import FasterVLM
 from gridprune.methods.hawk import FirstLayer
-from gridprune.methods.merge_rest import MergeRest
-from gridprune.methods.per_view import PerView
 from gridprune.methods.relevance import Relevance
-from gridprune.methods.relevance_weighted import RelevanceWeighted
 from gridprune.methods.scope import Scope
-from gridprune.methods.two_stage import TwoStage
 from gridprune.methods.visionzip import VisionZip
-from gridprune.methods.zone_floor import ZoneFloor
-from gridprune.token_map import TokenMap
+from gridprune.methods.wrappers.centered import Centered
+from gridprune.methods.wrappers.merge_rest import MergeRest
+from gridprune.methods.wrappers.per_view import PerView
+from gridprune.methods.wrappers.relevance_weighted import RelevanceWeighted
+from gridprune.methods.wrappers.two_stage import TwoStage
+from gridprune.methods.wrappers.zone_floor import ZoneFloor
 from rounding import assert_same
 
 GRID = TokenMap.from_grid(5, 6)

@@ -8,7 +8,10 @@ from typing import Any
 
 import pytest
 
-from gridprune.budget import Budget
+from gridprune.cli import serve
+from gridprune.cli.serve import command_line
+from gridprune.core.budget import Budget
+from gridprune.core.token_map import TokenMap
 from gridprune.errors import (
     BudgetError,
     CheckpointError,
@@ -20,10 +23,7 @@ from gridprune.errors import (
 )
 from gridprune.methods import create
 from gridprune.tiny.loading import weights_folder
-from gridprune.token_map import TokenMap
-from gridprune.vllm import serve
 from gridprune.vllm.architectures import of_config, overrides
-from gridprune.vllm.serve import command_line
 from gridprune.vllm.settings import KEEP, QUESTION, Ask, Settings, Settled, asks_of, split_request
 
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from gridprune.tiny import iter_examples, load
-from gridprune.tiny.card import render
-from gridprune.tiny.evaluate import prepare, score
 from gridprune.tiny.loading import TinyModel, TinyWeightsError, weights_folder
+from training.boxes.card import render
+from training.boxes.evaluate import prepare, score
 
 SECOND_SEED = Path(__file__).parents[2] / "checkpoints" / "seed-1"
 N = 5

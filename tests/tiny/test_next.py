@@ -10,27 +10,27 @@ import pytest
 import torch
 
 from gridprune import GridPrune, prune
-from gridprune.bench.ablations import given
-from gridprune.bench.evidence import evidence as evidence_on_map
+from gridprune.core.token_map import TokenMap
 from gridprune.cues.text_tower import stored_sign
+from gridprune.eval.ablations import given
+from gridprune.eval.evidence import evidence as evidence_on_map
 from gridprune.families.llava_next import map_from_places
-from gridprune.tiny import views
-from gridprune.tiny.clip import TinyCLIP
 from gridprune.tiny.data import iter_examples
-from gridprune.tiny.evaluate import prefix, prepare
-from gridprune.tiny.export import build_next_processor, to_clip, to_llava, to_llava_next, write
 from gridprune.tiny.forms import GRID, NEXT
-from gridprune.tiny.joint import JointModel, Projector
-from gridprune.tiny.lm import TinyLM
 from gridprune.tiny.loading import TinyWeightsError, load
-from gridprune.tiny.next import TOKENS, NextModel, choose_tokens, train_next
-from gridprune.tiny.packing import pack
 from gridprune.tiny.questions import balanced
 from gridprune.tiny.scenes import make_scene
-from gridprune.tiny.symbolic import SymbolicLM
-from gridprune.tiny.train import tiny_recipe
-from gridprune.token_map import TokenMap
 from rounding import assert_same_output
+from training.boxes import views
+from training.boxes.clip import TinyCLIP
+from training.boxes.evaluate import prefix, prepare
+from training.boxes.export import build_next_processor, to_clip, to_llava, to_llava_next, write
+from training.boxes.joint import JointModel, Projector
+from training.boxes.lm import TinyLM
+from training.boxes.next import TOKENS, NextModel, choose_tokens, train_next
+from training.boxes.packing import pack
+from training.boxes.symbolic import SymbolicLM
+from training.boxes.train import tiny_recipe
 
 RECIPE = tiny_recipe()
 
@@ -120,8 +120,8 @@ def test_resume_after_a_kill_gives_the_same_weights(tmp_path: Path, monkeypatch:
         clip, joint = untrained()
         return train_next(folder, RECIPE.next, clip, joint, seed=3, stop=stop, report=lambda line: None)
 
-    monkeypatch.setattr("gridprune.tiny.next.evaluate_next", lambda *a, **k: {})
-    monkeypatch.setattr("gridprune.tiny.runs.Run.maybe_save", lambda self, step, steps: self.save(step))
+    monkeypatch.setattr("training.boxes.next.evaluate_next", lambda *a, **k: {})
+    monkeypatch.setattr("training.boxes.runs.Run.maybe_save", lambda self, step, steps: self.save(step))
     before = untrained()[1].state_dict()
     straight = run(tmp_path / "straight")
     run(tmp_path / "killed", stop=3)

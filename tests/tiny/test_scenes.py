@@ -8,12 +8,12 @@ from collections import Counter, defaultdict
 import numpy as np
 import pytest
 
-from gridprune.tiny.cells import cells, evidence_mask
 from gridprune.tiny.data import iter_examples, text_prior
 from gridprune.tiny.forms import FORMS, LLAVA, NEXT, Form
 from gridprune.tiny.questions import FAMILIES, PLACES, balanced, training
 from gridprune.tiny.scenes import SIDE, make_scene
 from gridprune.tiny.vocabulary import REGIONS, UNK, encode
+from training.boxes.cells import cells, evidence_mask
 
 SPLITS = ("train", "dev", "test")
 SCENES = 420  # a multiple of 4 counts, 7 places, 10 words

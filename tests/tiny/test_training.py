@@ -8,18 +8,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from gridprune.tiny.clip import patchify
-from gridprune.tiny.export import build_processor, build_tokenizer, to_clip, to_llava
-from gridprune.tiny.joint import Projector, features
-from gridprune.tiny.lm import TinyLM
-from gridprune.tiny.packing import pack
 from gridprune.tiny.questions import balanced
 from gridprune.tiny.scenes import make_scene
-from gridprune.tiny.symbolic import SymbolicLM, choose_cells, train_symbolic
-from gridprune.tiny.tower import TowerModel, train_tower
-from gridprune.tiny.train import tiny_recipe, train
 from gridprune.tiny.vocabulary import ANSWER, BOS, VOCABULARY, encode
 from rounding import assert_same_output
+from training.boxes.clip import patchify
+from training.boxes.export import build_processor, build_tokenizer, to_clip, to_llava
+from training.boxes.joint import Projector, features
+from training.boxes.lm import TinyLM
+from training.boxes.packing import pack
+from training.boxes.symbolic import SymbolicLM, choose_cells, train_symbolic
+from training.boxes.tower import TowerModel, train_tower
+from training.boxes.train import tiny_recipe, train
 
 RECIPE = tiny_recipe()
 
@@ -129,7 +129,7 @@ def test_resume_after_a_kill_gives_the_same_weights(
             return train_symbolic(folder, RECIPE.symbolic, RECIPE.lm, seed=3, stop=stop, report=quiet)
         return train_tower(folder, RECIPE.tower_training, RECIPE.tower, seed=3, stop=stop, report=quiet)
 
-    monkeypatch.setattr("gridprune.tiny.runs.Run.maybe_save", lambda self, step, steps: self.save(step))
+    monkeypatch.setattr("training.boxes.runs.Run.maybe_save", lambda self, step, steps: self.save(step))
     straight = run(tmp_path / "straight")
     run(tmp_path / "killed", stop=3)
     resumed = run(tmp_path / "killed")

@@ -7,8 +7,8 @@ import pytest
 from gridprune.errors import QuestionError
 from gridprune.runtime import load
 from gridprune.tiny import iter_examples
-from gridprune.tiny.export import build_tokenizer
 from gridprune.tiny.vocabulary import check_known, encode
+from training.boxes.export import build_tokenizer
 
 
 @pytest.fixture(scope="module")

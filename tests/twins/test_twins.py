@@ -10,7 +10,7 @@ import torch
 from typer.testing import CliRunner
 
 from gridprune import GridPrune, families
-from gridprune.cli import app
+from gridprune.cli.main import app
 from gridprune.demo.engine import Engine
 from gridprune.methods import create
 from gridprune.runtime import answer, prepare

@@ -38,11 +38,11 @@ from vllm.v1.worker import gpu_model_runner
 from vllm.v1.worker.cpu_model_runner import CPUModelRunner
 
 import gridprune.vllm
-from gridprune.cli import app
+from gridprune.cli.main import app
+from gridprune.cli.serve import command_line
 from gridprune.vllm import ARCHITECTURES
 from gridprune.vllm.llava import LlavaNextProcessor, LlavaProcessor
 from gridprune.vllm.qwen import PrunedQwen, Qwen2VLProcessor, Qwen3VLProcessor, Qwen25VLProcessor
-from gridprune.vllm.serve import command_line
 from vllm import ModelRegistry
 
 _PLUGIN = Path(gridprune.vllm.__file__).parent

@@ -13,11 +13,11 @@ from models import picture, words
 
 from gridprune import families
 from gridprune.cues.clip_text import ClipText
-from gridprune.cues.collect import TextSide
 from gridprune.errors import GridPruneError
 from gridprune.families.base import Place
 from gridprune.methods import available, create
-from gridprune.pictures import pick
+from gridprune.selection.collect import TextSide
+from gridprune.selection.selector import pick
 from gridprune.vllm.architectures import of_config
 from gridprune.vllm.settings import FIELD, Settled
 

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..compat import device_of
 from ..errors import QuestionError
-from ..wrapped import device_of
 
 SIGN = 1
 

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..compat import device_of
 from ..errors import UnsupportedModelError
-from ..wrapped import device_of
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from ..chat import chat_side, render, understands_parts
+from .chat import chat_side, render, understands_parts
 
 _FIRST, _ANSWER, _LAST, _OTHER = (f"gridprune-probe-{number}" for number in range(4))  # words that no template writes
 _ASKS = re.compile("[?\uff1f\u061f]")  # a question mark, also the Chinese and the Arabic one

@@ -18,19 +18,19 @@ from PIL.Image import Image
 from torch import Tensor
 
 from .. import families
-from ..bench.shared import clip_of
+from ..core.token_map import TokenMap
 from ..cues.clip_text import ClipText
-from ..cues.collect import TextSide, check_available, collect, wanted_blocks
 from ..cues.question import clean
 from ..errors import GridPruneError
-from ..explain.picture import to_image
+from ..eval.shared import clip_of
 from ..families.base import Blocks, Encoded, Family
+from ..hf.pruning import prune
 from ..methods import available, create
 from ..methods.base import Cues, Method
-from ..pruning import prune
-from ..reuse import EncoderCache
-from ..runtime import Answer, Loaded, looked_at, prepare, respond
-from ..token_map import TokenMap
+from ..report.overlay import to_image
+from ..runtime.ask import Answer, Loaded, looked_at, prepare, respond
+from ..selection.collect import TextSide, check_available, collect, wanted_blocks
+from ..selection.encoder_cache import EncoderCache
 
 ALL = "keep-all"
 _PICTURES = 6  # whose encoder outputs are kept

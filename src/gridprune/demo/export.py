@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 from .. import __version__
-from ..explain.figure import draw
+from ..report.figure import draw
 from .engine import Engine, public_name
 from .session import Column, Picture, Turn
 from .view import answers_html, layers_html, maps_html, past_html, render, static

@@ -10,7 +10,7 @@ from typing import Any
 
 from PIL.Image import Image, Resampling
 
-from ..images import decode_image
+from ..runtime.images import decode_image
 
 MAX_BYTES = 20_000_000  # of an uploaded file
 MAX_PIXELS = 40_000_000  # of an uploaded picture, checked before it is decoded

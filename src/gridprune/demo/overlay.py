@@ -17,8 +17,8 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
-from ..report import Report
-from ..token_map import TokenMap
+from ..core.token_map import TokenMap
+from ..report.report import Report
 from .engine import Seen
 
 WIDTH = 1000

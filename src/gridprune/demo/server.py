@@ -17,7 +17,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
 
 from ..errors import ImageError
-from ..runtime import EMBEDDED, Loaded
+from ..runtime.ask import EMBEDDED, Loaded
 from .engine import Engine
 from .export import save
 from .limits import MAX_BYTES, MAX_WAITING, Guard, Inbox, read_upload

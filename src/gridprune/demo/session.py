@@ -11,7 +11,7 @@ from PIL.Image import Image
 
 from ..errors import GridPruneError, QuestionError
 from ..methods.base import Method
-from ..runtime import Answer
+from ..runtime.ask import Answer
 from .choice import Choice
 from .engine import Engine, History, Seen
 from .limits import MAX_PICTURES, MAX_QUESTION, MAX_SESSIONS, MAX_TURNS

@@ -10,7 +10,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, select_autoescape
 
-from ..runtime import Answer
+from ..runtime.ask import Answer
 from .overlay import Map, as_data_uri, build, height_of, ramp
 from .session import Column, Picture, Session, Turn
 

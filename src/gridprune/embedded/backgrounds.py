@@ -10,7 +10,7 @@ from functools import cache
 
 import numpy as np
 
-from ..tiny.draws import Draws
+from .draws import Draws
 from .vocabulary import BACKGROUNDS
 
 ROOM = 32  # pixels by which a texture is larger than the picture cut from it

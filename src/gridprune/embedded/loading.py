@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from ..errors import CheckpointError
-from ..tiny.checksums import digest
+from .checksums import digest
 
 TOWER = "vision_model."  # prefix of the tower's tensors in CLIP
 SUMS = "checksums.json"

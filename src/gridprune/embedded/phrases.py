@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ..tiny.draws import Draws
+from .draws import Draws
 from .vocabulary import COLOR_NAMES, COLORS, NOUNS, article
 
 #: Forms by template. ``{a}``, ``{noun}``, ``{plural}``, ``{other}``, ``{others}`` and ``{color}`` are filled in.

@@ -13,9 +13,9 @@ from functools import cached_property
 import numpy as np
 from PIL import Image
 
-from ..tiny.draws import Draws, rotated
 from .backgrounds import background
 from .bitmaps import Bitmap
+from .draws import Draws, rotated
 from .vocabulary import BACKGROUNDS, COLOR_RGB, COLORS, COUNTS, LETTERS, N_CLASSES, REGIONS, WORDS
 
 __all__ = ["FORMS", "GRID", "LLAVA", "NEXT", "PATCH", "VIEW", "Box", "Form", "Item", "Scene", "Targets", "make_scene"]

@@ -18,12 +18,12 @@ import torch
 from packaging.version import Version
 from torch import Tensor, nn
 
+from ..core.token_map import TokenMap
 from ..cues.first_layer import FirstAttention, find_first_attention
 from ..cues.text_tower import CLIP_TEXT as CLIP_TEXT  # re-exported for families
 from ..cues.tower import Captured, Tower, find_clip_tower
 from ..errors import MissingCueError, UnsupportedCallError, UnsupportedModelError
-from ..prompt import placeholder_runs
-from ..token_map import TokenMap
+from ..hf.layout import placeholder_runs
 from .parts import Crops, Parts
 
 EMBEDDINGS = "the language model's input embeddings"

@@ -10,9 +10,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from ..core.token_map import TokenMap
 from ..cues.text_tower import SIGLIP_TEXT
 from ..cues.tower import Tower, find_clip_tower
-from ..token_map import TokenMap
 from .base import Place, block_of_layer, single_layer
 from .idefics3 import pictures_by_marker
 from .internvl import InternVL, runs

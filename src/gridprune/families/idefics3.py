@@ -16,9 +16,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from ..core.token_map import TokenMap
 from ..cues.text_tower import SIGLIP_TEXT
 from ..cues.tower import Tower, find_clip_tower
-from ..token_map import TokenMap
 from .base import Family, Place
 from .internvl import runs
 from .maps import last_view, tiled

@@ -15,8 +15,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from ..core.token_map import TokenMap
 from ..cues.tower import Tower, find_tower
-from ..token_map import TokenMap
 from .base import Family, Place
 from .maps import join, last_view
 from .parts import Crops, Parts

@@ -7,10 +7,10 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from ..compat import is_compiled
+from ..core.token_map import TokenMap
 from ..cues.tower import Captured
 from ..errors import UnsupportedModelError
-from ..token_map import TokenMap
-from ..wrapped import is_compiled
 from .base import CLIP_TEXT, Encoded, Family, block_of_layer, single_layer
 
 

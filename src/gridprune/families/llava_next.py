@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from ..compat import in_memory
+from ..core.token_map import TokenMap
 from ..errors import UnsupportedCallError
-from ..token_map import TokenMap
-from ..wrapped import in_memory
 from .base import Encoded, as_sizes
 from .llava import Llava
 from .parts import Crops, Parts

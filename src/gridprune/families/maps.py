@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..token_map import TokenMap
+from ..core.token_map import TokenMap
 
 
 def pooled(rows: int, columns: int, kernel: int, *, frames: int = 1) -> TokenMap:

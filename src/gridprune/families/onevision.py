@@ -10,9 +10,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from ..core.token_map import TokenMap
 from ..cues.text_tower import SIGLIP_TEXT
 from ..errors import UnsupportedCallError
-from ..token_map import TokenMap
 from .base import EMBEDDINGS, Family
 from .llava_next import LlavaNext
 from .maps import interpolated, with_separators

@@ -11,10 +11,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from ..core.token_map import TokenMap
 from ..cues.first_layer import FirstAttention, find_first_attention
 from ..cues.tower import Tower, find_tower
 from ..errors import UnsupportedCallError
-from ..token_map import TokenMap
 from .base import CHUNKED_PREFILL, PADDING_BEHIND_CACHE, STATIC_CACHE, Family, Limit, Place
 from .internvl import runs
 from .maps import join, last_view, pooled, views

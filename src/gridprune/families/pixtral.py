@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from ..core.token_map import TokenMap
 from ..cues.tower import Tower, find_tower
-from ..token_map import TokenMap
 from .base import Family, as_sizes, block_of_layer, single_layer
 from .maps import pooled
 from .parts import Packed, Parts

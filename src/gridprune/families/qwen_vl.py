@@ -15,9 +15,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from ..core.token_map import TokenMap
 from ..cues.first_layer import FirstAttention, find_first_attention
 from ..cues.tower import Tower, find_tower
-from ..token_map import TokenMap
 from .base import PADDING_BEHIND_CACHE, Encoded, Family, Limit, by_row
 from .parts import Packed, Parts
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..token_map import TokenMap
+from ..core.token_map import TokenMap
 from .base import Family
 
 

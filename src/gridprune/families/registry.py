@@ -11,8 +11,8 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any
 
+from ..compat import unwrapped
 from ..errors import SettingError, UnsupportedModelError
-from ..wrapped import unwrapped
 from .base import Family
 
 ENTRY_POINT_GROUP = "gridprune.families"

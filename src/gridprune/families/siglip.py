@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import ClassVar
 
+from ..core.token_map import TokenMap
 from ..cues.text_tower import SIGLIP_TEXT
-from ..token_map import TokenMap
 from .base import CHUNKED_PREFILL, LATER_PICTURES, Limit
 from .maps import pooled
 from .raster import OneView, Raster

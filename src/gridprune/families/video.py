@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from ..core.token_map import TokenMap
 from ..cues.tower import Tower, find_clip_tower
-from ..token_map import TokenMap
 from .base import CLIP_TEXT, Family, block_of_layer, single_layer
 from .llava import Llava
 from .llava_next import LlavaNext

@@ -34,14 +34,14 @@ from lmms_eval.protocol import ChatMessages
 from tqdm import tqdm
 
 from .. import families
-from ..bench.shared import clip_of
-from ..chat import prompt_text, question_in, special_tokens_of
+from ..cues.chat import prompt_text, question_in, special_tokens_of
 from ..errors import ImageError, UnsupportedCallError
-from ..failures import Failures
-from ..images import check_shape, to_rgb
-from ..plan import parse_size
-from ..pruning import Pruning, prune
-from ..runtime import EMBEDDED, load
+from ..eval.shared import clip_of
+from ..hf.pruning import Pruning, prune
+from ..runtime.ask import EMBEDDED, load
+from ..runtime.failures import Failures
+from ..runtime.images import check_shape, to_rgb
+from ..runtime.plan import parse_size
 from .arguments import build_method, set_pixel_range, whole_number
 
 _log = logging.getLogger(__name__)

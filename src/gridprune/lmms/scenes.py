@@ -8,8 +8,8 @@ from typing import Any
 from datasets import Dataset, DatasetDict, Features, Image, Value
 from lmms_eval.api.task import ConfigurableMessagesTask
 
-from ..bench.data import UNSCORED, generated
-from ..bench.scoring import exact
+from ..eval.data import UNSCORED, generated
+from ..eval.scoring import exact
 
 
 class Scenes(ConfigurableMessagesTask):  # type: ignore[misc]

@@ -8,10 +8,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..scores import ascending_indices
-from ..token_map import TokenMap
+from ..core.scores import ascending_indices
+from ..core.token_map import TokenMap
 from .base import Cues, Merge, Method, Selection
-from .similarity import TIE, Cosine, Picks, group_mean_weight, member_mask, ranked, take_row, take_rows
+from .ops.similarity import TIE, Cosine, Picks, group_mean_weight, member_mask, ranked, take_row, take_rows
 
 _RIDGE = 1e-5
 _LEAST = 1e-12  # of what keeps a matrix of equal rows positive in fp64

@@ -1,6 +1,6 @@
 """The contract between methods, families and runners.
 
-A *family* turns pictures into :class:`Cues` and a :class:`~gridprune.token_map.TokenMap`; a *method* is a frozen
+A *family* turns pictures into :class:`Cues` and a :class:`~gridprune.core.token_map.TokenMap`; a *method* is a frozen
 dataclass whose one pure function `select` turns these into a :class:`Selection`. A method never imports a model, a
 family never computes a score. What a runner must know is declared on the class.
 """
@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..budget import Budget, Keep
+from ..core.budget import Budget, Keep
+from ..core.token_map import TokenMap, Zones
 from ..errors import BudgetError, MissingCueError, SelectionError, SettingError, UnsupportedCallError
-from ..token_map import TokenMap, Zones
 
 Stage = Literal["pixels", "pre-llm", "in-llm"]
 
@@ -209,7 +209,7 @@ class Method(ABC):
             the greedy score is multiplied by `cues.quality`. "geometry": similarities may be taken from other features.
 
     Attributes:
-        keep: the budget per image: a count, a share or a percentage (see :mod:`gridprune.budget`).
+        keep: the budget per image: a count, a share or a percentage (see :mod:`gridprune.core.budget`).
     """
 
     keep: Keep = "11.1%"

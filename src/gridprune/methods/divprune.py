@@ -8,10 +8,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..token_map import TokenMap
+from ..core.token_map import TokenMap
 from .base import Cues, Method, Selection
-from .greedy import Greedy, loneliest, matrix, products
-from .similarity import unit
+from .ops.greedy import Greedy, loneliest, matrix, products
+from .ops.similarity import unit
 
 _SMALL = 1024  # tokens up to which all cosines cost less than leaving some out
 
@@ -24,7 +24,7 @@ class DivPrune(Method):
     token whose distance to the nearest chosen one, min_{j chosen} d(i, j), is largest.
 
     Complexity: O(N^2 D) at worst for the first token, where most tokens drop out early, then O(N D) per pick for rows
-    of cosines, made some at a time (:mod:`gridprune.methods.greedy`), and O(N) for the running minimum. No matrix
+    of cosines, made some at a time (:mod:`gridprune.methods.ops.greedy`), and O(N) for the running minimum. No matrix
     above 1024 tokens (4096 on an accelerator). The released code holds the N x N matrix and gathers the rows of all
     chosen tokens at every pick, O(k^2 N); the result is the same. Two things differ on purpose: a token is never chosen
     twice (on duplicates, where all distances are 0, the released arg-max may), and indices are ascending (the fix of

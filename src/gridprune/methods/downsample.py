@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import ClassVar
 
+from ..core.token_map import TokenMap
 from ..errors import BudgetError
-from ..token_map import TokenMap
 from .base import Cues, Method, Selection, Stage
 from .uniform import cell_centres
 

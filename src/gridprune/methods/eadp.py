@@ -9,13 +9,13 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from ..allocate import apportion
-from ..scores import minmax, zone_mean
-from ..token_map import TokenMap, Zones
+from ..core.allocate import apportion
+from ..core.scores import minmax, zone_mean
+from ..core.token_map import TokenMap, Zones
 from .base import Cues, Method, Selection
-from .geometry import neighbours, smooth
+from .ops.geometry import neighbours, smooth
+from .ops.similarity import Cosine, Coverage, Picks
 from .relevance import check_sign, signed_relevance
-from .similarity import Cosine, Coverage, Picks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +31,7 @@ class EADP(Method):
     view.
 
     Complexity: O(T N) for the scores, O(N^2 D) for the similarities, O(k N^2) for the greedy as written (far less here,
-    see :class:`~gridprune.methods.similarity.Coverage`).
+    see :class:`~gridprune.methods.ops.similarity.Coverage`).
 
     Paper, release and this class: the settings are those of the paper's supplement (`beta` is read off its tables,
     which are flat from 2 upward); :class:`EADPReleased` has those of the released code. On the embedded model the

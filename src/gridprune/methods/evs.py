@@ -7,11 +7,11 @@ from typing import ClassVar
 
 import torch
 
-from ..scores import topk
-from ..token_map import TokenMap
+from ..core.scores import topk
+from ..core.token_map import TokenMap
 from .base import Cues, Method, Selection
-from .geometry import previous_frame
-from .similarity import unit
+from .ops.geometry import previous_frame
+from .ops.similarity import unit
 
 
 @dataclass(frozen=True, kw_only=True)

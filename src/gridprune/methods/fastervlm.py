@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ..scores import topk
-from ..token_map import TokenMap
+from ..core.scores import topk
+from ..core.token_map import TokenMap
 from .base import Cues, Method, Selection
 
 

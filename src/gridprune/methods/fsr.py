@@ -9,11 +9,11 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from ..scores import ascending_indices, minmax
-from ..token_map import TokenMap
+from ..core.scores import ascending_indices, minmax
+from ..core.token_map import TokenMap
 from .base import Cues, Merge, Method, Selection
+from .ops.similarity import Cosine, first_max, ranked
 from .relevance import check_sign, signed_relevance
-from .similarity import Cosine, first_max, ranked
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,11 +9,11 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from ..allocate import apportion, equal_parts, topk_per_zone
-from ..budget import Keep
+from ..core.allocate import apportion, equal_parts, topk_per_zone
+from ..core.budget import Keep
+from ..core.scores import deviation, minmax, zone_mean
+from ..core.token_map import TokenMap, Zones
 from ..errors import BudgetError
-from ..scores import deviation, minmax, zone_mean
-from ..token_map import TokenMap, Zones
 from .base import Cues, Method, Selection
 from .relevance import check_sign, signed_relevance
 
@@ -25,7 +25,7 @@ class GridPrune(Method):
     """Two stages: *where to look*, a text-guided token budget for each zone; *what to select*, a top-k inside it.
 
     1. The token map is cut into zones of `zone` x `zone` tokens. Zone j gets the share P_j of the k tokens, rounded to
-       integers that sum to k (:func:`gridprune.allocate.apportion`). As printed, P_j = softmax_j(mean relevance of the
+       integers that sum to k (:func:`gridprune.core.allocate.apportion`). As printed, P_j = softmax_j(mean relevance of the
        zone / `temperature`). The default reads the question's attention instead: p_i = softmax_i(r_i / (`temperature`
        sd)) over all tokens, with sd the standard deviation of the relevance in this image, and P_j is the sum of p_i in
        zone j: one token that answers the question counts in full, however little is around it.

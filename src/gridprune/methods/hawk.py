@@ -10,12 +10,12 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from ..core.scores import topk
+from ..core.token_map import TokenMap
 from ..errors import SettingError
-from ..scores import topk
-from ..token_map import TokenMap
 from .base import Cues, Method, Selection
 from .gridprune import GridPrune
-from .wrapper import Wrapper
+from .wrappers.wrapper import Wrapper
 
 HeadNorm = Literal["l2", "softmax", "minmax"]
 

@@ -7,10 +7,10 @@ from typing import ClassVar
 
 import torch
 
-from ..token_map import TokenMap
+from ..core.token_map import TokenMap
 from .base import Cues, Method, Selection
-from .geometry import neighbours
-from .similarity import member_mask, ranked
+from .ops.geometry import neighbours
+from .ops.similarity import member_mask, ranked
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,11 +9,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..allocate import topk_per_zone
-from ..scores import zone_mean
-from ..token_map import TokenMap, Zones
+from ..core.allocate import topk_per_zone
+from ..core.scores import zone_mean
+from ..core.token_map import TokenMap, Zones
 from .base import Cues, Method, Selection
-from .similarity import unit
+from .ops.similarity import unit
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,12 +8,12 @@ from typing import ClassVar, Literal
 
 import torch
 
-from ..token_map import TokenMap
+from ..core.token_map import TokenMap
 from .base import Cues, Method, Selection
-from .greedy import Greedy, matrix, products
 from .mmr import Importance, importance_of
+from .ops.greedy import Greedy, matrix, products
+from .ops.similarity import TIE, unit
 from .relevance import check_sign
-from .similarity import TIE, unit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +23,7 @@ class IDSelection(Method):
     The score starts as importance: attention received, or relevance, scaled to [0, 1]. Cosines are those of the
     projected embeddings. Scores are kept as logarithms, so that they never vanish.
 
-    Complexity: O(k N D) for rows of cosines, made some at a time (:mod:`gridprune.methods.greedy`).
+    Complexity: O(k N D) for rows of cosines, made some at a time (:mod:`gridprune.methods.ops.greedy`).
 
     Paper and this class: the paper was known to us from digests only, which name an exponential decay in the similarity
     and gamma = 20; the exact formula, the space of the similarity and the floor of the importance (1e-6, so that the

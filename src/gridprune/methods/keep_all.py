@@ -7,9 +7,9 @@ from typing import ClassVar
 
 import torch
 
-from ..budget import Keep
+from ..core.budget import Keep
+from ..core.token_map import TokenMap
 from ..errors import BudgetError
-from ..token_map import TokenMap
 from .base import Cues, Method, Selection
 
 

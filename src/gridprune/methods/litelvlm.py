@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from ..scores import topk
-from ..token_map import TokenMap
+from ..core.scores import topk
+from ..core.token_map import TokenMap
 from .base import Cues, Method, Selection
+from .ops.similarity import member_mask, ranked
 from .relevance import check_sign, signed_relevance
-from .similarity import member_mask, ranked
 
 
 @dataclass(frozen=True, kw_only=True)

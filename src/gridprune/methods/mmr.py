@@ -8,12 +8,12 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from ..scores import minmax
-from ..token_map import TokenMap
+from ..core.scores import minmax
+from ..core.token_map import TokenMap
 from .base import Cues, Method, Selection
-from .greedy import Greedy, matrix, products
+from .ops.greedy import Greedy, matrix, products
+from .ops.similarity import unit
 from .relevance import check_sign, signed_relevance
-from .similarity import unit
 
 Importance = Literal["saliency", "relevance"]
 
@@ -24,7 +24,7 @@ class MMR(Method):
 
     imp: attention received, or relevance to the question, scaled to [0, 1]; x: the projected embeddings.
 
-    Complexity: O(k N D) for rows of cosines, made some at a time (:mod:`gridprune.methods.greedy`).
+    Complexity: O(k N D) for rows of cosines, made some at a time (:mod:`gridprune.methods.ops.greedy`).
 
     Release and this class: IDPruner trains a scorer for imp and selects like this; its published figures are those of
     the scorer.

@@ -8,9 +8,9 @@ from typing import ClassVar
 
 import torch
 
-from ..token_map import TokenMap
+from ..core.token_map import TokenMap
 from .base import Cues, Method, Selection
-from .similarity import Cosine, Coverage, Picks, unit
+from .ops.similarity import Cosine, Coverage, Picks, unit
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ..allocate import rank_in_zone
-from ..token_map import TokenMap, Zones
+from ..core.allocate import rank_in_zone
+from ..core.token_map import TokenMap, Zones
 from .base import Cues, Method, Selection
-from .similarity import ranked
+from .ops.similarity import ranked
 
 
 @dataclass(frozen=True, kw_only=True)

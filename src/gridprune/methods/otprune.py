@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import torch
 
-from ..token_map import TokenMap
+from ..core.token_map import TokenMap
 from .base import Cues, Method, Selection
 from .cdpruner import determinant
 

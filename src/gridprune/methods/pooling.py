@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import torch
 
-from ..token_map import TokenMap
+from ..core.token_map import TokenMap
 from .base import Cues, Merge, Method, Selection
 from .uniform import cell_centres
 

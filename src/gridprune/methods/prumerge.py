@@ -8,11 +8,11 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from ..budget import Keep
-from ..scores import ascending_indices
-from ..token_map import TokenMap
+from ..core.budget import Keep
+from ..core.scores import ascending_indices
+from ..core.token_map import TokenMap
 from .base import Cues, Merge, Method, Selection
-from .similarity import Cosine, last_dropped, member_mask, outliers, ranked
+from .ops.similarity import Cosine, last_dropped, member_mask, outliers, ranked
 
 
 @dataclass(frozen=True, kw_only=True)

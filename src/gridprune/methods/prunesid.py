@@ -8,9 +8,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..token_map import TokenMap
+from ..core.token_map import TokenMap
 from .base import Cues, Method, Selection
-from .similarity import Cosine, ranked
+from .ops.similarity import Cosine, ranked
 
 _SIZE = 4  # kept tokens per component
 _SCALE = 32

@@ -7,8 +7,8 @@ from typing import ClassVar
 
 import torch
 
-from ..scores import topk
-from ..token_map import TokenMap
+from ..core.scores import topk
+from ..core.token_map import TokenMap
 from .base import Cues, Method, Selection
 
 

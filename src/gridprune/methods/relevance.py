@@ -7,9 +7,9 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
+from ..core.scores import topk
+from ..core.token_map import TokenMap
 from ..errors import SettingError
-from ..scores import topk
-from ..token_map import TokenMap
 from .base import Cues, Method, Selection
 
 

@@ -9,11 +9,11 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from ..scores import minmax, zone_mean
-from ..token_map import TokenMap, Zones
+from ..core.scores import minmax, zone_mean
+from ..core.token_map import TokenMap, Zones
 from .base import Cues, Method, Selection
-from .geometry import neighbours
-from .similarity import ranked
+from .ops.geometry import neighbours
+from .ops.similarity import ranked
 
 _PART = 1 << 30  # a token in units of a quota
 

@@ -8,9 +8,9 @@ from typing import ClassVar
 
 import torch
 
-from ..token_map import TokenMap
+from ..core.token_map import TokenMap
 from .base import Cues, Method, Selection
-from .similarity import Cosine, Coverage, Picks
+from .ops.similarity import Cosine, Coverage, Picks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +24,7 @@ class Scope(Method):
     paper.
 
     The released code has an additive form as well; this is the product, its default. There the budget is divided by the
-    number of crops; here all crops compete at once (:class:`~gridprune.methods.per_view.PerView` divides).
+    number of crops; here all crops compete at once (:class:`~gridprune.methods.wrappers.per_view.PerView` divides).
 
     Attributes:
         alpha: exponent of the attention, at least 0.

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from ..budget import Budget, Keep
+from ..core.budget import Budget, Keep
 from ..errors import SettingError, UnknownNameError
 from . import registry
 from .base import Method

@@ -9,9 +9,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..token_map import TokenMap
+from ..core.token_map import TokenMap
 from .base import Cues, Method, Selection
-from .similarity import TIE, Cosine, Coverage, Picks
+from .ops.similarity import TIE, Cosine, Coverage, Picks
 
 
 @dataclass(frozen=True, kw_only=True)

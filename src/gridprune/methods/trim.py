@@ -7,12 +7,12 @@ from typing import ClassVar, Literal
 
 import torch
 
-from ..budget import Keep
-from ..scores import ascending_indices, topk
-from ..token_map import TokenMap
+from ..core.budget import Keep
+from ..core.scores import ascending_indices, topk
+from ..core.token_map import TokenMap
 from .base import Cues, Merge, Method, Selection
+from .ops.similarity import last_dropped, member_mask, outliers
 from .relevance import check_sign, signed_relevance
-from .similarity import last_dropped, member_mask, outliers
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,14 +7,14 @@ from typing import ClassVar
 
 import torch
 
-from ..scores import ascending_indices
-from ..token_map import TokenMap
+from ..core.scores import ascending_indices
+from ..core.token_map import TokenMap
 from .base import Cues, Method, Selection
 
 
 @dataclass(frozen=True, kw_only=True)
 class Uniform(Method):
-    """The token nearest to the centre of each of k equal cells (:meth:`~gridprune.token_map.TokenMap.cells`)."""
+    """The token nearest to the centre of each of k equal cells (:meth:`~gridprune.core.token_map.TokenMap.cells`)."""
 
     name: ClassVar[str] = "uniform"
     cost: ClassVar[str] = "O(N)"

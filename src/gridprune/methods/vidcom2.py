@@ -9,11 +9,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..allocate import apportion, topk_per_zone
-from ..scores import zone_mean
-from ..token_map import TokenMap
+from ..core.allocate import apportion, topk_per_zone
+from ..core.scores import zone_mean
+from ..core.token_map import TokenMap
 from .base import Cues, Method, Selection
-from .similarity import unit
+from .ops.similarity import unit
 
 _WIDTHS = (0.125, 0.25, 0.5, 1.0, 2.0)
 _STEP = 2.0**-16  # of a frame's mean score: what is nearer is rounding, and must not decide a remainder

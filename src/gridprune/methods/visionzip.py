@@ -7,10 +7,10 @@ from typing import ClassVar, Literal
 
 import torch
 
-from ..scores import ascending_indices, topk
-from ..token_map import TokenMap
+from ..core.scores import ascending_indices, topk
+from ..core.token_map import TokenMap
 from .base import Cues, Merge, Method, Selection
-from .similarity import Cosine, member_mask
+from .ops.similarity import Cosine, member_mask
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,10 +8,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..scores import ascending_indices
-from ..token_map import TokenMap
+from ..core.scores import ascending_indices
+from ..core.token_map import TokenMap
 from .base import Cues, Method, Selection
-from .similarity import Cosine, member_mask, ranked
+from .ops.similarity import Cosine, member_mask, ranked
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,11 +9,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..scores import ascending_indices
-from ..token_map import TokenMap
+from ..core.scores import ascending_indices
+from ..core.token_map import TokenMap
 from .apet import farthest
 from .base import Cues, Method, Selection
-from .similarity import member_mask, ranked, take_rows, unit
+from .ops.similarity import member_mask, ranked, take_rows, unit
 
 _CHANNELS = 256
 _AT_ONCE = 16

@@ -7,11 +7,11 @@ from typing import ClassVar, Literal
 
 import torch
 
-from ..allocate import rank_in_zone
-from ..scores import ascending_indices, topk
-from ..token_map import TokenMap
+from ..core.allocate import rank_in_zone
+from ..core.scores import ascending_indices, topk
+from ..core.token_map import TokenMap
 from .base import Cues, Method, Selection
-from .similarity import member_mask, merge_into_nearest, ranked
+from .ops.similarity import member_mask, merge_into_nearest, ranked
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,11 +7,11 @@ from typing import ClassVar
 
 import torch
 
-from ..scores import minmax
-from ..token_map import TokenMap
+from ..core.scores import minmax
+from ..core.token_map import TokenMap
 from .base import Cues, Method, Selection
-from .greedy import Greedy, matrix, products
-from .similarity import unit
+from .ops.greedy import Greedy, matrix, products
+from .ops.similarity import unit
 
 
 @dataclass(frozen=True, kw_only=True)

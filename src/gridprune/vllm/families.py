@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 from vllm.model_executor.models.llava_next import LlavaNextForConditionalGeneration
 
+from ..core.token_map import TokenMap
 from ..cues.tower import Tower
 from ..errors import UnsupportedModelError
 from ..families.base import Family
 from ..families.llava import Llava
 from ..families.llava_next import LlavaNext
 from ..families.qwen_vl import QwenVL
-from ..token_map import TokenMap
 from .towers import clip_tower, qwen_tower
 
 

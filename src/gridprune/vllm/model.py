@@ -12,15 +12,15 @@ from vllm.config import VllmConfig
 from vllm.logger import init_logger
 from vllm.tokenizers import cached_tokenizer_from_config
 
+from ..core.token_map import TokenMap
 from ..cues.clip_text import ClipText, find_beside
-from ..cues.collect import TextSide, check_available, wanted_blocks
 from ..cues.text_tower import CLIP_TEXT
 from ..errors import BudgetError, MissingCueError, SelectionError, UnsupportedCallError
 from ..families.base import Encoded
 from ..methods.base import Method
 from ..methods.uniform import Uniform
-from ..pictures import Choice, choose, kept_embeddings
-from ..token_map import TokenMap
+from ..selection.collect import TextSide, check_available, wanted_blocks
+from ..selection.selector import Choice, choose, kept_embeddings
 from .architectures import of_config
 from .families import OnVllm, pictures_in
 from .settings import FIELD, Settings, Settled

@@ -19,7 +19,7 @@ from vllm.multimodal.parse import DictEmbeddingItems, EmbeddingItems, MultiModal
 from vllm.multimodal.processing import PromptUpdate
 from vllm.multimodal.processing.inputs import ProcessorInputs
 
-from ..budget import Budget
+from ..core.budget import Budget
 from ..cues.question import QuestionReader
 from ..errors import QuestionError
 from .architectures import of_config

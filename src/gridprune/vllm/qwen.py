@@ -30,7 +30,7 @@ from vllm.model_executor.models.qwen3_vl import (
 from vllm.multimodal import MULTIMODAL_REGISTRY
 from vllm.platforms import current_platform
 
-from ..token_map import TokenMap
+from ..core.token_map import TokenMap
 from . import mrope
 from .families import OnVllm, VllmQwen
 from .model import Pruned

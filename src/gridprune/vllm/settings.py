@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from .. import __version__
-from ..budget import Budget
+from ..core.budget import Budget
+from ..core.token_map import TokenMap
 from ..cues.question import Guide, clean
 from ..errors import BudgetError, QuestionError, SettingError
 from ..methods.base import Method
 from ..methods.spec import parse
-from ..token_map import TokenMap
 
 FIELD = "gridprune"  # what travels with every picture to the model
 KEEP, QUESTION = "gridprune_keep", "gridprune_question"  # what a request may give in mm_processor_kwargs

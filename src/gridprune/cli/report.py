@@ -1,0 +1,37 @@
+"""`gridprune report`, as a plain function that the command line mounts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+_stderr = Console(stderr=True)
+
+
+def report_command(
+    run: Annotated[Path, typer.Argument(help="Folder of a run: what `gridprune eval --out` wrote.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The HTML file to write.")] = Path("report.html"),
+    questions: Annotated[
+        int, typer.Option("--questions", "-n", min=0, help="Questions to show with their pictures; the first ones.")
+    ] = 200,
+    data: Annotated[
+        Path | None, typer.Option("--data", help="The question file of a run on your own questions.")
+    ] = None,
+) -> None:
+    """Write a run as one HTML file: tables, plots, and a browser of questions with what each method kept."""
+    from ..eval.html.page import report
+    from ..eval.store import RunFolder
+
+    with _stderr.status("reading the run") as status:
+        text = report(
+            RunFolder(run),
+            questions=questions,
+            data=data,
+            progress=lambda done: status.update(f"drawing pictures: {done}"),
+        )
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(text, encoding="utf-8")
+    _stderr.print(f"written to {output} ({len(text.encode()) / 1e6:.1f} MB)", highlight=False, soft_wrap=True)

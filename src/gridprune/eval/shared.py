@@ -1,0 +1,354 @@
+"""All methods, budgets and questions of a few scenes from one vision pass.
+
+The path is the one of `prune`: the family's own encoder with captures on, `collect`, `checked_select`, the kept
+features handed to the model. What `prune` does once per call is shared here: the pictures are encoded once with the
+captures that all methods together need, a method that reads no text decides once per picture, and equal prompts are
+read once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from .. import families
+from ..core.budget import Keep
+from ..core.token_map import TokenMap
+from ..cues.clip_text import find_beside
+from ..cues.question import clean
+from ..cues.text_tower import TextTower, load_text_tower
+from ..errors import BudgetError, UnsupportedCallError
+from ..families.base import Encoded, Family
+from ..methods.base import Cues, Method, Selection, checked_select
+from ..methods.spec import MethodSpec
+from ..runtime.ask import Loaded
+from ..selection import collect
+from ..selection.selector import Choice, kept_embeddings
+from .ablations import borrows_question, reads_evidence
+from .data import Box, Question, Scene
+from .decode import Decoder, Job, Prefix, prompt_parts
+from .entries import FULL
+from .evidence import closeness, evidence, recall, seen_boxes, seen_part
+
+_SHARED = (
+    "llava",
+    "llava-next",
+)  # positions 0, 1, 2, ... and causal attention: what stands behind a prefix leaves it be
+
+_WAITING = 256_000_000  # bytes of kept features that wait to be answered together
+
+
+@dataclass(frozen=True, kw_only=True)
+class Union(Method):
+    """Stands for several methods when cues are collected; never selects."""
+
+    of: tuple[Method, ...] = ()
+
+    name: ClassVar[str] = "union"
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset().union(*(method.needs for method in self.of))
+
+    @property
+    def saliency_depths(self) -> tuple[float, ...]:
+        return tuple(sorted({depth for method in self.of for depth in method.saliency_depths}))
+
+    def select(self, cues: Cues, token_map: TokenMap, k: int) -> Selection:
+        raise UnsupportedCallError("A union of methods says which cues to collect; it selects nothing.")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One method at one budget; `key` names it in rows."""
+
+    entry: MethodSpec
+    keep: Keep
+    method: Method
+
+    @property
+    def key(self) -> str:
+        return f"{self.entry.label}|{self.keep}"
+
+
+@dataclass(eq=False)
+class Result:
+    """Answers to one scene's questions, by cell: texts, evidence recall (None without evidence), tokens kept.
+
+    Attributes:
+        failed: why questions have no answer, by id; the lists above and `kept` leave them out.
+        kept: (k,) int64 indices among the tokens of `places`.
+        places: the tokens that were chosen from.
+        seen: the part of the picture that the tower sees, as fractions of it.
+    """
+
+    scene: Scene
+    answers: dict[str, list[str]] = field(default_factory=dict)
+    recall: dict[str, list[float | None]] = field(default_factory=dict)
+    tokens: dict[str, list[int]] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+    kept: dict[str, list[Tensor]] = field(default_factory=dict)
+    places: TokenMap | None = None
+    seen: Box = (0.0, 0.0, 1.0, 1.0)
+
+
+@dataclass(eq=False)
+class _Kept:
+    """What one cell keeps for one question (or for all of a scene, `question` None)."""
+
+    scene: int
+    cell: str
+    question: int | None
+    features: Tensor
+
+    @cached_property
+    def digest(self) -> bytes:
+        """Equal for equal features: such prompts need to be read once only."""
+        return hashlib.blake2b(self.features.detach().cpu().contiguous().view(torch.uint8).numpy().data).digest()
+
+
+def cells(entries: Sequence[MethodSpec], keeps: Sequence[Keep]) -> list[Cell]:
+    """Every entry at every budget; keep-all once, since it keeps all tokens at each of them."""
+    found: list[Cell] = []
+    for entry in entries:
+        own = ["100%"] if entry.name == "keep-all" else keeps
+        found.extend(Cell(entry, keep, entry.method(keep)) for keep in own)
+    return found
+
+
+def clip_of(loaded: Loaded) -> TextTower | None:
+    """The text half of a loaded model's vision tower: given, or found beside a local checkpoint."""
+    if isinstance(loaded.clip, TextTower):
+        return loaded.clip
+    source: Any = loaded.clip
+    if source is None:
+        folder = getattr(loaded.model.config, "_name_or_path", "") or ""
+        source = find_beside(folder) if folder and Path(folder).is_dir() else None
+    return None if source is None else load_text_tower(source).to(loaded.model.device)
+
+
+class Shared:
+    """Answers scenes for a fixed list of cells."""
+
+    def __init__(
+        self,
+        loaded: Loaded,
+        wanted: Sequence[Cell],
+        max_new_tokens: int | None = None,
+        *,
+        decodes: bool = True,
+    ) -> None:
+        """Args:
+        decodes: False if only cues are wanted, which every family gives.
+        """
+        self.loaded = loaded
+        self.family: Family = families.find(loaded.model)
+        self.cells = list(wanted)
+        if decodes and self.family.name not in _SHARED:
+            raise UnsupportedCallError(
+                f"Generated questions are answered from shared prompts, which is tested for {', '.join(_SHARED)} and "
+                f"not for {self.family.name}. Give your own questions with --data: those go through `prune`."
+            )
+        self.text = collect.TextSide(clip_of(loaded), loaded.processor.tokenizer)
+        methods = [cell.method for cell in self.cells if not reads_evidence(cell.method)]
+        for method in methods:
+            collect.check_available(self.family, method, self.text)
+        self.blind = Union(of=tuple(method for method in methods if not method.uses_text))
+        self.guided = Union(of=tuple(m for m in methods if m.uses_text and not borrows_question(m)))
+        self.borrowed = Union(of=tuple(m for m in methods if m.uses_text and borrows_question(m)))
+        limit = max_new_tokens or getattr(loaded.model.generation_config, "max_new_tokens", None) or 24
+        self.decoder = Decoder(self.family, int(limit))
+        self._read = collect.wanted_blocks(self.family, Union(of=tuple(methods)))
+        self._before: tuple[Question, ...] | None = None
+
+    def remember(self, scene: Scene) -> None:
+        """Note a scene that was answered before: the next one may borrow its questions."""
+        self._before = scene.questions
+
+    @torch.no_grad()
+    def run(self, scenes: Sequence[Scene]) -> list[Result]:
+        """Answer all questions of some scenes, which must come in the order of the data set."""
+        vision = self.vision(scenes)
+        encoded = self.encode(vision)
+        results = [Result(scene) for scene in scenes]
+        kept: list[_Kept] = []
+        waiting = 0
+        for position, result in enumerate(results):
+            for one in self._decide(result, position, encoded, vision):
+                kept.append(one)
+                waiting += one.features.nbytes
+                if waiting > _WAITING:
+                    self._answer(results, kept, encoded)
+                    kept, waiting = [], 0
+            self.remember(result.scene)
+        self._answer(results, kept, encoded)
+        return results
+
+    def vision(self, scenes: Sequence[Scene]) -> dict[str, Any]:
+        """The vision arguments of a call with these pictures."""
+        processor = self.loaded.processor.image_processor
+        inputs = processor(images=[scene.image for scene in scenes], return_tensors="pt")
+        model = self.loaded.model
+        moved = {key: value.to(model.device) if torch.is_tensor(value) else value for key, value in inputs.items()}
+        return {
+            key: moved[key].to(model.dtype) if key == "pixel_values" else moved[key]
+            for key in self.family.vision_keys
+            if key in moved
+        }
+
+    def encode(self, vision: dict[str, Any], maps: list[TokenMap] | None = None) -> Encoded:
+        """One vision pass with the captures that all methods together need.
+
+        Args:
+            maps: the pictures' geometry, for families that read it off the prompt.
+        """
+        return self.family.encode(vision, maps or self.family.token_maps(vision), self._read)
+
+    # -- which tokens stay ---------------------------------------------------------------------------------------
+
+    def _decide(self, result: Result, image: int, encoded: Encoded, vision: dict[str, Any]) -> Iterator[_Kept]:
+        token_map = encoded.maps[image].candidates
+        asked = [clean(question.text) for question in result.scene.questions]
+        boxes = [
+            seen_boxes(question.boxes, result.scene.image.size, self.loaded.processor)
+            for question in result.scene.questions
+        ]
+        wanted = [evidence(token_map, one) for one in boxes]
+        result.places = token_map
+        result.seen = seen_part(result.scene.image.size, self.loaded.processor)
+        everything = torch.arange(len(token_map), device="cpu")
+        yield self._kept(result, image, FULL, None, everything, encoded.embeddings[image], wanted)
+        sets: dict[int, Cues] = {}  # by the union's identity
+        where: Cues | None = None
+        for cell in self.cells:
+            method = cell.method
+            union = self._union(method)
+            if union is None:
+                cues = where = where or Cues(relevance=torch.stack([closeness(token_map, one) for one in boxes]))
+            elif id(union) in sets:
+                cues = sets[id(union)]
+            else:
+                questions = [""] if union is self.blind else asked if union is self.guided else self._borrow(asked)
+                images = [image] * len(questions)
+                cues = sets[id(union)] = collect.collect(self.family, union, encoded, images, questions, self.text)
+            for number, selection, row in choose(method, cues, token_map):
+                indices = selection.kept[row]
+                features = self._features(method, selection, row, cues, encoded, image, vision)
+                question = None if union is self.blind else number
+                yield self._kept(result, image, cell.key, question, indices, features, wanted)
+
+    def _kept(
+        self,
+        result: Result,
+        image: int,
+        cell: str,
+        question: int | None,
+        indices: Tensor,
+        features: Tensor,
+        wanted: Sequence[Tensor],
+    ) -> _Kept:
+        """Book the decision's tokens and evidence recall, and pack it for decoding."""
+        for number in range(len(wanted)) if question is None else [question]:
+            share = recall(indices, wanted[number])
+            result.recall.setdefault(cell, []).append(None if share is None else round(share, 4))
+            result.tokens.setdefault(cell, []).append(len(indices))
+            result.kept.setdefault(cell, []).append(indices)
+        return _Kept(image, cell, question, features)
+
+    def _union(self, method: Method) -> Union | None:
+        """The set of cues a method reads; None for the oracle's."""
+        if reads_evidence(method):
+            return None
+        if not method.uses_text:
+            return self.blind
+        return self.borrowed if borrows_question(method) else self.guided
+
+    def _borrow(self, asked: Sequence[str]) -> list[str]:
+        """As many questions of the scene before; the first scene borrows from itself, each question from another."""
+        others = [clean(question.text) for question in self._before] if self._before else [*asked[1:], asked[0]]
+        return [others[i % len(others)] for i in range(len(asked))]
+
+    def _features(
+        self,
+        method: Method,
+        selection: Selection,
+        row: int,
+        cues: Cues,
+        encoded: Encoded,
+        image: int,
+        vision: dict[str, Any],
+    ) -> Tensor:
+        """(n_kept, D) in prompt order, as `prune` hands them on."""
+        if method.stage == "pixels":
+            token_map = encoded.maps[image]
+            rows, columns = token_map.grid
+            grid = resized_grid(method, rows, columns, selection.indices.shape[1])
+            one = self.family.take_images(vision, [image])
+            return self.family.encode_resized(one, [token_map], grid).embeddings[0]
+        return kept_of(self.family, method, encoded, image, selection, row, cues)
+
+    # -- what is answered ----------------------------------------------------------------------------------------
+
+    def _answer(self, results: Sequence[Result], kept: Sequence[_Kept], encoded: Encoded) -> None:
+        token = self.family.placeholder
+        prefixes: list[Prefix] = []
+        jobs: list[Job] = []
+        places: list[tuple[Result, str]] = []
+        parts = [
+            [prompt_parts(self.loaded.processor, question.text, token) for question in result.scene.questions]
+            for result in results
+        ]
+        known: dict[tuple[tuple[int, ...], bytes], int] = {}
+        for one in kept:
+            own = parts[one.scene]
+            for number in range(len(own)) if one.question is None else [one.question]:
+                head, tail = own[number]
+                index = known.setdefault((head, one.digest), len(prefixes))
+                if index == len(prefixes):
+                    ids = torch.tensor([*head, *[token] * len(one.features)], device="cpu")
+                    prefixes.append(Prefix(ids, one.features))
+                jobs.append(Job(index, tail))
+                places.append((results[one.scene], one.cell))
+        for (result, cell), new in zip(places, self.decoder.answer(prefixes, jobs, encoded)):
+            text = self.loaded.processor.tokenizer.decode(new, skip_special_tokens=True).strip()
+            result.answers.setdefault(cell, []).append(text)
+
+
+def choose(method: Method, cues: Cues, token_map: TokenMap) -> Iterator[tuple[int, Selection, int]]:
+    """Selections of a batch as (number, selection, row in it); methods without a fixed count decide one by one."""
+    if method.fixed_count:
+        selection = checked_select(method, cues, token_map)
+        yield from ((number, selection, number) for number in range(cues.batch))
+        return
+    for number in range(cues.batch):
+        yield number, checked_select(method, cues.image(number), token_map), 0
+
+
+def kept_of(
+    family: Family, method: Method, encoded: Encoded, image: int, selection: Selection, row: int, cues: Cues
+) -> Tensor:
+    """The kept embeddings of one image in prompt order, as `prune` hands them on."""
+    choice = Choice(selection, cues, row, selection.kept[row])
+    return kept_embeddings(family, method, encoded, image, choice, encoded.maps[image].keep_mask(choice.kept))
+
+
+def resized_grid(method: Method, rows: int, columns: int, k: int) -> tuple[int, int]:
+    """The grid of the smaller picture that gives k tokens.
+
+    Raises:
+        BudgetError: there is none.
+    """
+    grid: tuple[int, int] = method.target_grid(rows, columns, k)  # type: ignore[attr-defined]
+    if 0 in grid:
+        raise BudgetError(
+            f"A picture of {rows} x {columns} tokens cannot be shrunk to exactly {k}. Leave {method.name!r} out, or "
+            "choose a budget with suitable factors, such as a square number."
+        )
+    return grid

@@ -1,0 +1,152 @@
+"""`prune`: the context manager that shortens a live model's prompts, and restores the model exactly.
+
+Nothing inside the model is replaced. `model.generate` is intercepted at the instance and forward hooks catch direct
+calls; both hand the model a shorter prompt and the kept features through its public `mm_encoder_outputs`.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from pathlib import Path
+from typing import Any, cast, get_args
+
+from .. import families
+from ..compat import device_of, doors
+from ..cues.clip_text import find_beside
+from ..cues.text_tower import TextTower, load_text_tower
+from ..errors import CheckpointError, SettingError
+from ..families.base import Family
+from ..methods.base import Method
+from ..methods.in_llm.base import InsideMethod
+from ..report.report import Report
+from ..selection.collect import TextSide, check_available
+from ..selection.encoder_cache import EncoderCache
+from .intercept import Acting, Interceptor
+from .layer_pruner import InsideEngine
+from .prompt_pruner import Positions, Question, Shortener
+
+
+class Pruning:
+    """Prunes the visual tokens of `model` with `method`, inside a `with` block or between `apply()` and `remove()`.
+
+        with prune(model, GridPrune(keep=64), processor=processor) as pruning:
+            model.generate(**inputs)
+        pruning.reports[-1].save("kept.png")
+
+    `generate` returns sequences with the original prompt in front, and what it calls back sees that prompt. A direct
+    call returns logits, states and attention maps at the columns of the prompt that was given, `logits_to_keep` counts
+    along it, and labels of dropped tokens count as -100. At a dropped column stands what the last kept one before it
+    gave (before the first kept one: 0), so the column before any token holds what that token was predicted from. A
+    later turn on the same cache may be given as the whole prompt or as its new part, with the new pictures or with all.
+    Reusable and re-entrant.
+
+    Of nested prunings of one model the innermost acts. Threads and `asyncio` tasks may each enter their own, in blocks
+    that need not nest, and `asyncio.to_thread` takes a task's along. A thread that entered none is answered by the
+    only pruning there is, or by the innermost of one nest; where there are several, its calls raise a `BusyError`.
+
+    Args:
+        model: a stock transformers model of a supported family; any attention implementation, any device. It may be
+            wrapped by PEFT.
+        method: what to keep; see `gridprune.methods`.
+        processor: the model's processor. Its tokenizer and chat template are used to read the question from the prompt.
+        question: overrides what is read from the prompt: one string for all images, or one per image in prompt order.
+        clip: the text half of the model's vision tower, CLIP or SigLIP, for methods that use relevance: a `ClipText` or
+            `SiglipText`, a folder or a hub id. A folder called `clip` in or beside a local checkpoint is found by
+            itself.
+        positions: "contiguous" renumbers the kept tokens, as LLaVA-based papers do; "original" keeps every token's
+            position (renumbering destroys grounding, arXiv 2506.21873). Models with M-RoPE always keep theirs.
+        cache: remember the encoder's output for pictures that come back: a number of calls to hold, or an
+            :class:`~gridprune.selection.encoder_cache.EncoderCache` to share between prunings of one model. None: encode every time.
+        max_reports: how many :class:`~gridprune.report.Report` to hold, newest last. Each keeps its picture's pixels.
+
+    Attributes:
+        family: what is known about the model's kind.
+        reports: the decisions, one per picture, newest last.
+        cache: the encoder cache in use, or None.
+
+    Raises:
+        UnsupportedModelError: no family knows the model's class, or the model is wrapped or compiled in a way that
+            cannot be pruned.
+        MissingCueError: the method needs a cue this model cannot give; the message names the remedy.
+        SettingError: an unknown value of `positions`, or a `cache` that the method goes past.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        method: Method,
+        *,
+        processor: Any = None,
+        question: Question = None,
+        clip: TextTower | str | Path | None = None,
+        positions: Positions = "contiguous",
+        cache: EncoderCache | int | None = None,
+        max_reports: int = 64,
+    ) -> None:
+        _check_setting("positions", positions, get_args(Positions))
+        if cache is not None and method.stage != "pre-llm":
+            raise SettingError(f"{method.name} does not go through gridprune's encoder call: leave `cache` out.")
+        self.model = model
+        self.method = method
+        self.family: Family = families.find(model)
+        tokenizer = None if processor is None else getattr(processor, "tokenizer", processor)
+        self.text = text = TextSide(_find_clip(self.family, method, clip), tokenizer)
+        for stream in self.family.streams:
+            check_available(stream, method, text)
+        self.reports: deque[Report] = deque(maxlen=max_reports)
+        self.cache = EncoderCache(cache) if isinstance(cache, int) else cache
+        self._acting: Acting
+        if method.stage == "in-llm":
+            self._acting = InsideEngine(self.family, cast(InsideMethod, method), self.reports, processor)
+        else:
+            self._acting = Shortener(
+                self.family, method, text, processor, question, positions, self.cache, self.reports
+            )
+
+    # -- switching on and off ------------------------------------------------------------------------------------
+
+    def __enter__(self) -> Pruning:
+        self._push(everywhere=False)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.remove()
+
+    def apply(self) -> Pruning:
+        """Switch pruning on until :meth:`remove`, which may be called in another thread, task or notebook cell."""
+        self._push(everywhere=True)
+        return self
+
+    def remove(self) -> None:
+        """Switch it off again: hooks and attributes are as they were before :meth:`apply`."""
+        Interceptor.pop(self.family.model, self._acting)
+
+    def _push(self, everywhere: bool) -> None:
+        family = self.family
+        Interceptor.push(family.model, family.base, self._acting, doors(self.model), everywhere=everywhere)
+
+
+prune = Pruning
+
+
+def _check_setting(name: str, given: str, known: tuple[str, ...]) -> None:
+    if given not in known:
+        raise SettingError(f"{name} must be {' or '.join(map(repr, known))}, got {given!r}.")
+
+
+def _find_clip(family: Family, method: Method, clip: TextTower | str | Path | None) -> TextTower | None:
+    if not method.needs & {"relevance", "word_relevance"} or not (family.text_tower or clip):
+        return None
+    if clip is None:
+        folder = getattr(family.model.config, "_name_or_path", "") or ""
+        clip = find_beside(folder) if folder and Path(folder).is_dir() else None
+    if clip is None:
+        return None
+    tower = clip if isinstance(clip, TextTower) else load_text_tower(clip).to(device_of(family.model))
+    if tower.source != family.text_tower:
+        has = f"a vision tower whose text half is a {family.text_tower}" if family.text_tower else "none that fits"
+        raise CheckpointError(
+            f"`clip` is a {tower.source}, but {type(family.model).__name__} has {has}. Leave `clip` out, or give the "
+            "checkpoint that the model's vision tower was taken from."
+        )
+    return tower

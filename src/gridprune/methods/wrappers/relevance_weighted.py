@@ -1,0 +1,58 @@
+"""Relevance-weighted diversity: a method without text, made to favour what the question asks for."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, Literal
+
+from ...core.scores import minmax
+from ...core.token_map import TokenMap
+from ..base import Cues, Method, Selection
+from ..divprune import DivPrune
+from ..relevance import check_sign, signed_relevance
+from .wrapper import Wrapper
+
+
+@dataclass(frozen=True, kw_only=True)
+class RelevanceWeighted(Wrapper):
+    """The base's greedy score is multiplied by (`floor` + (1 - `floor`) r)^`power`, r the relevance scaled to [0, 1].
+
+    Around DivPrune this is relevance times max-min distance, the idea of ReDiPrune (https://arxiv.org/abs/2603.24680,
+    which does it before the projector); DivPrune's first pick stays its own.
+
+    Complexity: O(N) on top of the base.
+
+    Attributes:
+        base: a method with the capability "quality" that does not use the question itself.
+        power: at least 0; 0 is the base.
+        floor: weight of the least relevant token, in [0, 1].
+        relevance_sign: +1, -1 or "tower".
+    """
+
+    base: Method = field(default_factory=DivPrune)
+    power: float = 1.0
+    floor: float = 0.0
+    relevance_sign: int | Literal["tower"] = "tower"
+
+    name: ClassVar[str] = "relevance-weighted"
+    paper: ClassVar[str] = "https://arxiv.org/abs/2603.24680"
+    cost: ClassVar[str] = "base + O(N)"
+    requires: ClassVar[frozenset[str]] = frozenset({"quality"})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_sign(self.relevance_sign)
+        self._check("power", lambda v: math.isfinite(v) and v >= 0, "a number of at least 0")
+        self._check("floor", lambda v: 0 <= v <= 1, "between 0 and 1")
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return self.base.needs | {"relevance"}
+
+    def select(self, cues: Cues, token_map: TokenMap, k: int) -> Selection:
+        weight = minmax(signed_relevance(cues, self.relevance_sign))
+        weight = (self.floor + (1 - self.floor) * weight) ** self.power
+        if cues.quality is not None:
+            weight = weight * cues.quality
+        return self.base.select(replace(cues, quality=weight), token_map, k)

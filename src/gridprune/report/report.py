@@ -1,0 +1,202 @@
+"""What was kept of one image, where, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ..core.token_map import TokenMap, Zones
+from ..methods.base import Cues, Method, Selection
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from ..families.base import Family
+
+
+@dataclass(frozen=True, eq=False)
+class Report:
+    """The decision about one image.
+
+    Attributes:
+        method: name of the method.
+        settings: its fields.
+        model: class of the model.
+        family: name of the family.
+        question: what guided the selection, or "".
+        token_map: geometry of all visual tokens of the image, separators included.
+        kept_indices: (k,) int64 ascending, among the candidates.
+        kept_mask: (n,) bool among all visual tokens, separators included.
+        zones: the partition that got budgets, or None.
+        zone_budgets: (Z,) int64, or None.
+        relevance, saliency, scores: (N,) fp32 over the candidates, or None if the method did not ask.
+        relevance_sign: which end of `relevance` means relevant on this tower.
+        relevance_source, saliency_source: where these come from, or "".
+        merged: whether kept tokens absorbed others.
+        encode_seconds: wall time of the model's vision encoder, this image's part of the call. None where nobody
+            measured it: methods inside the language model act while the prompt is read.
+        decision_seconds: wall time of cues, allocation and selection, this image's part; None likewise.
+        layer_average: for methods inside the language model, visual tokens averaged over its layers, of all pictures of
+            the prompt together; `kept_indices` are then those the last layer sees. None for methods before it.
+    """
+
+    method: str
+    settings: dict[str, Any]
+    model: str
+    family: str
+    question: str
+    token_map: TokenMap
+    kept_indices: Tensor
+    kept_mask: Tensor
+    zones: Zones | None
+    zone_budgets: Tensor | None
+    relevance: Tensor | None
+    saliency: Tensor | None
+    scores: Tensor | None
+    relevance_sign: int
+    relevance_source: str
+    saliency_source: str
+    merged: bool
+    encode_seconds: float | None
+    decision_seconds: float | None
+    _picture: Callable[[], Tensor]
+    _processor: Any
+    layer_average: float | None = None
+
+    @classmethod
+    def build(
+        cls,
+        *,
+        method: Method,
+        family: Family,
+        token_map: TokenMap,
+        selection: Selection,
+        cues: Cues,
+        row: int,
+        kept: Tensor,
+        question: str,
+        picture: Callable[[], Tensor],
+        processor: Any,
+        encode_seconds: float | None,
+        decision_seconds: float | None,
+        layer_average: float | None = None,
+    ) -> Report:
+        """Take one row out of a batched selection and its cues."""
+
+        def own(values: Tensor | None) -> Tensor | None:
+            return None if values is None else values[row].detach().cpu()
+
+        return cls(
+            method=method.name,
+            settings=method.explain(),
+            model=type(family.model).__name__,
+            family=family.name,
+            question=question,
+            token_map=token_map,
+            kept_indices=kept,
+            kept_mask=token_map.keep_mask(kept),
+            zones=selection.zones,
+            zone_budgets=own(selection.budgets),
+            relevance=own(cues.relevance),
+            saliency=own(cues.saliency),
+            scores=own(selection.scores),
+            relevance_sign=cues.relevance_sign,
+            relevance_source=cues.relevance_source if cues.relevance is not None else "",
+            saliency_source=family.saliency_source() if cues.saliency is not None else "",
+            merged=selection.merge is not None,
+            encode_seconds=encode_seconds,
+            decision_seconds=decision_seconds,
+            _picture=picture,
+            _processor=processor,
+            layer_average=layer_average,
+        )
+
+    @property
+    def total(self) -> int:
+        """N: visual tokens of the image, separators not counted."""
+        return len(self.token_map.candidates)
+
+    @property
+    def kept(self) -> int:
+        """k: visual tokens kept, separators not counted."""
+        return len(self.kept_indices)
+
+    @property
+    def prompt_total(self) -> int:
+        """Placeholders the image has in the unpruned prompt, separators included."""
+        return len(self.token_map)
+
+    @property
+    def prompt_kept(self) -> int:
+        """Placeholders left in the pruned prompt, separators included."""
+        return int(self.kept_mask.sum())
+
+    @property
+    def kept_boxes(self) -> Tensor:
+        """(k, 4) x0 y0 x1 y1 of the kept tokens in the picture, or in their frame of a clip, in [0, 1]."""
+        return self.token_map.candidates.boxes[self.kept_indices]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain lists and numbers, ready for JSON."""
+        return {
+            "method": self.method,
+            "settings": {key: _plain(value) for key, value in self.settings.items()},
+            "model": self.model,
+            "family": self.family,
+            "question": self.question,
+            "grid": list(self.token_map.grid),
+            "visual_tokens": {"total": self.total, "kept": self.kept},
+            "prompt_tokens": {"total": self.prompt_total, "kept": self.prompt_kept},
+            "kept_indices": self.kept_indices.tolist(),
+            "zones": None if self.zones is None else self.zones.index.tolist(),
+            "zone_budgets": None if self.zone_budgets is None else self.zone_budgets.tolist(),
+            "relevance": _rounded(self.relevance),
+            "relevance_sign": self.relevance_sign,
+            "relevance_source": self.relevance_source,
+            "saliency": _rounded(self.saliency),
+            "saliency_source": self.saliency_source,
+            "scores": _rounded(self.scores),
+            "merged": self.merged,
+            "layer_average": self.layer_average,
+            "seconds": {"encode": self.encode_seconds, "decision": self.decision_seconds},
+        }
+
+    def picture(self) -> Image:
+        """The picture as the vision tower saw it, normalisation undone; a clip's frames as one sheet."""
+        from .overlay import to_image
+
+        return to_image(self._picture(), self._processor)
+
+    def overlay(self, image: Image | None = None) -> Image:
+        """The picture, or each frame of a clip, with kept patches clear and the rest dimmed."""
+        from .overlay import overlay
+
+        return overlay(self, image if image is not None else self.picture())
+
+    def save(self, path: str | Path, image: Image | None = None) -> Path:
+        """Write :meth:`overlay` to `path` (its ending decides the format). `image` replaces what the tower saw."""
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        self.overlay(image).save(target)
+        return target
+
+    def figure(self, path: str | Path, image: Image | None = None) -> Path:
+        """Write the whole explanation: kept patches, zone budgets, relevance and saliency side by side."""
+        from .figure import save_figure
+
+        return save_figure(self, Path(path), image if image is not None else self.picture())
+
+
+def _rounded(values: Tensor | None) -> list[float] | None:
+    return None if values is None else [round(v, 6) for v in values.double().tolist()]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, (str, int, float, bool, type(None))):
+        return value
+    return value.item() if isinstance(value, torch.Tensor) else str(value)

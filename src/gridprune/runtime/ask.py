@@ -1,0 +1,264 @@
+"""One question about one picture or clip, from a checkpoint to an answer with its costs: what `gridprune ask` runs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL.Image import Image
+
+from .. import families
+from ..core.token_map import TokenMap
+from ..cues.chat import conversation, prompt_text, special_tokens_of
+from ..cues.clip_text import DEFAULT_SIGN, ClipText
+from ..cues.text_tower import TextTower, stored_sign
+from ..errors import CheckpointError, GridPruneError, QuestionError, UnsupportedModelError, first_line
+from ..families.base import Family
+from ..hf.prompt_pruner import Positions
+from ..hf.pruning import Pruning, prune
+from ..methods.base import Method
+from ..report.report import Report
+from ..selection.encoder_cache import EncoderCache, processed_once
+from .images import check_shape
+from .packages import check_torchvision, missing_package
+from .video import Video
+
+EMBEDDED = "embedded"
+EMBEDDED_NEXT = "embedded-next"
+EMBEDDED_FORMS = {EMBEDDED: "llava", EMBEDDED_NEXT: "next"}  # forms of `gridprune.tiny.forms`
+
+
+@dataclass(eq=False)
+class Loaded:
+    """A model ready to be asked.
+
+    Attributes:
+        name: what a person called it.
+        clip: the text half of the vision tower, or None to look for one beside the checkpoint.
+        check: raises a QuestionError for a question that the model cannot understand.
+    """
+
+    name: str
+    model: Any
+    processor: Any
+    clip: TextTower | str | Path | None = None
+    check: Callable[[str], None] | None = None
+
+    def pruning(self, method: Method, question: str | None = None, **settings: Any) -> Pruning:
+        """A :func:`gridprune.prune` of this model, with its processor and the text half of its vision tower.
+
+        The text half is read from disk for the first method that wants it, and kept in `clip`.
+
+        Args:
+            settings: further arguments of :func:`gridprune.prune`.
+        """
+        made = prune(
+            self.model, method, processor=self.processor, question=question or None, clip=self.clip, **settings
+        )
+        self.clip = made.text.clip or self.clip
+        return made
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """Attributes:
+    text: the generated words.
+    seconds: wall time of `generate`, picture and question already prepared.
+    visual_tokens: visual tokens the language model read (separators not counted).
+    kv_bytes: keys and values of the whole sequence, as held by the cache; 0 for a model that keeps none.
+    report: what was kept, or None if nothing was pruned.
+    """
+
+    text: str
+    seconds: float
+    visual_tokens: int
+    kv_bytes: int
+    report: Report | None
+
+    def smaller_cache(self, full: Answer) -> str:
+        """How many times smaller than that of `full` the cache is, in words; empty for models that keep none."""
+        return f"{full.kv_bytes / self.kv_bytes:.1f}x smaller" if self.kv_bytes else ""
+
+
+def load(name: str = EMBEDDED, *, clip: str | Path | None = None, device: str = "cpu", dtype: str = "auto") -> Loaded:
+    """Load a checkpoint: the embedded model in either form, a local folder, or a hub id.
+
+    Args:
+        name: "embedded", "embedded-next" (LLaVA-NeXT), a folder, or a hub id such as "llava-hf/llava-1.5-7b-hf".
+        clip: where the text half of CLIP is; see :func:`gridprune.prune`.
+        device: a torch device.
+        dtype: "auto" for the checkpoint's own, or "float32", "bfloat16", "float16".
+
+    Raises:
+        CheckpointError: nothing loadable there, or the hub cannot be reached; the message names the embedded default.
+        InstallationError: its processor needs a package that is missing, or torchvision does not fit torch.
+    """
+    check_torchvision()
+    if name in EMBEDDED_FORMS:
+        return _load_embedded(name, clip, device)
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    kind = "folder" if Path(name).is_dir() else "hub id"
+    try:
+        processor = AutoProcessor.from_pretrained(name)
+        model: Any = AutoModelForImageTextToText.from_pretrained(name, dtype=dtype)
+        model = model.to(device).eval()
+    except ImportError as error:
+        raise missing_package(name, error) from error
+    except Exception as error:  # hub, network, file, format and memory errors come in many classes
+        raise CheckpointError(
+            f"Could not load the {kind} {name!r}: {_reason(error)}\nCheck the name, give a checkpoint folder, or "
+            "leave --model out: the embedded model needs no download."
+        ) from error
+    return Loaded(name, model, processor, clip)
+
+
+def _load_embedded(name: str, clip: str | Path | None, device: str) -> Loaded:
+    from ..tiny import load as load_tiny
+    from ..tiny.loading import weights_folder
+    from ..tiny.vocabulary import check_known
+
+    tiny = load_tiny(form=EMBEDDED_FORMS[name])
+    model: Any = tiny.model
+    own = ClipText.from_model(tiny.clip, tiny.clip_tokenizer, stored_sign(weights_folder() / "clip", DEFAULT_SIGN))
+    return Loaded(name, model.to(device), tiny.processor, clip or own.to(device), check_known)
+
+
+def prepare(loaded: Loaded, image: Image | Video, question: str, history: Sequence[tuple[str, str]] = ()) -> Any:
+    """Model inputs for one picture or clip and one question, by the checkpoint's own chat template.
+
+    Args:
+        history: earlier turns about it, each a question and its answer.
+
+    Raises:
+        QuestionError: the question is empty, or the model cannot understand it.
+        CheckpointError: the checkpoint has no chat template to write the prompt with.
+        ImageError: the picture is so narrow that resizing would blow it up.
+        UnsupportedModelError: a clip, and the model takes none.
+    """
+    if not question.strip():
+        raise QuestionError("The question is empty.")
+    if loaded.check is not None:
+        loaded.check(question)
+    media: dict[str, Any]
+    if isinstance(image, Video):
+        _check_takes_clips(loaded.model)
+        text = prompt_text(loaded.processor, conversation(question, history, "video"))
+        media = {"videos": [list(image.frames)], "video_metadata": [image.metadata], "do_sample_frames": False}
+    else:
+        check_shape(*image.size)
+        text, media = prompt_text(loaded.processor, conversation(question, history)), {"images": image}
+    tokens = special_tokens_of(loaded.processor, text)
+    inputs = loaded.processor(text=text, return_tensors="pt", **media, **tokens)
+    return inputs.to(loaded.model.device, dtype=loaded.model.dtype)
+
+
+def _check_takes_clips(model: Any) -> None:
+    if not families.find(model).video:
+        others = ", ".join(sorted(name for family in families.available() if family.video for name in family.classes))
+        raise UnsupportedModelError(f"{type(model).__name__} takes pictures, not clips. Models that do: {others}.")
+
+
+def looked_at(family: Family, inputs: Any) -> tuple[dict[str, Any], TokenMap]:
+    """The vision arguments of :func:`prepare`'s inputs of one picture, and the geometry of all its tokens.
+
+    Raises:
+        UnsupportedModelError: the processor returned no pixels.
+        UnsupportedCallError: the prompt does not hold exactly the placeholders that the picture needs.
+    """
+    vision = family.vision(dict(inputs))
+    if vision is None:
+        raise UnsupportedModelError("The processor returned no pixels for this picture. Choose another model.")
+    (place,) = family.places(inputs["input_ids"].cpu(), vision)
+    return vision, place.token_map
+
+
+def answer(
+    loaded: Loaded,
+    image: Image | Video,
+    question: str,
+    method: Method | None = None,
+    *,
+    history: Sequence[tuple[str, str]] = (),
+    max_new_tokens: int = 64,
+    positions: Positions = "contiguous",
+) -> Answer:
+    """Ask one question, with all visual tokens or with those that `method` keeps. Greedy decoding.
+
+    Args:
+        image: a picture, or the frames of a clip (:func:`gridprune.runtime.video.read_video`).
+        history: earlier turns about it, each a question and its answer. `question` alone guides the method.
+    """
+    inputs = prepare(loaded, image, question, history)
+    if method is None:
+        return respond(loaded, inputs, None, max_new_tokens)
+    pruning = loaded.pruning(method, question, positions=positions)
+    return respond(loaded, inputs, pruning, max_new_tokens)
+
+
+def ask_many(
+    loaded: Loaded,
+    image: Image | Video,
+    questions: Sequence[str],
+    method: Method,
+    *,
+    max_new_tokens: int = 64,
+    positions: Positions = "contiguous",
+) -> list[Answer]:
+    """Ask several questions about one picture or clip, each by itself, with one vision pass. Greedy decoding.
+
+    The answers are those of :func:`answer`. The picture is processed and encoded once; it is selected from and read by
+    the language model once for each question.
+
+    Args:
+        image: a picture, or the frames of a clip (:func:`gridprune.runtime.video.read_video`).
+
+    Returns:
+        One answer per question, in their order.
+
+    Raises:
+        QuestionError: a question is empty.
+        SettingError: `method` acts inside the language model or on pixels, where no encoder output can be shared.
+    """
+    cache, once = EncoderCache(1), replace(loaded, processor=processed_once(loaded.processor))
+    prompts = [prepare(once, image, question) for question in questions]
+    prunings = [loaded.pruning(method, question, positions=positions, cache=cache) for question in questions]
+    return [respond(loaded, inputs, pruning, max_new_tokens) for inputs, pruning in zip(prompts, prunings)]
+
+
+@torch.no_grad()
+def respond(loaded: Loaded, inputs: Any, pruning: Pruning | None, max_new_tokens: int = 64) -> Answer:
+    """Generate from :func:`prepare`'s inputs of one picture, pruned if `pruning` is given. Greedy decoding."""
+    with pruning or nullcontext():
+        started = time.perf_counter()
+        output = loaded.model.generate(
+            **inputs, max_new_tokens=max_new_tokens, do_sample=False, return_dict_in_generate=True
+        )
+        seconds = time.perf_counter() - started
+    report = None if pruning is None else pruning.reports[-1]
+    prompt = inputs["input_ids"]
+    text = loaded.processor.batch_decode(output.sequences[:, prompt.shape[1] :], skip_special_tokens=True)[0].strip()
+    streams = families.find(loaded.model).streams
+    placeholders = sum(int((prompt == stream.placeholder).sum()) for stream in streams)
+    return Answer(
+        text=text,
+        seconds=seconds,
+        visual_tokens=placeholders if report is None else report.kept,
+        kv_bytes=cache_bytes(output.past_key_values),
+        report=report,
+    )
+
+
+def cache_bytes(cache: Any) -> int:
+    """Bytes of the keys and values a cache holds."""
+    layers = [layer for layer in getattr(cache, "layers", []) if getattr(layer, "keys", None) is not None]
+    return sum(layer.keys.nbytes + layer.values.nbytes for layer in layers)
+
+
+def _reason(error: Exception) -> str:
+    return str(error) if isinstance(error, GridPruneError) else first_line(error)

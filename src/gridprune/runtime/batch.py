@@ -1,0 +1,371 @@
+"""`gridprune batch`: questions about many pictures, answers as JSONL; what is answered already is not asked again."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from ..errors import SettingError
+from .jsonl import read_lines
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from ..methods.base import Method
+    from .ask import Answer, Loaded
+
+Key = tuple[str, str]  # a picture as it was named, and a question
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
+
+
+@dataclass(frozen=True)
+class Task:
+    """One question about one picture; `image` as it was named, `path` where it lies."""
+
+    image: str
+    question: str
+    path: Path
+
+    @property
+    def key(self) -> Key:
+        """What makes it the same task in another run."""
+        return self.image, self.question
+
+
+Failed = Callable[[Task, str], None]
+
+
+@dataclass
+class Summary:
+    """What a run did.
+
+    Attributes:
+        answered: answered now.
+        skipped: found answered in the output.
+        failed: tasks without an answer, each with the reason.
+        seconds: wall seconds of the answers with pruned prompts.
+        full_seconds: the same with all visual tokens, if they were compared.
+        changed: answers that differ from those with all visual tokens.
+    """
+
+    answered: int = 0
+    skipped: int = 0
+    failed: list[dict[str, str]] = field(default_factory=list)
+    seconds: float = 0.0
+    full_seconds: float = 0.0
+    changed: int = 0
+
+    def count(self, row: dict[str, Any]) -> None:
+        """Add an answer."""
+        self.answered += 1
+        self.seconds += row["seconds"]
+        if "full" in row:
+            self.full_seconds += row["full"]["seconds"]
+            self.changed += row["full"]["answer"] != row["answer"]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, with rates over the answers of this run."""
+        result: dict[str, Any] = asdict(self)
+        result["images_per_second"] = _rate(self.answered, self.seconds)
+        if self.full_seconds:
+            result["full_images_per_second"] = _rate(self.answered, self.full_seconds)
+            result["speedup"] = round(self.full_seconds / self.seconds, 3)
+        else:
+            del result["full_seconds"], result["changed"]
+        return result
+
+
+def _rate(count: int, seconds: float) -> float | None:
+    return round(count / seconds, 3) if seconds else None
+
+
+def tasks_of(source: Path, question: str | None) -> list[Task]:
+    """The questions to ask: one about every picture of a folder, or the lines of a JSONL file.
+
+    Args:
+        source: a folder, searched with its subfolders in order of names; or a file with one object with "image" and
+            "question" a line, paths relative to the file.
+        question: asked about every picture of a folder; of a file, about lines that have none.
+
+    Raises:
+        SettingError: nothing there, or a line without picture or question.
+    """
+    if source.is_dir():
+        if not question:
+            raise SettingError("Give the question to ask about every picture of the folder.")
+        files = sorted(path for path in source.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+        if not files:
+            raise SettingError(f"There are no pictures in {str(source)!r} ({', '.join(sorted(SUFFIXES))}).")
+        return [Task(path.relative_to(source).as_posix(), question, path) for path in files]
+    if not source.is_file():
+        raise SettingError(f"There is no folder and no file {str(source)!r}.")
+    lines = read_lines(source)
+    return [_task(line, number, source, question) for number, line in enumerate(lines, 1) if line.strip()]
+
+
+def _task(line: str, number: int, source: Path, question: str | None) -> Task:
+    try:
+        row = json.loads(line)
+        image, asked = row["image"], row.get("question") or question
+    except (ValueError, KeyError, TypeError, AttributeError):
+        image = asked = None
+    if not isinstance(image, str) or not isinstance(asked, str):
+        raise SettingError(f'{source.name}, line {number}: expected an object like {{"image": ..., "question": ...}}.')
+    return Task(image, asked, source.parent / image)
+
+
+class Output:
+    """The JSONL file of answers, and beside it the list of what failed.
+
+    Rows are written whole; half a row, left by a crash, is cut off. A task that failed is not in the file of answers:
+    it stands with its reason in `failed_path`, until a later run, which tries it after all others, can answer it.
+    """
+
+    def __init__(self, path: Path, settings: dict[str, Any]) -> None:
+        """Args:
+        settings: what answers depend on; a file with others is refused.
+
+        Raises:
+            SettingError: the file holds answers under other settings, or is something else.
+        """
+        self.path, self.settings = path, settings
+        self.failed_path = path.with_name(f"{path.stem}.failed.jsonl")
+        self.done: set[Key] = set()
+        self.failed: dict[Key, str] = {}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for number, line in enumerate(_whole_lines(path), 1):
+            self._note(line, number)
+        for number, line in enumerate(_whole_lines(self.failed_path), 1):
+            key, reason = _read(line, "reason", self.failed_path, number)
+            self.failed[key] = reason
+
+    def _note(self, line: bytes, number: int) -> None:
+        key, settings = _read(line, "settings", self.path, number)
+        if settings != self.settings:
+            raise SettingError(
+                f"{self.path} holds answers with other settings ({json.dumps(settings)}). Choose another --output."
+            )
+        self.done.add(key)
+
+    def open_tasks(self, tasks: Sequence[Task]) -> list[Task]:
+        """What is left to do, each once, and behind it what failed before."""
+        left = {task.key: task for task in tasks if task.key not in self.done}
+        return sorted(left.values(), key=lambda task: task.key in self.failed)
+
+    def write(self, task: Task, row: dict[str, Any]) -> None:
+        """Append the answer to `task`."""
+        _append(self.path, {"image": task.image, "question": task.question, **row, "settings": self.settings})
+        self.done.add(task.key)
+
+    def fail(self, task: Task, reason: str) -> None:
+        """Note why `task` has no answer."""
+        _append(self.failed_path, {"image": task.image, "question": task.question, "reason": reason})
+        self.failed[task.key] = reason
+
+    def close(self) -> None:
+        """Leave in the list of failures what is still without an answer."""
+        self.failed = {key: reason for key, reason in self.failed.items() if key not in self.done}
+        self.failed_path.unlink(missing_ok=True)
+        for (image, question), reason in self.failed.items():
+            _append(self.failed_path, {"image": image, "question": question, "reason": reason})
+
+
+def _whole_lines(path: Path) -> list[bytes]:
+    """The lines of a file, if it is there; half a line at its end is cut off, in the file too."""
+    if not path.is_file():
+        return []
+    data = path.read_bytes()
+    end = data.rfind(b"\n") + 1
+    if end < len(data):
+        os.truncate(path, end)
+    return data[:end].split(b"\n")[:-1]
+
+
+def _read(line: bytes, name: str, path: Path, number: int) -> tuple[Key, Any]:
+    """The task that a row is about, and one of its other fields."""
+    try:
+        row = json.loads(line)
+        return (row["image"], row["question"]), row[name]
+    except (ValueError, KeyError, TypeError):
+        raise SettingError(f"{path}, line {number} is not of `gridprune batch`. Choose another --output.") from None
+
+
+def _append(path: Path, row: dict[str, Any]) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def run(
+    loaded: Loaded,
+    tasks: Sequence[Task],
+    method: Method,
+    output: Output,
+    *,
+    compare: bool = False,
+    max_new_tokens: int = 64,
+    failed: Failed = lambda task, reason: None,
+) -> Iterator[Summary]:
+    """Answer what the output does not hold yet; yields the running summary after every task.
+
+    Args:
+        compare: also answer with all visual tokens, in turns, so that both meet the same machine.
+        failed: told about a task that has no answer, whatever the reason; the next run tries it again, last.
+
+    Raises:
+        GridPruneError: this model and this method cannot go together, whatever is asked.
+    """
+    from ..hf.pruning import prune
+    from .failures import Failures
+
+    prune(loaded.model, method, processor=loaded.processor, clip=loaded.clip)
+    ask = _Asker(loaded, method, compare, max_new_tokens)
+    left = output.open_tasks(tasks)
+    failures = Failures()
+    summary = Summary(skipped=len(tasks) - len(left))
+    yield summary
+    for task in left:
+        try:
+            row = ask(task)
+        except Exception as error:  # of the row, whatever it is: the others must not wait for it
+            reason = failures.reason(error)
+            output.fail(task, reason)
+            summary.failed.append({"image": task.image, "question": task.question, "reason": reason})
+            failed(task, reason)
+        else:
+            output.write(task, row)
+            summary.count(row)
+        yield summary
+    output.close()
+
+
+@dataclass
+class _Asker:
+    """Answers tasks, timed. Its first call pays for allocations: it is made once for nothing."""
+
+    loaded: Loaded
+    method: Method
+    compare: bool
+    max_new_tokens: int
+    _warm: bool = False
+
+    def __call__(self, task: Task) -> dict[str, Any]:
+        """The row of a task."""
+        from .images import read_image
+
+        picture = read_image(task.path)
+        ways = [self.method, None] if self.compare else [self.method]
+        if not self._warm:
+            for way in ways:
+                self._answer(picture, task.question, way, 1)
+            self._warm = True
+        (pruned, seconds), *full = [self._answer(picture, task.question, way, self.max_new_tokens) for way in ways]
+        row: dict[str, Any] = {"answer": pruned.text, "seconds": round(seconds, 4)}
+        if pruned.report is not None:
+            row["visual_tokens"] = {"total": pruned.report.total, "kept": pruned.report.kept}
+        for answer, took in full:
+            row["full"] = {"answer": answer.text, "seconds": round(took, 4)}
+        return row
+
+    def _answer(self, picture: Image, question: str, method: Method | None, limit: int) -> tuple[Answer, float]:
+        from .ask import answer
+
+        started = time.perf_counter()
+        found = answer(self.loaded, picture, question, method, max_new_tokens=limit)
+        return found, time.perf_counter() - started
+
+
+def batch_command(
+    source: Annotated[Path, typer.Argument(help="A folder of pictures, or JSONL with image and question a line.")],
+    question: Annotated[str | None, typer.Argument(help="Asked about every picture of a folder.")] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="JSONL of answers; a run continues it.")] = Path(
+        "answers.jsonl"
+    ),
+    model: Annotated[str, typer.Option("--model", help="'embedded', a checkpoint folder, or a hub id.")] = "embedded",
+    method: Annotated[
+        str, typer.Option("--method", help="See `gridprune methods`; with settings: 'gridprune(zone=2, alpha=0)'.")
+    ] = "gridprune",
+    keep: Annotated[str, typer.Option("--keep", help="Visual tokens to keep: a count (64) or a share.")] = "11.1%",
+    compare: Annotated[bool, typer.Option("--compare", help="Also answer with all visual tokens.")] = False,
+    clip: Annotated[str | None, typer.Option("--clip", help="CLIP or SigLIP text half: folder or hub id.")] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 64,
+    device: Annotated[str, typer.Option("--device", help="A torch device, such as cpu or cuda.")] = "cpu",
+    dtype: Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat16 or float16.")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="The summary as one JSON object on stdout.")] = False,
+) -> None:
+    """Answer questions about many pictures; answers go to a JSONL file, and a second run does what is left.
+
+    A picture or question that fails stops nothing: its reason goes to OUTPUT.failed.jsonl, and the next run tries it
+    again, after all others. The exit code is 1 if there is no answer at all.
+    """
+    from ..methods.spec import parse
+
+    stderr = Console(stderr=True)
+    spec = parse(method)
+    chosen = spec.method(keep)
+    tasks = tasks_of(source, question)
+    settings = {
+        "model": model,
+        "clip": clip,
+        "dtype": dtype,
+        "method": spec.label,
+        "keep": keep,
+        "max_new_tokens": max_new_tokens,
+        "compare": compare,
+    }
+    answers = Output(output, settings)
+    from transformers.utils import logging
+
+    from .ask import load
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    with stderr.status("loading the model"):
+        loaded = load(model, clip=clip, device=device, dtype=dtype)
+    limits: dict[str, Any] = {"compare": compare, "max_new_tokens": max_new_tokens}
+    summary = _with_a_bar(tasks, stderr, lambda failed: run(loaded, tasks, chosen, answers, failed=failed, **limits))
+    result = {**summary.to_dict(), "output": str(output)}
+    if as_json:
+        json.dump(result, sys.stdout)
+        sys.stdout.write("\n")
+    else:
+        print(_in_words(result, answers.failed_path))
+    if summary.failed and not answers.done:
+        raise typer.Exit(1)
+
+
+def _with_a_bar(tasks: Sequence[Task], console: Console, start: Callable[[Failed], Iterator[Summary]]) -> Summary:
+    """Go through a run with a bar that counts tasks, and a line for each that fails."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    summary = Summary()
+    with Progress(*columns, console=console) as bar:
+        line = bar.add_task("answering", total=len(tasks))
+
+        def failed(task: Task, reason: str) -> None:
+            words = f"failed: {task.image[:80]}: {reason}".encode(
+                errors="backslashreplace"
+            ).decode()  # names may be any bytes
+            console.print(words, style="yellow", highlight=False, markup=False)
+
+        for summary in start(failed):
+            bar.update(line, completed=summary.answered + summary.skipped + len(summary.failed))
+    return summary
+
+
+def _in_words(result: dict[str, Any], failed_path: Path) -> str:
+    """The end of a run, in one line."""
+    rate = f", {result['images_per_second']} pictures/s" if result["answered"] else ""
+    against = f", {result['speedup']}x the rate with all visual tokens" if "speedup" in result else ""
+    reasons = f" ({failed_path})" if result["failed"] else ""
+    counts = f"{result['answered']} answered, {result['skipped']} answered before, {len(result['failed'])} failed"
+    return f"{counts}{reasons}{rate}{against}"

@@ -1,0 +1,161 @@
+"""Runs: the same answers as `prune` and `generate`, resumed runs equal to uninterrupted ones, the JSON contract."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from typer import Typer
+from typer.testing import CliRunner
+
+from gridprune.cli import eval as cli
+from gridprune.errors import SettingError
+from gridprune.eval import data, entries, own, run, shared, store
+
+METHODS = "random,pooling,gridprune,oracle,shuffled-question(relevance),uniform-budgets(gridprune)"
+KEEPS = [48]
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    return list(data.generated("dev", 16).scenes())
+
+
+@pytest.fixture(scope="module")
+def cells():
+    return shared.cells(entries.parse_list(METHODS + ",downsample,keep-all"), KEEPS)
+
+
+@pytest.fixture(scope="module")
+def answered(loaded, cells, scenes):
+    return shared.Shared(loaded, cells).run(scenes)
+
+
+def test_shared_answers_equal_prune_and_generate(loaded, cells, scenes, answered):
+    by_hand = own.Own(loaded, cells, max_new_tokens=4)
+    by_hand.remember(scenes[0])
+    picked = data.Scene(scenes[1].number, scenes[1].image, scenes[1].questions[:3])
+    expected = by_hand.run([picked])[0]
+    result = answered[1]
+    assert len({text for texts in result.answers.values() for text in texts}) > 3  # the answers do depend on the tokens
+    for cell, texts in expected.answers.items():
+        assert result.answers[cell][:3] == texts, cell
+        assert result.recall[cell][:3] == expected.recall[cell], cell
+        assert result.tokens[cell][:3] == expected.tokens[cell], cell
+
+
+def test_keep_all_is_full(answered):
+    for result in answered:
+        assert result.answers["keep-all|100%"] == result.answers["full"]
+
+
+def test_a_method_is_blind_to_its_company(loaded, scenes, answered):
+    alone = shared.Shared(loaded, shared.cells(entries.parse_list("gridprune"), KEEPS)).run(scenes[:1])
+    assert alone[0].answers["gridprune|48"] == answered[0].answers["gridprune|48"]
+
+
+def test_oracle_keeps_the_evidence(answered):
+    recalls = [share for result in answered for share in result.recall["oracle|48"] if share is not None]
+    assert set(recalls) == {1.0}
+
+
+def evaluation(questions=16):
+    return run.Evaluation(
+        entries.parse_list("random,gridprune"), [16], data.generated("dev", questions), "gridprune eval"
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(loaded, tmp_path_factory):
+    folder = store.RunFolder(tmp_path_factory.mktemp("whole"))
+    store.GROUP, before = 1, store.GROUP
+    run.GROUP = 1
+    metrics = run.evaluate(loaded, evaluation(), folder, time_rounds=1)
+    yield folder, metrics
+    store.GROUP = run.GROUP = before
+
+
+def test_resumed_equals_uninterrupted(loaded, tmp_path, finished, monkeypatch):
+    whole, expected = finished
+    folder = store.RunFolder(tmp_path)
+    append = store.RunFolder.append
+
+    def killed(self, rows):
+        append(self, rows)
+        self.rows_file.open("ab").write(b'{"scene":1,"quest')  # a torn line
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(store.RunFolder, "append", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run.evaluate(loaded, evaluation(), folder, time_rounds=0)
+    monkeypatch.setattr(store.RunFolder, "append", append)
+    seen = []
+    assert run.evaluate(loaded, evaluation(), folder, progress=seen.append, time_rounds=0) == expected
+    assert seen[0] > 0
+    assert folder.packed_file.read_bytes() == whole.packed_file.read_bytes()
+    again = run.evaluate(loaded, evaluation(), folder, time_rounds=0)  # complete: nothing is answered again
+    assert again == expected
+
+
+def test_another_run_is_not_continued(loaded, finished):
+    folder, _ = finished
+    with pytest.raises(SettingError, match="questions"):
+        run.evaluate(loaded, evaluation(17), folder, time_rounds=0)
+
+
+def test_who_is_a_peer():
+    def peer(text):
+        return run.describe(entries.parse(text), [64])["peer"]
+
+    assert [peer(text) for text in ("random", "pooling", "fastervlm")] == [True] * 3
+    ours = ("gridprune(zone=3)", "gridprune-literal", "oracle", "global-topk(random)", "merge-rest(gridprune)")
+    assert [peer(text) for text in (*ours, "keep-all", "prumerge")] == [False] * 7
+
+
+def test_timing_lies_apart(finished):
+    folder, metrics = finished
+    timing = json.loads((folder.path / "timing.json").read_text())
+    assert {"random|16", "gridprune|16"} == set(timing["decide"])
+    assert {"16", "576"} == set(timing["prefill"])
+    assert "seconds" not in json.dumps(metrics)
+
+
+@pytest.fixture
+def runner(loaded, monkeypatch):
+    monkeypatch.setattr(cli, "_load", lambda *arguments: loaded)
+    app = Typer()
+    app.command("eval")(cli.eval_command)
+    app.command("sign")(cli.sign_command)
+    app.command("results")(cli.results_command)
+    return lambda *arguments: CliRunner().invoke(app, list(arguments), catch_exceptions=False)
+
+
+def test_json_is_one_object(runner, tmp_path):
+    arguments = ["--methods", "random", "--keep", "16", "-n", "3", "--out", str(tmp_path / "r"), "--json"]
+    done = runner("eval", *arguments)
+    assert done.exit_code == 0
+    found = json.loads(done.stdout)
+    assert (found["model"], found["split"], found["n"]) == ("random", "dev", 3)
+    assert {"accuracy", "families"} <= set(found["full"])
+    row = found["rows"][0]
+    assert {"method", "keep", "accuracy", "retention", "ci", "evidence_recall", "families"} <= set(row)
+    assert (row["method"], row["keep"]) == ("random", 16)
+
+
+def test_own_questions_from_the_command_line(runner, tmp_path, scenes):
+    scenes[0].image.save(tmp_path / "scene.png")
+    line = {"image": "scene.png", "question": scenes[0].questions[0].text, "answer": "x", "boxes": [[0, 0, 48, 48]]}
+    (tmp_path / "q.jsonl").write_text(json.dumps(line))
+    arguments = ["--methods", "gridprune,oracle", "--keep", "32", "--data", str(tmp_path / "q.jsonl"), "--json"]
+    found = json.loads(runner("eval", *arguments, "--out", str(tmp_path / "r")).stdout)
+    assert [row["evidence_recall"] is not None for row in found["rows"]] == [True, True]
+    assert found["rows"][1]["evidence_recall"] == 1.0
+    assert str(tmp_path) not in (tmp_path / "r" / "config.json").read_text()
+
+
+def test_sign(runner):
+    found = json.loads(runner("sign", "-n", "12", "--json").stdout)
+    assert found["localises"] in (1, -1, None)
+    assert found["in_use"] == 1
+    assert 0 <= found["minus"]["share"] <= 1
+    assert 0 < found["chance"] < 0.2
