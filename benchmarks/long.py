@@ -13,7 +13,7 @@ from gridprune.families.base import Encoded
 from gridprune.families.parts import Crops
 from gridprune.methods.base import checked_select
 from gridprune.methods.gridprune import GridPrune
-from gridprune.selection.collect import collect
+from gridprune.selection.selector import Selector
 
 from .clock import Journal, interleave
 from .rig import QUESTION, Rig
@@ -39,13 +39,14 @@ def measure(
     rig = Rig(shape or get_shape(SHAPE))
     tokens = side * side
     method = GridPrune(keep=tokens // SHARE)
+    selector = Selector.of(rig.family, rig.side, method)
     encoded = _encoded(rig, TokenMap.from_grid(side, side))
     tower, question = build_text(rig.family.vision_config), torch.full((1, 16), 7)
     question[0, -1] = 3
     embeds = torch.randn(1, rig.shape.prompt + tokens, rig.language.config.hidden_size, dtype=rig.model.dtype)
 
     def cues() -> Any:
-        return collect(rig.family, method, encoded, [0], [QUESTION], rig.side)
+        return selector.cues(encoded, [0], [QUESTION])
 
     found = cues()
     small: dict[str, Callable[[], Any]] = {

@@ -14,7 +14,7 @@ from gridprune.families.base import Encoded
 from gridprune.methods.base import checked_select
 from gridprune.methods.gridprune import GridPrune
 from gridprune.runtime.ask import cache_bytes
-from gridprune.selection.collect import collect, wanted_blocks
+from gridprune.selection.selector import Selector
 
 from . import ends
 from .clock import Journal, Ratio, Timing, free_cores, interleave, wall
@@ -170,12 +170,16 @@ class _Bench:
         return GridPrune(keep=self.shape.keeps[-1])
 
     @cached_property
+    def _selector(self) -> Selector:
+        return Selector.of(self.rig.family, self.rig.side, self._method)
+
+    @cached_property
     def _encoded(self) -> Encoded:
         rig = self.rig
-        return rig.family.encode(rig.vision, [rig.map], wanted_blocks(rig.family, self._method))
+        return self._selector.encode(rig.vision, [rig.map])
 
     def _cues(self) -> Any:
-        return collect(self.rig.family, self._method, self._encoded, [0], [QUESTION], self.rig.side)
+        return self._selector.cues(self._encoded, [0], [QUESTION])
 
     @cached_property
     def _collected(self) -> Any:

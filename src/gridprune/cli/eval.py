@@ -212,7 +212,7 @@ def _load(model: str, clip: str | None, device: str, dtype: str) -> Loaded:
 
 def _clip_folder(model: str, clip: str | None) -> Path:
     """The local CLIP folder that a sign can be stored in."""
-    from ..cues.clip_text import find_beside
+    from ..cues.load_text import find_beside
     from ..runtime.ask import EMBEDDED_FORMS
 
     if clip is not None:

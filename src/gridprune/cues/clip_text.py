@@ -130,12 +130,3 @@ class ClipText(TextTower):
         save_file({"weight": self.visual_projection.to(dtype).contiguous()}, target / PROJECTION_FILE)
         (target / SIGN_FILE).write_text(json.dumps({"relevance_sign": self.relevance_sign}) + "\n")
         return target
-
-
-def find_beside(model_folder: str | Path) -> Path | None:
-    """A folder called `clip` in or beside a local checkpoint, if it holds a CLIP."""
-    folder = Path(model_folder)
-    for candidate in (folder / "clip", folder.parent / "clip"):
-        if (candidate / "config.json").is_file():
-            return candidate
-    return None

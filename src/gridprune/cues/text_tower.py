@@ -122,24 +122,6 @@ class TextTower(ABC):
         return self
 
 
-def load_text_tower(source: str | Path) -> TextTower:
-    """The text side that a folder or hub id holds: CLIP, SigLIP, or a side folder of `gridprune export-clip`.
-
-    Raises:
-        CheckpointError: nothing loadable there, or something else.
-    """
-    from transformers import AutoConfig
-
-    from .clip_text import ClipText
-    from .siglip_text import SiglipText
-
-    try:
-        kind = AutoConfig.from_pretrained(str(source)).model_type
-    except Exception:  # whatever it is, ClipText says what can be given
-        kind = "clip"
-    return (SiglipText if kind.startswith("siglip") else ClipText).load(source)
-
-
 def stored_sign(folder: Path, default: int) -> int:
     """The relevance sign noted beside a checkpoint."""
     file = folder / SIGN_FILE

@@ -7,9 +7,8 @@ output is kept for the last few pictures, with all that any of the offered metho
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +21,14 @@ from ..core.token_map import TokenMap
 from ..cues.clip_text import ClipText
 from ..cues.question import clean
 from ..errors import GridPruneError
-from ..eval.shared import clip_of
-from ..families.base import Blocks, Encoded, Family
-from ..hf.pruning import prune
+from ..families.base import Family
 from ..methods import available, create
-from ..methods.base import Cues, Method
+from ..methods.base import Cues, Method, Needs
 from ..report.overlay import to_image
 from ..runtime.ask import Answer, Loaded, looked_at, prepare, respond
-from ..selection.collect import TextSide, check_available, collect, wanted_blocks
+from ..selection.collect import TextSide
 from ..selection.encoder_cache import EncoderCache
+from ..selection.selector import Selector
 
 ALL = "keep-all"
 _PICTURES = 6  # whose encoder outputs are kept
@@ -60,13 +58,14 @@ class Engine:
     """One model behind the page. Not thread-safe: the page's queue hands it one visitor at a time."""
 
     def __init__(self, loaded: Loaded) -> None:
-        self.loaded = replace(loaded, clip=clip_of(loaded))
         self.clip = None if isinstance(loaded.clip, ClipText) else loaded.clip
+        self.loaded = replace(loaded, clip=loaded.text_tower())
         self.family: Family = families.find(loaded.model).streams[0]
-        self._text = TextSide(clip_of(self.loaded), loaded.processor.tokenizer)
+        self._text = TextSide(self.loaded.text_tower(), loaded.processor.tokenizer)
         self.methods = self._offered()
-        self._read = _union(wanted_blocks(self.family, create(name)) for name in self.methods)
         self._looks = EncoderCache(_PICTURES)
+        offered = [create(name) for name in self.methods]
+        self._selector = Selector.of(self.family, self._text, *offered, cache=self._looks)
         self._prompts: OrderedDict[object, tuple[Image, Any]] = OrderedDict()
 
     @property
@@ -90,16 +89,16 @@ class Engine:
         picture = to_image(self.family.picture(vision, [token_map], 0), self.loaded.processor)
         return Seen(token_map.candidates, picture, relevance, saliency)
 
+    @torch.no_grad()
     def answer(self, image: Image, question: str, method: Method, history: History = ()) -> Answer:
         """The answer with what `method` keeps, `history` before it; `seconds` is without the shared look."""
-        pruning = prune(
-            self.loaded.model, method, processor=self.loaded.processor, question=question, clip=self.loaded.clip
-        )
-        # The one place where the page differs from an application. `prune(..., cache=...)` would look once per set of
-        # tower blocks that methods read; here every look reads what any of them may ask for.
-        for stream in pruning.family.streams:
-            stream.__dict__["encode"] = partial(self._encode, stream, stream.encode)
-        return respond(self.loaded, self._inputs(image, question, history), pruning, MAX_NEW_TOKENS)
+        inputs = self._inputs(image, question, history)
+        vision, token_map = looked_at(self.family, inputs)
+        shared = method.stage == "pre-llm"
+        if shared:  # one look at each image, which reads what any of the offered methods may ask for
+            self._selector.encode(vision, [token_map])
+        pruning = self.loaded.pruning(method, question, cache=self._looks if shared else None)
+        return respond(self.loaded, inputs, pruning, MAX_NEW_TOKENS)
 
     def everything(self, image: Image, question: str, history: History = ()) -> Answer:
         """The answer with all visual tokens, measured the same way."""
@@ -111,17 +110,6 @@ class Engine:
         self._prompts.clear()
 
     # -- what is looked at once ----------------------------------------------------------------------------------
-
-    def _encode(
-        self,
-        family: Family,
-        encode: Callable[[dict[str, Any], list[TokenMap], Blocks], Encoded],
-        vision: dict[str, Any],
-        maps: list[TokenMap],
-        read: Blocks,
-    ) -> Encoded:
-        """In place of `family.encode`: the output for these pixels, from memory if they were seen before."""
-        return self._looks.encoded(family, vision, self._read, lambda: encode(vision, maps, self._read))
 
     def _inputs(self, image: Image, question: str, history: History) -> Any:
         key = (id(image), question, tuple(history))
@@ -137,8 +125,8 @@ class Engine:
         """Relevance and saliency, or what this model can give of them."""
         for name in ("gridprune", "relevance", "fastervlm"):
             if name in self.methods:
-                encoded = self._encode(self.family, self.family.encode, vision, [token_map], Blocks())
-                return collect(self.family, create(name), encoded, [0], [clean(question)], self._text)
+                encoded = self._selector.encode(vision, [token_map])
+                return self._selector.cues(encoded, [0], [clean(question)], Needs.of(create(name)))
         return Cues()
 
     def _offered(self) -> list[str]:
@@ -149,8 +137,7 @@ class Engine:
     def _works(self, name: str) -> bool:
         try:
             method = create(name)
-            check_available(self.family, method, self._text)
-            prune(self.loaded.model, method, processor=self.loaded.processor, clip=self.loaded.clip)
+            self.loaded.pruning(method)
         except GridPruneError:
             return False
         return method.min_frames <= 1
@@ -160,9 +147,3 @@ def public_name(name: str) -> str:
     """A hub id as it is; of a folder on this machine only its last part."""
     return Path(name).resolve().name if Path(name).exists() else name
 
-
-def _union(blocks: Any) -> Blocks:
-    found = list(blocks)
-    return Blocks(
-        frozenset().union(*(each.states for each in found)), frozenset().union(*(each.attention for each in found))
-    )

@@ -18,7 +18,7 @@ from ..core.scores import topk
 from ..core.token_map import TokenMap
 from ..errors import SettingError
 from ..methods.base import Cues, Method, Selection, Stage
-from ..methods.uniform import cell_centres
+from ..methods.ops.cells import cell_centres
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ from . import ablations, entries, kept, timing
 from .data import DataSet, Scene
 from .metrics import summarise
 from .own import Own
-from .shared import Shared, cells, clip_of
+from .shared import Shared, cells
 from .store import GROUP, RunFolder, config_of, row_of, write_json
 
 Progress = Callable[[int], None]
@@ -45,7 +45,7 @@ class Evaluation:
         return config_of(
             model_name=Path(loaded.name).name if Path(loaded.name).is_dir() else loaded.name,
             model=loaded.model,
-            clip=clip_of(loaded),
+            clip=loaded.text_tower(),
             max_new_tokens=self.max_new_tokens,
             data=self.data,
             methods=[describe(entry, self.keeps) for entry in self.methods],

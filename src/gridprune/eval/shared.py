@@ -1,9 +1,8 @@
 """All methods, budgets and questions of a few scenes from one vision pass.
 
-The path is the one of `prune`: the family's own encoder with captures on, `collect`, `checked_select`, the kept
-features handed to the model. What `prune` does once per call is shared here: the pictures are encoded once with the
-captures that all methods together need, a method that reads no text decides once per picture, and equal prompts are
-read once.
+The path is the one of `prune`, through a :class:`~gridprune.selection.selector.Selector`. What `prune` does once per
+call is shared here: the pictures are encoded once with the captures that all methods together need, a method that reads
+no text decides once per picture, and equal prompts are read once.
 """
 
 from __future__ import annotations
@@ -12,8 +11,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,16 +19,14 @@ from torch import Tensor
 from .. import families
 from ..core.budget import Keep
 from ..core.token_map import TokenMap
-from ..cues.clip_text import find_beside
 from ..cues.question import clean
-from ..cues.text_tower import TextTower, load_text_tower
 from ..errors import BudgetError, UnsupportedCallError
 from ..families.base import Encoded, Family
-from ..methods.base import Cues, Method, Selection, checked_select
+from ..methods.base import Cues, Method, Needs, checked_select
 from ..methods.spec import MethodSpec
 from ..runtime.ask import Loaded
-from ..selection import collect
-from ..selection.selector import Choice, kept_embeddings
+from ..selection.collect import TextSide
+from ..selection.selector import Choice, Selector
 from .ablations import borrows_question, reads_evidence
 from .data import Box, Question, Scene
 from .decode import Decoder, Job, Prefix, prompt_parts
@@ -42,27 +38,8 @@ _SHARED = (
     "llava-next",
 )  # positions 0, 1, 2, ... and causal attention: what stands behind a prefix leaves it be
 
+_EVIDENCE, _NOBODY, _OWN, _OTHER = "evidence", "nobody", "own", "other"
 _WAITING = 256_000_000  # bytes of kept features that wait to be answered together
-
-
-@dataclass(frozen=True, kw_only=True)
-class Union(Method):
-    """Stands for several methods when cues are collected; never selects."""
-
-    of: tuple[Method, ...] = ()
-
-    name: ClassVar[str] = "union"
-
-    @property
-    def needs(self) -> frozenset[str]:
-        return frozenset().union(*(method.needs for method in self.of))
-
-    @property
-    def saliency_depths(self) -> tuple[float, ...]:
-        return tuple(sorted({depth for method in self.of for depth in method.saliency_depths}))
-
-    def select(self, cues: Cues, token_map: TokenMap, k: int) -> Selection:
-        raise UnsupportedCallError("A union of methods says which cues to collect; it selects nothing.")
 
 
 @dataclass(frozen=True)
@@ -123,17 +100,6 @@ def cells(entries: Sequence[MethodSpec], keeps: Sequence[Keep]) -> list[Cell]:
     return found
 
 
-def clip_of(loaded: Loaded) -> TextTower | None:
-    """The text half of a loaded model's vision tower: given, or found beside a local checkpoint."""
-    if isinstance(loaded.clip, TextTower):
-        return loaded.clip
-    source: Any = loaded.clip
-    if source is None:
-        folder = getattr(loaded.model.config, "_name_or_path", "") or ""
-        source = find_beside(folder) if folder and Path(folder).is_dir() else None
-    return None if source is None else load_text_tower(source).to(loaded.model.device)
-
-
 class Shared:
     """Answers scenes for a fixed list of cells."""
 
@@ -156,16 +122,15 @@ class Shared:
                 f"Generated questions are answered from shared prompts, which is tested for {', '.join(_SHARED)} and "
                 f"not for {self.family.name}. Give your own questions with --data: those go through `prune`."
             )
-        self.text = collect.TextSide(clip_of(loaded), loaded.processor.tokenizer)
+        text = TextSide(loaded.text_tower(), loaded.processor.tokenizer)
         methods = [cell.method for cell in self.cells if not reads_evidence(cell.method)]
-        for method in methods:
-            collect.check_available(self.family, method, self.text)
-        self.blind = Union(of=tuple(method for method in methods if not method.uses_text))
-        self.guided = Union(of=tuple(m for m in methods if m.uses_text and not borrows_question(m)))
-        self.borrowed = Union(of=tuple(m for m in methods if m.uses_text and borrows_question(m)))
+        self.selector = Selector.of(self.family, text, *methods)
+        self._needs = {  # by whose question it is that guides
+            whose: Needs.of(*(method for method in methods if _guide(method) == whose))
+            for whose in {_guide(method) for method in methods}
+        }
         limit = max_new_tokens or getattr(loaded.model.generation_config, "max_new_tokens", None) or 24
         self.decoder = Decoder(self.family, int(limit))
-        self._read = collect.wanted_blocks(self.family, Union(of=tuple(methods)))
         self._before: tuple[Question, ...] | None = None
 
     def remember(self, scene: Scene) -> None:
@@ -176,7 +141,7 @@ class Shared:
     def run(self, scenes: Sequence[Scene]) -> list[Result]:
         """Answer all questions of some scenes, which must come in the order of the data set."""
         vision = self.vision(scenes)
-        encoded = self.encode(vision)
+        encoded = self.selector.encode(vision)
         results = [Result(scene) for scene in scenes]
         kept: list[_Kept] = []
         waiting = 0
@@ -203,14 +168,6 @@ class Shared:
             if key in moved
         }
 
-    def encode(self, vision: dict[str, Any], maps: list[TokenMap] | None = None) -> Encoded:
-        """One vision pass with the captures that all methods together need.
-
-        Args:
-            maps: the pictures' geometry, for families that read it off the prompt.
-        """
-        return self.family.encode(vision, maps or self.family.token_maps(vision), self._read)
-
     # -- which tokens stay ---------------------------------------------------------------------------------------
 
     def _decide(self, result: Result, image: int, encoded: Encoded, vision: dict[str, Any]) -> Iterator[_Kept]:
@@ -225,24 +182,18 @@ class Shared:
         result.seen = seen_part(result.scene.image.size, self.loaded.processor)
         everything = torch.arange(len(token_map), device="cpu")
         yield self._kept(result, image, FULL, None, everything, encoded.embeddings[image], wanted)
-        sets: dict[int, Cues] = {}  # by the union's identity
-        where: Cues | None = None
+        cues: dict[str, Cues] = {}
         for cell in self.cells:
-            method = cell.method
-            union = self._union(method)
-            if union is None:
-                cues = where = where or Cues(relevance=torch.stack([closeness(token_map, one) for one in boxes]))
-            elif id(union) in sets:
-                cues = sets[id(union)]
-            else:
-                questions = [""] if union is self.blind else asked if union is self.guided else self._borrow(asked)
-                images = [image] * len(questions)
-                cues = sets[id(union)] = collect.collect(self.family, union, encoded, images, questions, self.text)
-            for number, selection, row in choose(method, cues, token_map):
-                indices = selection.kept[row]
-                features = self._features(method, selection, row, cues, encoded, image, vision)
-                question = None if union is self.blind else number
-                yield self._kept(result, image, cell.key, question, indices, features, wanted)
+            whose = _guide(cell.method)
+            if whose not in cues and whose == _EVIDENCE:
+                cues[whose] = Cues(relevance=torch.stack([closeness(token_map, one) for one in boxes]))
+            elif whose not in cues:
+                questions = {_NOBODY: [""], _OWN: asked, _OTHER: self._borrow(asked)}[whose]
+                cues[whose] = self.selector.cues(encoded, [image] * len(questions), questions, self._needs[whose])
+            for number, choice in choose(cell.method, cues[whose], token_map):
+                features = self._features(cell.method, choice, encoded, image, vision)
+                question = None if whose == _NOBODY else number
+                yield self._kept(result, image, cell.key, question, choice.kept, features, wanted)
 
     def _kept(
         self,
@@ -262,37 +213,21 @@ class Shared:
             result.kept.setdefault(cell, []).append(indices)
         return _Kept(image, cell, question, features)
 
-    def _union(self, method: Method) -> Union | None:
-        """The set of cues a method reads; None for the oracle's."""
-        if reads_evidence(method):
-            return None
-        if not method.uses_text:
-            return self.blind
-        return self.borrowed if borrows_question(method) else self.guided
-
     def _borrow(self, asked: Sequence[str]) -> list[str]:
         """As many questions of the scene before; the first scene borrows from itself, each question from another."""
         others = [clean(question.text) for question in self._before] if self._before else [*asked[1:], asked[0]]
         return [others[i % len(others)] for i in range(len(asked))]
 
     def _features(
-        self,
-        method: Method,
-        selection: Selection,
-        row: int,
-        cues: Cues,
-        encoded: Encoded,
-        image: int,
-        vision: dict[str, Any],
+        self, method: Method, choice: Choice, encoded: Encoded, image: int, vision: dict[str, Any]
     ) -> Tensor:
         """(n_kept, D) in prompt order, as `prune` hands them on."""
         if method.stage == "pixels":
             token_map = encoded.maps[image]
-            rows, columns = token_map.grid
-            grid = resized_grid(method, rows, columns, selection.indices.shape[1])
+            grid = resized_grid(method, *token_map.grid, len(choice.kept))
             one = self.family.take_images(vision, [image])
             return self.family.encode_resized(one, [token_map], grid).embeddings[0]
-        return kept_of(self.family, method, encoded, image, selection, row, cues)
+        return self.selector.gather(encoded, image, choice)
 
     # -- what is answered ----------------------------------------------------------------------------------------
 
@@ -321,22 +256,24 @@ class Shared:
             result.answers.setdefault(cell, []).append(text)
 
 
-def choose(method: Method, cues: Cues, token_map: TokenMap) -> Iterator[tuple[int, Selection, int]]:
-    """Selections of a batch as (number, selection, row in it); methods without a fixed count decide one by one."""
+def _guide(method: Method) -> str:
+    """Whose question guides a method, or what else does."""
+    if reads_evidence(method):
+        return _EVIDENCE
+    if not method.uses_text:
+        return _NOBODY
+    return _OTHER if borrows_question(method) else _OWN
+
+
+def choose(method: Method, cues: Cues, token_map: TokenMap) -> Iterator[tuple[int, Choice]]:
+    """The choices of a batch, numbered; methods without a fixed count decide one by one."""
     if method.fixed_count:
         selection = checked_select(method, cues, token_map)
-        yield from ((number, selection, number) for number in range(cues.batch))
+        yield from ((number, Choice(selection, cues, number)) for number in range(cues.batch))
         return
     for number in range(cues.batch):
-        yield number, checked_select(method, cues.image(number), token_map), 0
-
-
-def kept_of(
-    family: Family, method: Method, encoded: Encoded, image: int, selection: Selection, row: int, cues: Cues
-) -> Tensor:
-    """The kept embeddings of one image in prompt order, as `prune` hands them on."""
-    choice = Choice(selection, cues, row, selection.kept[row])
-    return kept_embeddings(family, method, encoded, image, choice, encoded.maps[image].keep_mask(choice.kept))
+        own = cues.image(number)
+        yield number, Choice(checked_select(method, own, token_map), own, 0)
 
 
 def resized_grid(method: Method, rows: int, columns: int, k: int) -> tuple[int, int]:

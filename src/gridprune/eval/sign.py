@@ -20,7 +20,6 @@ from ..cues.question import clean
 from ..errors import MissingCueError, QuestionError
 from ..methods.relevance import Relevance
 from ..runtime.ask import Loaded, looked_at, prepare
-from ..selection import collect
 from .data import DataSet, Scene
 from .entries import parse
 from .evidence import evidence, seen_boxes
@@ -41,7 +40,7 @@ def measure(
         MissingCueError: the model's relevance does not come from a text tower, or none is at hand.
     """
     engine = Shared(loaded, cells([parse("relevance")], [keep]), decodes=False)
-    if engine.text.clip is None:
+    if engine.selector.text.clip is None:
         raise MissingCueError(
             "Only relevance from a CLIP or SigLIP text tower has a sign to measure. Give --clip FOLDER_OR_HUB_ID."
         )
@@ -76,14 +75,14 @@ def measure(
         "minus": {"share": round(float(mean[1]), 4), "ci": interval(drawn[:, 1])},
         "difference": {"share": round(float(mean[0] - mean[1]), 4), "ci": difference},
         "localises": (1 if mean[0] > mean[1] else -1) if decided else None,
-        "in_use": engine.text.clip.relevance_sign,
+        "in_use": engine.selector.text.clip.relevance_sign,
     }
 
 
 def _questions(engine: Shared, scene: Scene, keep: Keep) -> list[tuple[float, float, float]]:
     """For each question with evidence: shares of plus and of minus, and the share expected by chance."""
     vision, token_map = looked_at(engine.family, prepare(engine.loaded, scene.image, "?"))
-    encoded, token_map = engine.encode(vision, [token_map]), token_map.candidates
+    encoded, token_map = engine.selector.encode(vision, [token_map]), token_map.candidates
     labelled = []
     for question in scene.questions:
         boxes = seen_boxes(question.boxes, scene.image.size, engine.loaded.processor)
@@ -94,7 +93,7 @@ def _questions(engine: Shared, scene: Scene, keep: Keep) -> list[tuple[float, fl
         return []
     method = Relevance(keep=keep)
     questions = [text for text, _ in labelled]
-    cues = collect.collect(engine.family, method, encoded, [0] * len(labelled), questions, engine.text)
+    cues = engine.selector.cues(encoded, [0] * len(labelled), questions)
     relevance = cues.require("relevance").cpu()
     k = method.budget.resolve(len(token_map))
     out = []

@@ -17,12 +17,10 @@ import torch
 
 from ..cues.question import clean
 from ..families.base import Encoded
-from ..methods.base import Cues
-from ..selection import collect
 from .ablations import reads_evidence
 from .data import DataSet, Scene
 from .decode import Prefix, prompt_parts
-from .shared import Cell, Shared, choose, kept_of, resized_grid
+from .shared import Cell, Shared, resized_grid
 from .store import machine
 
 
@@ -48,7 +46,7 @@ def _one(engine: Shared, scene: Scene) -> list[tuple[str, str, float]]:
     question = clean(scene.questions[0].text)
     out = []
     started = _now()
-    encoded = engine.encode(vision)
+    encoded = engine.selector.encode(vision)
     out.append(("encode", "full", _now() - started))
     lengths = {len(encoded.maps[0])}
     for cell in engine.cells:
@@ -77,11 +75,11 @@ def _one(engine: Shared, scene: Scene) -> list[tuple[str, str, float]]:
 
 def _decide(engine: Shared, cell: Cell, encoded: Encoded, question: str) -> int:
     """Cues, selection and merging as `prune` does them, with a cold text embedding; the number of tokens kept."""
-    if engine.text.clip is not None:
-        engine.text.clip.to(engine.loaded.model.device)  # drops cached embeddings
-    cues: Cues = collect.collect(engine.family, cell.method, encoded, [0], [question], engine.text)
-    _, selection, row = next(choose(cell.method, cues, encoded.maps[0].candidates))
-    return len(kept_of(engine.family, cell.method, encoded, 0, selection, row, cues))
+    selector = engine.selector
+    if selector.text.clip is not None:
+        selector.text.clip.to(engine.loaded.model.device)  # drops cached embeddings
+    (choice,) = selector.choose(cell.method, encoded, [question])
+    return len(selector.gather(encoded, 0, choice))
 
 
 def _figure(values: list[float]) -> float:

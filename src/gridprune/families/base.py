@@ -7,7 +7,7 @@ hands shortened features back in the container the model expects. A new family i
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -23,8 +23,8 @@ from ..cues.first_layer import FirstAttention, find_first_attention
 from ..cues.text_tower import CLIP_TEXT as CLIP_TEXT  # re-exported for families
 from ..cues.tower import Captured, Tower, find_clip_tower
 from ..errors import MissingCueError, UnsupportedCallError, UnsupportedModelError
-from ..hf.layout import placeholder_runs
 from .parts import Crops, Parts
+from .spans import placeholder_runs
 
 EMBEDDINGS = "the language model's input embeddings"
 
@@ -358,8 +358,14 @@ class Family(ABC):
 class Blocks:
     """Tower blocks to read: those whose output, and those whose queries and keys are wanted."""
 
-    states: Collection[int] = ()
-    attention: Collection[int] = ()
+    states: frozenset[int] = frozenset()
+    attention: frozenset[int] = frozenset()
+
+    def __or__(self, other: Blocks) -> Blocks:
+        return Blocks(self.states | other.states, self.attention | other.attention)
+
+    def __le__(self, other: Blocks) -> bool:
+        return self.states <= other.states and self.attention <= other.attention
 
 
 def by_row(values: Sequence[Tensor], rows: Sequence[int]) -> list[Tensor]:

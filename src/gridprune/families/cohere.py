@@ -15,7 +15,8 @@ from ..cues.text_tower import SIGLIP_TEXT
 from ..cues.tower import Tower, find_clip_tower
 from .base import Place, block_of_layer, single_layer
 from .idefics3 import pictures_by_marker
-from .internvl import InternVL, runs
+from .internvl import InternVL
+from .spans import runs
 
 
 class Cohere2Vision(InternVL):

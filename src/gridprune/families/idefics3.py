@@ -20,9 +20,9 @@ from ..core.token_map import TokenMap
 from ..cues.text_tower import SIGLIP_TEXT
 from ..cues.tower import Tower, find_clip_tower
 from .base import Family, Place
-from .internvl import runs
 from .maps import last_view, tiled
 from .parts import Crops, Parts
+from .spans import runs
 
 _GAP = 2  # text tokens between tiles of a row: <fake_token_around_image> and the next marker; a line break adds one
 

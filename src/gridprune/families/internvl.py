@@ -20,6 +20,7 @@ from ..cues.tower import Tower, find_tower
 from .base import Family, Place
 from .maps import join, last_view
 from .parts import Crops, Parts
+from .spans import runs
 
 
 class InternVL(Family):
@@ -78,16 +79,6 @@ class InternVL(Family):
 
     def picture(self, vision: dict[str, Any], maps: Sequence[TokenMap], index: int) -> Tensor:
         return vision["pixel_values"][last_view(maps, index)].detach()  # type: ignore[no-any-return]
-
-
-def runs(ids: Tensor, placeholder: int) -> list[tuple[int, Tensor]]:
-    """Row and columns of every unbroken run of placeholders in `ids` (B, L) on the CPU."""
-    found = []
-    for row in range(len(ids)):
-        columns = (ids[row] == placeholder).nonzero()[:, 0]
-        breaks = ((columns[1:] - columns[:-1]) > 1).nonzero()[:, 0] + 1
-        found += [(row, part) for part in columns.tensor_split(breaks) if len(part)]
-    return found
 
 
 def _pair(size: Any) -> tuple[int, int]:

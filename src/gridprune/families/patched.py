@@ -16,9 +16,9 @@ from ..cues.first_layer import FirstAttention, find_first_attention
 from ..cues.tower import Tower, find_tower
 from ..errors import UnsupportedCallError
 from .base import CHUNKED_PREFILL, PADDING_BEHIND_CACHE, STATIC_CACHE, Family, Limit, Place
-from .internvl import runs
 from .maps import join, last_view, pooled, views
 from .parts import PaddedCrops, Parts
+from .spans import runs
 
 
 class Patched(Family):

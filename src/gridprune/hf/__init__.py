@@ -1,0 +1,1 @@
+"""A live transformers model while it is pruned: interception, shortened prompts, positions, what comes back."""

@@ -6,7 +6,6 @@ it is; -1 is padding that was needed because rows were shortened by different am
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -107,25 +106,6 @@ class Layout:
     def rows(self, copies: int) -> Layout:
         """Every row repeated, as beams and several return sequences repeat them."""
         return self if copies == 1 else Layout(self.columns.repeat_interleave(copies, dim=0), self.full)
-
-
-def placeholder_runs(ids: Tensor, placeholder: int, lengths: Sequence[int]) -> list[tuple[int, Tensor]] | None:
-    """For each picture, in prompt order, its row and the columns (n,) of its placeholders.
-
-    None if `ids` (B, L) do not hold exactly the placeholders the pictures need.
-
-    Raises:
-        UnsupportedCallError: a picture's placeholders run over two rows.
-    """
-    where = (ids == placeholder).nonzero()  # [total, 2]
-    if len(where) != sum(lengths):
-        return None
-    found = []
-    for part in torch.split(where, list(lengths)):
-        if len(part) and int(part[0, 0]) != int(part[-1, 0]):
-            raise UnsupportedCallError("The placeholders of one picture run over two rows of the batch.")
-        found.append((int(part[0, 0]), part[:, 1]))
-    return found
 
 
 def shorten(keep: Tensor, mask: Tensor | None, past: Layout) -> Layout:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -14,12 +16,18 @@ from torch import Tensor
 
 from ..cues.question import QuestionReader, clean
 from ..errors import QuestionError, UnsupportedCallError
-from ..families.base import CHUNKED_PREFILL, LATER_PICTURES, PADDING_BEHIND_CACHE, STATIC_CACHE, Family, Place
+from ..families.base import (
+    CHUNKED_PREFILL,
+    LATER_PICTURES,
+    PADDING_BEHIND_CACHE,
+    STATIC_CACHE,
+    Encoded,
+    Family,
+    Place,
+)
 from ..methods.base import Method
 from ..report.report import Report
-from ..selection.collect import TextSide, needs_question
-from ..selection.encoder_cache import EncoderCache
-from ..selection.selector import pick
+from ..selection.selector import Choice, Selector
 from .cache_record import Past, Record, recall
 from .generation import Prompt, infer_mask, is_static, pad_token, shorten_limits
 from .layout import Layout, along, contiguous_positions, shorten
@@ -32,15 +40,15 @@ Question = str | Sequence[str] | None
 
 
 @dataclass(eq=False)
-class Pictures:
-    """The new pictures of one modality in one call.
+class PendingImages:
+    """The images of one modality in one call that no cache holds yet.
 
     Attributes:
         vision: the vision arguments they are encoded from.
         places: where they stand in the prompt.
     """
 
-    family: Family
+    selector: Selector
     vision: dict[str, Any]
     places: list[Place]
 
@@ -49,16 +57,16 @@ class Pictures:
 class Shortener:
     """Shortens the calls of one model, of any number of threads.
 
-    Attributes: see :func:`gridprune.hf.pruning.prune`; `text` is what questions are compared with pictures by.
+    Attributes:
+        selectors: one for each modality of the model. The others: see :func:`gridprune.hf.pruning.prune`.
     """
 
     family: Family
     method: Method
-    text: TextSide
+    selectors: Sequence[Selector]
     processor: Any = None
     question: Question = None
     positions: Positions = "contiguous"
-    cache: EncoderCache | None = None
     reports: deque[Report] = field(default_factory=deque)
 
     @property
@@ -146,8 +154,8 @@ class Shortener:
             new_only: with a cache, `input_ids` hold the new tokens only (as `forward` takes them), not the whole
             prompt. generating: the call is one of `generate`, which counts positions and infers masks by itself.
         """
-        visions = [(stream, stream.vision(call)) for stream in self.family.streams]
-        seen = [(stream, vision) for stream, vision in visions if vision is not None]
+        visions = [(selector, selector.family.vision(call)) for selector in self.selectors]
+        seen = [(selector, vision) for selector, vision in visions if vision is not None]
         ids = call.get("input_ids")
         if ids is None or call.get("mm_encoder_outputs"):
             self._pass_on(bool(seen), call)
@@ -162,8 +170,10 @@ class Shortener:
         mask = self._mask(call, ids, length, generating)
         cpu_ids, cpu_mask = ids.cpu(), None if mask is None else mask.cpu().bool()
         keep = torch.ones(len(ids), length, dtype=torch.bool, device="cpu")
-        found = [self._find_pictures(stream, vision, cpu_ids, past.full, offset) for stream, vision in seen]
-        outputs = {each.family.modality: self._prune_pictures(each, cpu_ids, cpu_mask, keep, offset) for each in found}
+        found = [self._pending(selector, vision, cpu_ids, past.full, offset) for selector, vision in seen]
+        outputs = {
+            each.selector.family.modality: self._prune_images(each, cpu_ids, cpu_mask, keep, offset) for each in found
+        }
         layout = shorten(keep, cpu_mask, past.layout)
         plan = self._short_call(call, ids, mask, layout, past, offset, outputs, generating)
         if not layout.identity:
@@ -258,34 +268,78 @@ class Shortener:
             return fed.original(first), None
         return (None if generating else fed.counted(first)), None
 
-    def _find_pictures(self, family: Family, vision: dict[str, Any], ids: Tensor, prefix: int, offset: int) -> Pictures:
-        """The pictures of one modality that no cache holds yet."""
-        places, vision = _new_pictures(family, ids, vision, prefix - offset)
+    def _pending(
+        self, selector: Selector, vision: dict[str, Any], ids: Tensor, prefix: int, offset: int
+    ) -> PendingImages:
+        places, vision = _new_images(selector.family, ids, vision, prefix - offset)
         if places and prefix:
             self._refuse(LATER_PICTURES)
-        return Pictures(family, vision, places)
+        return PendingImages(selector, vision, places)
 
-    def _prune_pictures(self, pictures: Pictures, ids: Tensor, mask: Tensor | None, keep: Tensor, offset: int) -> Any:
-        """Encode the pictures, select, clear `keep` in place, and return the kept features."""
-        places = pictures.places
+    def _prune_images(self, new: PendingImages, ids: Tensor, mask: Tensor | None, keep: Tensor, offset: int) -> Any:
+        """Encode the images, select, clear `keep` in place, and return the encoder output to hand on."""
+        selector, places = new.selector, new.places
         if not places:
             return None
-        asked = [(place.row, place.columns) for place in places]
-        row_mask = None if mask is None else mask[:, offset:]
-        picked = pick(
-            pictures.family,
-            self.method,
-            pictures.vision,
-            places,
-            lambda: self._questions(ids, asked, row_mask),
-            self.text,
-            self.processor,
-            self.cache,
+        maps = [place.token_map for place in places]
+        started = time.perf_counter()
+        if self.method.stage == "pixels":
+            encoded = selector.resize(self.method, new.vision, maps)
+        else:
+            encoded = selector.encode(new.vision, maps)
+        between = time.perf_counter()
+        asked = self._questions(
+            ids, [(place.row, place.columns) for place in places], None if mask is None else mask[:, offset:]
         )
-        for place, stays in zip(places, picked.masks):
+        choices = selector.choose(self.method, encoded, asked)
+        output = self._gathered(selector, encoded, choices, places, keep, offset)
+        seconds = between - started, time.perf_counter() - between
+        self.reports.extend(self._reports(new, choices, asked, seconds))
+        return output
+
+    def _gathered(
+        self,
+        selector: Selector,
+        encoded: Encoded,
+        choices: Sequence[Choice],
+        places: Sequence[Place],
+        keep: Tensor,
+        offset: int,
+    ) -> Any:
+        """The encoder output with the kept embeddings; as it is where all tokens stay as they are."""
+        masks = [place.token_map.keep_mask(choice.kept) for place, choice in zip(places, choices)]
+        for place, stays in zip(places, masks):
             keep[place.row, place.columns + offset] = stays
-        self.reports.extend(picked.reports)
-        return picked.output
+        resized = self.method.stage == "pixels"
+        if all(bool(mask.all()) for mask in masks) and not self.method.merges and not resized:
+            return encoded.output
+        kept = encoded.embeddings
+        if not resized:
+            kept = [selector.gather(encoded, i, choice, masks[i]) for i, choice in enumerate(choices)]
+        return selector.family.handed_on(encoded, kept, masks, [place.row for place in places])
+
+    def _reports(
+        self, new: PendingImages, choices: Sequence[Choice], asked: Sequence[str], seconds: tuple[float, float]
+    ) -> list[Report]:
+        """One per image; the seconds of encoder and decision are shared out equally."""
+        family, maps = new.selector.family, [place.token_map for place in new.places]
+        return [
+            Report.build(
+                method=self.method,
+                family=family,
+                token_map=maps[i],
+                selection=choice.selection,
+                cues=choice.cues,
+                row=choice.row,
+                kept=choice.kept,
+                question=asked[i],
+                picture=functools.partial(family.picture, new.vision, maps, i),
+                processor=self.processor,
+                encode_seconds=seconds[0] / len(choices),
+                decision_seconds=seconds[1] / len(choices),
+            )
+            for i, choice in enumerate(choices)
+        ]
 
     def _questions(self, ids: Tensor, pictures: list[tuple[int, Tensor]], mask: Tensor | None) -> list[str]:
         """The question of every picture, given or read from the prompt; empty ones if none is known and none needed."""
@@ -298,7 +352,7 @@ class Shortener:
             return [clean(question) for question in given]
         if self.processor is not None:
             return self._reader.read(ids, pictures, mask)
-        if needs_question(self.method):
+        if self.method.uses_text:
             raise QuestionError(
                 f"The method {self.method.name!r} is guided by the question. Give processor=... so that it can be "
                 "read from the prompt, or question='...'."
@@ -324,7 +378,7 @@ class Shortener:
 
 
 @torch.no_grad()  # geometry: some families push it through the model's own packing
-def _new_pictures(
+def _new_images(
     family: Family, ids: Tensor, vision: dict[str, Any], start: int
 ) -> tuple[list[Place], dict[str, Any]]:
     """The pictures behind column `start`, and their vision arguments: the call may bring the new ones, or all.

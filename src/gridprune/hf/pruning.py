@@ -12,15 +12,16 @@ from typing import Any, cast, get_args
 
 from .. import families
 from ..compat import device_of, doors
-from ..cues.clip_text import find_beside
-from ..cues.text_tower import TextTower, load_text_tower
+from ..cues.load_text import text_tower
+from ..cues.text_tower import TextTower
 from ..errors import CheckpointError, SettingError
 from ..families.base import Family
 from ..methods.base import Method
 from ..methods.in_llm.base import InsideMethod
 from ..report.report import Report
-from ..selection.collect import TextSide, check_available
+from ..selection.collect import TextSide
 from ..selection.encoder_cache import EncoderCache
+from ..selection.selector import Selector
 from .intercept import Acting, Interceptor
 from .layer_pruner import InsideEngine
 from .prompt_pruner import Positions, Question, Shortener
@@ -91,17 +92,14 @@ class Pruning:
         self.family: Family = families.find(model)
         tokenizer = None if processor is None else getattr(processor, "tokenizer", processor)
         self.text = text = TextSide(_find_clip(self.family, method, clip), tokenizer)
-        for stream in self.family.streams:
-            check_available(stream, method, text)
         self.reports: deque[Report] = deque(maxlen=max_reports)
         self.cache = EncoderCache(cache) if isinstance(cache, int) else cache
+        selectors = [Selector.of(stream, text, method, cache=self.cache) for stream in self.family.streams]
         self._acting: Acting
         if method.stage == "in-llm":
             self._acting = InsideEngine(self.family, cast(InsideMethod, method), self.reports, processor)
         else:
-            self._acting = Shortener(
-                self.family, method, text, processor, question, positions, self.cache, self.reports
-            )
+            self._acting = Shortener(self.family, method, selectors, processor, question, positions, self.reports)
 
     # -- switching on and off ------------------------------------------------------------------------------------
 
@@ -137,12 +135,11 @@ def _check_setting(name: str, given: str, known: tuple[str, ...]) -> None:
 def _find_clip(family: Family, method: Method, clip: TextTower | str | Path | None) -> TextTower | None:
     if not method.needs & {"relevance", "word_relevance"} or not (family.text_tower or clip):
         return None
-    if clip is None:
-        folder = getattr(family.model.config, "_name_or_path", "") or ""
-        clip = find_beside(folder) if folder and Path(folder).is_dir() else None
-    if clip is None:
+    tower = text_tower(clip, family.model)
+    if tower is None:
         return None
-    tower = clip if isinstance(clip, TextTower) else load_text_tower(clip).to(device_of(family.model))
+    if tower is not clip:
+        tower.to(device_of(family.model))
     if tower.source != family.text_tower:
         has = f"a vision tower whose text half is a {family.text_tower}" if family.text_tower else "none that fits"
         raise CheckpointError(

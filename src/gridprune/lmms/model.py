@@ -36,7 +36,6 @@ from tqdm import tqdm
 from .. import families
 from ..cues.chat import prompt_text, question_in, special_tokens_of
 from ..errors import ImageError, UnsupportedCallError
-from ..eval.shared import clip_of
 from ..hf.pruning import Pruning, prune
 from ..runtime.ask import EMBEDDED, load
 from ..runtime.failures import Failures
@@ -130,7 +129,7 @@ class GridPruneModel(lmms):  # type: ignore[misc]
                 self.loaded.model,
                 chosen,
                 processor=self.processor,
-                clip=clip_of(self.loaded),
+                clip=self.loaded.text_tower(),
                 positions=positions,  # type: ignore[arg-type]
                 max_reports=_REPORTS,
             )

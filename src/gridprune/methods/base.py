@@ -312,6 +312,30 @@ def deciding(device: torch.device) -> Iterator[None]:
         yield
 
 
+@dataclass(frozen=True)
+class Needs:
+    """What has to be read of an image and its question, for one method or for several that share one look.
+
+    Attributes:
+        cues: names of :class:`Cues`.
+        saliency_depths: see :attr:`Method.saliency_depths`.
+        uses_text: whether the question is read.
+    """
+
+    cues: frozenset[str] = frozenset()
+    saliency_depths: tuple[float, ...] = ()
+    uses_text: bool = False
+
+    @classmethod
+    def of(cls, *methods: Method) -> Needs:
+        """What all of these methods need together."""
+        return cls(
+            cues=frozenset().union(*(method.needs for method in methods)),
+            saliency_depths=tuple(sorted({depth for method in methods for depth in method.saliency_depths})),
+            uses_text=any(method.uses_text for method in methods),
+        )
+
+
 def checked_select(method: Method, cues: Cues, token_map: TokenMap, k: int | None = None) -> Selection:
     """Run `method.select` behind the guards every method shares, and check what came out.
 

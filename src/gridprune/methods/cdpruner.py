@@ -14,8 +14,8 @@ from ..core.scores import minmax
 from ..core.token_map import TokenMap
 from .base import Cues, Method, Selection
 from .ops.greedy import Greedy, matrix, products
+from .ops.signs import check_sign, signed_relevance
 from .ops.similarity import TIE, unit
-from .relevance import check_sign, signed_relevance
 
 
 @dataclass(frozen=True, kw_only=True)

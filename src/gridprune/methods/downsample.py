@@ -9,7 +9,7 @@ from typing import ClassVar
 from ..core.token_map import TokenMap
 from ..errors import BudgetError
 from .base import Cues, Method, Selection, Stage
-from .uniform import cell_centres
+from .ops.cells import cell_centres
 
 
 @dataclass(frozen=True, kw_only=True)

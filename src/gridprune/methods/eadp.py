@@ -14,8 +14,8 @@ from ..core.scores import minmax, zone_mean
 from ..core.token_map import TokenMap, Zones
 from .base import Cues, Method, Selection
 from .ops.geometry import neighbours, smooth
+from .ops.signs import check_sign, signed_relevance
 from .ops.similarity import Cosine, Coverage, Picks
-from .relevance import check_sign, signed_relevance
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,8 +12,8 @@ from torch import Tensor
 from ..core.scores import ascending_indices, minmax
 from ..core.token_map import TokenMap
 from .base import Cues, Merge, Method, Selection
+from .ops.signs import check_sign, signed_relevance
 from .ops.similarity import Cosine, first_max, ranked
-from .relevance import check_sign, signed_relevance
 
 
 @dataclass(frozen=True, kw_only=True)

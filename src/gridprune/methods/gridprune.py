@@ -15,7 +15,7 @@ from ..core.scores import deviation, minmax, zone_mean
 from ..core.token_map import TokenMap, Zones
 from ..errors import BudgetError
 from .base import Cues, Method, Selection
-from .relevance import check_sign, signed_relevance
+from .ops.signs import check_sign, signed_relevance
 
 _FAR = -1e20  # stands for NaN and infinite values; unlike -inf, it can be subtracted from itself
 

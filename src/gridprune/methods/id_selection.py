@@ -12,8 +12,8 @@ from ..core.token_map import TokenMap
 from .base import Cues, Method, Selection
 from .mmr import Importance, importance_of
 from .ops.greedy import Greedy, matrix, products
+from .ops.signs import check_sign
 from .ops.similarity import TIE, unit
-from .relevance import check_sign
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,8 +8,8 @@ from typing import ClassVar, Literal
 from ..core.scores import topk
 from ..core.token_map import TokenMap
 from .base import Cues, Method, Selection
+from .ops.signs import check_sign, signed_relevance
 from .ops.similarity import member_mask, ranked
-from .relevance import check_sign, signed_relevance
 
 
 @dataclass(frozen=True, kw_only=True)

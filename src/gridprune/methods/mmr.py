@@ -12,8 +12,8 @@ from ..core.scores import minmax
 from ..core.token_map import TokenMap
 from .base import Cues, Method, Selection
 from .ops.greedy import Greedy, matrix, products
+from .ops.signs import check_sign, signed_relevance
 from .ops.similarity import unit
-from .relevance import check_sign, signed_relevance
 
 Importance = Literal["saliency", "relevance"]
 

@@ -9,7 +9,7 @@ import torch
 
 from ..core.token_map import TokenMap
 from .base import Cues, Merge, Method, Selection
-from .uniform import cell_centres
+from .ops.cells import cell_centres
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,8 +11,8 @@ from ..core.budget import Keep
 from ..core.scores import ascending_indices, topk
 from ..core.token_map import TokenMap
 from .base import Cues, Merge, Method, Selection
+from .ops.signs import check_sign, signed_relevance
 from .ops.similarity import last_dropped, member_mask, outliers
-from .relevance import check_sign, signed_relevance
 
 
 @dataclass(frozen=True, kw_only=True)

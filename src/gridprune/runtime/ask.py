@@ -16,6 +16,7 @@ from .. import families
 from ..core.token_map import TokenMap
 from ..cues.chat import conversation, prompt_text, special_tokens_of
 from ..cues.clip_text import DEFAULT_SIGN, ClipText
+from ..cues.load_text import text_tower
 from ..cues.text_tower import TextTower, stored_sign
 from ..errors import CheckpointError, GridPruneError, QuestionError, UnsupportedModelError, first_line
 from ..families.base import Family
@@ -48,6 +49,13 @@ class Loaded:
     processor: Any
     clip: TextTower | str | Path | None = None
     check: Callable[[str], None] | None = None
+
+    def text_tower(self) -> TextTower | None:
+        """The text half of the vision tower, given or found beside a local checkpoint; read from disk once."""
+        found = text_tower(self.clip, self.model)
+        if found is not None and found is not self.clip:
+            self.clip = found.to(self.model.device)
+        return found
 
     def pruning(self, method: Method, question: str | None = None, **settings: Any) -> Pruning:
         """A :func:`gridprune.prune` of this model, with its processor and the text half of its vision tower.

@@ -1,0 +1,1 @@
+"""From encoded images to kept tokens: cues, decisions, embeddings."""

@@ -17,7 +17,7 @@ from ..cues.structure import laplacian_moments
 from ..cues.text_tower import TextTower
 from ..errors import MissingCueError, QuestionError, UnsupportedModelError
 from ..families.base import CLIP_TEXT, EMBEDDINGS, Blocks, Encoded, Family, embedding_table
-from ..methods.base import Cues, Method, deciding
+from ..methods.base import Cues, Method, Needs, deciding
 
 if TYPE_CHECKING:
     from ..core.token_map import TokenMap
@@ -39,25 +39,20 @@ class TextSide:
         return self.clip is not None and self.clip.source == family.text_tower
 
 
-def wanted_blocks(family: Family, method: Method) -> Blocks:
-    """Tower blocks that must be read for `method`."""
+def wanted_blocks(family: Family, needs: Needs) -> Blocks:
+    """Tower blocks that must be read for `needs`."""
     states, attention = set(), set()
-    if method.needs & {"tower_features", "sensitivity"} or (method.needs & _TEXT and family.text_tower):
+    if needs.cues & {"tower_features", "sensitivity"} or (needs.cues & _TEXT and family.text_tower):
         states.add(family.feature_block)
-    if method.needs & _FROM_ATTENTION:
+    if needs.cues & _FROM_ATTENTION:
         attention.add(family.tower.block(family.tower.saliency_block))
-    attention.update(family.tower.block_at(depth) for depth in method.saliency_depths)
+    attention.update(family.tower.block_at(depth) for depth in needs.saliency_depths)
     return Blocks(frozenset(states), frozenset(attention))
-
-
-def needs_question(method: Method) -> bool:
-    """Whether a question must be known before `method` can select."""
-    return method.uses_text
 
 
 def check_available(family: Family, method: Method, text: TextSide) -> None:
     """Raise a :class:`MissingCueError` that names the remedy if `method` needs what this model cannot give."""
-    read = wanted_blocks(family, method)
+    read = wanted_blocks(family, Needs.of(method))
     model = type(family.model).__name__
     if (read.states or read.attention) and is_compiled(family.tower.module):
         raise UnsupportedModelError(
@@ -92,24 +87,24 @@ def check_available(family: Family, method: Method, text: TextSide) -> None:
 
 
 def collect(
-    family: Family, method: Method, encoded: Encoded, images: Sequence[int], questions: Sequence[str], text: TextSide
+    family: Family, needs: Needs, encoded: Encoded, images: Sequence[int], questions: Sequence[str], text: TextSide
 ) -> Cues:
     """The cues of some `images` of one geometry (same token map), batched in that order.
 
     Args:
-        questions: one per entry of `images`; read only if the method needs them.
+        questions: one per entry of `images`; read only if they are needed.
     """
-    if method.uses_text and not all(question.strip() for question in questions):
+    if needs.uses_text and not all(question.strip() for question in questions):
         raise QuestionError(
             "The question is empty, and this method is guided by it. Give question='...', or use a method without text."
         )
     with deciding(encoded.embeddings[0].device):
-        return _collect(method, _Gather(family, encoded, images), questions, text)
+        return _collect(needs, _Gather(family, encoded, images), questions, text)
 
 
-def _collect(method: Method, gather: _Gather, questions: Sequence[str], text: TextSide) -> Cues:
+def _collect(wanted: Needs, gather: _Gather, questions: Sequence[str], text: TextSide) -> Cues:
     family = gather.family
-    needs, found = method.needs, dict[str, Tensor]()
+    needs, found = wanted.cues, dict[str, Tensor]()
     by_embedding = bool(needs & _TEXT) and not text.by_tower(family)
     if by_embedding or needs & {"features", "head_relevance"}:
         found["features"] = gather.features()
@@ -125,7 +120,7 @@ def _collect(method: Method, gather: _Gather, questions: Sequence[str], text: Te
         found["sensitivity"] = gather.sensitivity()
     if "laplacian" in needs:
         found["laplacian"] = gather.laplacian()
-    saliency_at = {depth: gather.saliency(family.tower.block_at(depth)) for depth in method.saliency_depths}
+    saliency_at = {depth: gather.saliency(family.tower.block_at(depth)) for depth in wanted.saliency_depths}
     sign, source = embeddings.SIGN, EMBEDDINGS
     if text.clip is not None and not by_embedding:
         sign, source = text.clip.relevance_sign, text.clip.source

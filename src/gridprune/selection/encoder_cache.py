@@ -20,7 +20,8 @@ class EncoderCache:
     """The encoder's outputs for the last `calls` sets of pictures, by the content of their pixels.
 
     Give it to `prune(..., cache=...)`, or to several of them: the same picture asked again, in a later turn or by
-    another method that reads the same tower blocks, then costs no vision pass, and the features are the very same.
+    another method, then costs no vision pass, and the features are the very same. A method that reads tower blocks
+    which were not read before has them read once more, for all that come after it.
     An entry is one call's pictures together, so a batch is found again as a whole only. It holds all that the encoder
     returned and what was read of the tower. Safe to use from threads.
 
@@ -43,7 +44,7 @@ class EncoderCache:
             raise SettingError(f"An encoder cache holds a whole number of calls, at least 1, got {calls!r}.")
         self.calls = calls
         self.hits = self.misses = 0
-        self._entries: OrderedDict[object, Encoded] = OrderedDict()
+        self._entries: OrderedDict[object, tuple[Blocks, Encoded]] = OrderedDict()
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -54,20 +55,25 @@ class EncoderCache:
         with self._lock:
             self._entries.clear()
 
-    def encoded(self, family: Family, vision: dict[str, Any], read: Blocks, encode: Callable[[], Encoded]) -> Encoded:
-        """What `encode` gives for these vision arguments, from memory if it is there."""
-        key = (weakref.ref(family.model), family.modality, read, _digest(vision), *_modes(vision))
+    def encoded(
+        self, family: Family, vision: dict[str, Any], read: Blocks, encode: Callable[[Blocks], Encoded]
+    ) -> Encoded:
+        """What `encode` gives for these vision arguments, with at least the blocks `read`; from memory if it is there."""
+        key = (weakref.ref(family.model), family.modality, _digest(vision), *_modes(vision))
         with self._lock:
-            if key in self._entries:
+            before, held = self._entries.get(key, (Blocks(), None))
+            if held is not None and read <= before:
                 self.hits += 1
                 self._entries.move_to_end(key)
-                return self._entries[key]
-        found = encode()
+                return held
+        read = read | before
+        found = encode(read)
         with self._lock:
             self.misses += 1
             if any(each.requires_grad for each in found.embeddings):
                 return found
-            self._entries[key] = found
+            self._entries[key] = read, found
+            self._entries.move_to_end(key)
             while len(self._entries) > self.calls:
                 self._entries.popitem(last=False)
         return found

@@ -1,166 +1,132 @@
-"""One call's pictures: encoded by the model, selected from by the method, and handed on shortened."""
+"""The sentence of the library, once: encode the images, collect cues, let a method choose, gather what it keeps."""
 
 from __future__ import annotations
 
-import functools
-import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
 
 from ..core.token_map import TokenMap
-from ..families.base import Encoded, Family, Place
-from ..methods.base import Cues, Method, Selection, checked_select
-from ..report.report import Report
-from .collect import TextSide, collect, tower_features, wanted_blocks
+from ..families.base import Encoded, Family
+from ..methods.base import Cues, Method, Needs, Selection, checked_select
+from .collect import TextSide, check_available, collect, tower_features, wanted_blocks
 from .encoder_cache import EncoderCache
 
 
 @dataclass(eq=False)
 class Choice:
-    """What was decided for one picture: its row in a batched selection, the cues behind it, and the kept tokens."""
+    """What was decided for one image: its row in a batched selection, the cues behind it, and the kept tokens."""
 
     selection: Selection
     cues: Cues
     row: int
-    kept: Tensor  # (k,) candidate indices on the CPU
+
+    @property
+    def kept(self) -> Tensor:
+        """(k,) candidate indices on the CPU."""
+        return self.selection.kept[self.row]
 
 
 @dataclass(eq=False)
-class Picked:
-    """The outcome for the pictures of one modality.
+class Selector:
+    """Chooses visual tokens of one modality of one loaded model, for any of the methods that `needs` was made of.
 
     Attributes:
-        masks: per picture (n,) bool, which tokens of the prompt stay.
-        output: the encoder output to hand on.
-        reports: one per picture.
-    """
-
-    masks: list[Tensor]
-    output: Any
-    reports: list[Report]
-
-
-def pick(
-    family: Family,
-    method: Method,
-    vision: dict[str, Any],
-    places: Sequence[Place],
-    questions: Callable[[], list[str]],
-    text: TextSide,
-    processor: Any,
-    cache: EncoderCache | None = None,
-) -> Picked:
-    """Encode the pictures, let the method select, and gather what it keeps.
-
-    Args:
-        questions: gives one question per picture; called once, after the encoder ran.
+        text: what questions are compared with images by.
+        needs: what is read of the tower in one vision pass; a method may be given that needs less.
         cache: where to look for the encoder's output first.
     """
-    maps = [place.token_map for place in places]
-    started = time.perf_counter()
-    encoded = _encode(family, method, vision, maps, cache)
-    between = time.perf_counter()
-    asked = questions()
-    choices = choose(family, method, encoded, asked, text)
-    masks = [token_map.keep_mask(choice.kept) for token_map, choice in zip(maps, choices)]
-    untouched = all(bool(mask.all()) for mask in masks) and not method.merges and method.stage != "pixels"
-    kept = (
-        []
-        if untouched
-        else [kept_embeddings(family, method, encoded, *each) for each in zip(range(len(maps)), choices, masks)]
-    )
-    output = encoded.output if untouched else family.handed_on(encoded, kept, masks, [place.row for place in places])
-    finished = time.perf_counter()
-    reports = [
-        Report.build(
-            method=method,
-            family=family,
-            token_map=maps[i],
-            selection=choice.selection,
-            cues=choice.cues,
-            row=choice.row,
-            kept=choice.kept,
-            question=asked[i],
-            picture=functools.partial(family.picture, vision, maps, i),
-            processor=processor,
-            encode_seconds=(between - started) / len(choices),
-            decision_seconds=(finished - between) / len(choices),
+
+    family: Family
+    text: TextSide = field(default_factory=TextSide)
+    needs: Needs = field(default_factory=Needs)
+    cache: EncoderCache | None = None
+
+    @classmethod
+    def of(cls, family: Family, text: TextSide, *methods: Method, cache: EncoderCache | None = None) -> Selector:
+        """A selector for these methods.
+
+        Raises:
+            MissingCueError: one of them needs what this model cannot give; the message names the remedy.
+            UnsupportedModelError: the tower is compiled and cannot be read.
+        """
+        for method in methods:
+            check_available(family, method, text)
+        return cls(family, text, Needs.of(*methods), cache)
+
+    def encode(self, vision: dict[str, Any], maps: list[TokenMap] | None = None) -> Encoded:
+        """One vision pass, or what is remembered of it.
+
+        Args:
+            maps: the images' geometry, for families that read it off the prompt.
+        """
+        own = self.family.token_maps(vision) if maps is None else maps
+        read = wanted_blocks(self.family, self.needs)
+        if self.cache is None:
+            return self.family.encode(vision, own, read)
+        return self.cache.encoded(self.family, vision, read, lambda blocks: self.family.encode(vision, own, blocks))
+
+    def resize(self, method: Any, vision: dict[str, Any], maps: list[TokenMap]) -> Encoded:
+        """For methods of the stage "pixels": smaller images, encoded at the grid that gives as many tokens as asked."""
+        rows, columns = maps[0].grid
+        return self.family.encode_resized(
+            vision, maps, method.target_grid(rows, columns, method.budget.resolve(rows * columns))
         )
-        for i, choice in enumerate(choices)
-    ]
-    return Picked(masks, output, reports)
 
+    def cues(
+        self, encoded: Encoded, images: Sequence[int], questions: Sequence[str], needs: Needs | None = None
+    ) -> Cues:
+        """The cues of some images of one geometry, batched in that order; `needs` is a part of the selector's."""
+        return collect(self.family, needs or self.needs, encoded, images, questions, self.text)
 
-def _encode(
-    family: Family, method: Method, vision: dict[str, Any], maps: list[TokenMap], cache: EncoderCache | None
-) -> Encoded:
-    if method.stage != "pixels":
-        read = wanted_blocks(family, method)
-        if cache is None:
-            return family.encode(vision, maps, read)
-        return cache.encoded(family, vision, read, lambda: family.encode(vision, maps, read))
-    rows, columns = maps[0].grid
-    k = method.budget.resolve(rows * columns)
-    return family.encode_resized(vision, maps, method.target_grid(rows, columns, k))  # type: ignore[attr-defined]
+    def choose(
+        self, method: Method, encoded: Encoded, questions: Sequence[str], counts: Sequence[int] | None = None
+    ) -> list[Choice]:
+        """Run the method on all images, those of one geometry in one batch, with one host synchronisation a batch.
 
+        Args:
+            questions: one per image.
+            counts: tokens to keep of each image; None: the method decides.
+        """
+        result: dict[int, Choice] = {}
+        for members in self._batches(method, encoded.maps, counts):
+            cues = self.cues(encoded, members, [questions[i] for i in members], Needs.of(method))
+            k = None if counts is None else counts[members[0]]
+            selection = checked_select(method, cues, encoded.maps[members[0]].candidates, k)
+            result.update({i: Choice(selection, cues, row) for row, i in enumerate(members)})
+        return [result[i] for i in range(len(encoded.maps))]
 
-def choose(
-    family: Family,
-    method: Method,
-    encoded: Encoded,
-    questions: Sequence[str],
-    text: TextSide,
-    counts: Sequence[int] | None = None,
-) -> list[Choice]:
-    """Run the method on all pictures, those of one geometry in one batch, with one host synchronisation a batch.
+    @staticmethod
+    def _batches(method: Method, maps: Sequence[TokenMap], counts: Sequence[int] | None) -> Iterator[list[int]]:
+        """The images that can be selected from in one batch: of one geometry, and of one count."""
+        groups: dict[object, list[int]] = {}
+        for i, token_map in enumerate(maps):
+            # Methods whose count depends on the image take one at a time.
+            key = (token_map.key, counts and counts[i]) if method.fixed_count else i
+            groups.setdefault(key, []).append(i)
+        yield from groups.values()
 
-    Args:
-        counts: tokens to keep of each picture; None: the method decides.
-    """
-    result: dict[int, Choice] = {}
-    for members, cues in _gathered(family, method, encoded, questions, text, counts):
-        token_map = encoded.maps[members[0]].candidates
-        selection = checked_select(method, cues, token_map, None if counts is None else counts[members[0]])
-        result.update({i: Choice(selection, cues, row, selection.kept[row]) for row, i in enumerate(members)})
-    return [result[i] for i in range(len(encoded.maps))]
+    def gather(self, encoded: Encoded, image: int, choice: Choice, mask: Tensor | None = None) -> Tensor:
+        """The kept embeddings (n_kept, D) of one image in prompt order, merged if the method says so.
 
-
-def _gathered(
-    family: Family,
-    method: Method,
-    encoded: Encoded,
-    questions: Sequence[str],
-    text: TextSide,
-    counts: Sequence[int] | None = None,
-) -> Iterator[tuple[list[int], Cues]]:
-    """The pictures that can be selected from in one batch, and their cues: of one geometry, and of one count."""
-    groups: dict[object, list[int]] = {}
-    for i, token_map in enumerate(encoded.maps):
-        # Methods whose count depends on the picture take one at a time.
-        key = (token_map.key, counts and counts[i]) if method.fixed_count else i
-        groups.setdefault(key, []).append(i)
-    for members in groups.values():
-        yield members, collect(family, method, encoded, members, [questions[i] for i in members], text)
-
-
-def kept_embeddings(family: Family, method: Method, encoded: Encoded, i: int, choice: Choice, mask: Tensor) -> Tensor:
-    """The kept embeddings (n_kept, D) of one picture in prompt order, merged or re-encoded if the method says so."""
-    embeddings, token_map, merge = encoded.embeddings[i], encoded.maps[i], choice.selection.merge
-    if method.stage == "pixels":
-        return embeddings
-    kept = embeddings[mask.nonzero()[:, 0].to(embeddings.device)]
-    if merge is None:
-        return kept
-    one = slice(choice.row, choice.row + 1)
-    token = None if merge.token is None else merge.token[one]
-    own = replace(merge, group=merge.group[one], weight=merge.weight[one], token=token)
-    if merge.space == "tower_features":
-        merged = family.project(own.apply(tower_features(family, encoded, i)[None], len(choice.kept))[0])
-    else:
-        candidates = embeddings[token_map.candidate_positions.to(embeddings.device)]
-        merged = own.apply(candidates[None], len(choice.kept))[0]
-    content = (~token_map.separator[mask]).nonzero()[:, 0].to(kept.device)
-    return kept.index_copy(0, content, merged.to(kept.dtype))
+        Args:
+            mask: (n,) bool, which tokens of the prompt stay; by the image's token map if not given.
+        """
+        embeddings, token_map, merge = encoded.embeddings[image], encoded.maps[image], choice.selection.merge
+        mask = token_map.keep_mask(choice.kept) if mask is None else mask
+        kept = embeddings[mask.nonzero()[:, 0].to(embeddings.device)]
+        if merge is None:
+            return kept
+        one = slice(choice.row, choice.row + 1)
+        token = None if merge.token is None else merge.token[one]
+        own = replace(merge, group=merge.group[one], weight=merge.weight[one], token=token)
+        if merge.space == "tower_features":
+            states = tower_features(self.family, encoded, image)
+            merged = self.family.project(own.apply(states[None], len(choice.kept))[0])
+        else:
+            candidates = embeddings[token_map.candidate_positions.to(embeddings.device)]
+            merged = own.apply(candidates[None], len(choice.kept))[0]
+        content = (~token_map.separator[mask]).nonzero()[:, 0].to(kept.device)
+        return kept.index_copy(0, content, merged.to(kept.dtype))

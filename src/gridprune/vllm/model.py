@@ -13,14 +13,15 @@ from vllm.logger import init_logger
 from vllm.tokenizers import cached_tokenizer_from_config
 
 from ..core.token_map import TokenMap
-from ..cues.clip_text import ClipText, find_beside
+from ..cues.clip_text import ClipText
+from ..cues.load_text import find_beside
 from ..cues.text_tower import CLIP_TEXT
 from ..errors import BudgetError, MissingCueError, SelectionError, UnsupportedCallError
 from ..families.base import Encoded
 from ..methods.base import Method
 from ..methods.uniform import Uniform
-from ..selection.collect import TextSide, check_available, wanted_blocks
-from ..selection.selector import Choice, choose, kept_embeddings
+from ..selection.collect import TextSide
+from ..selection.selector import Choice, Selector
 from .architectures import of_config
 from .families import OnVllm, pictures_in
 from .settings import FIELD, Settings, Settled
@@ -45,8 +46,7 @@ class Pruned:
         self.method: Method = method
         self.family: OnVllm = self.family_class(self)
         self.tower_tokens: int = settings.tower_tokens or vllm_config.scheduler_config.max_num_batched_tokens
-        self.text = _text_side(self.family, method, settings, vllm_config)
-        check_available(self.family, method, self.text)
+        self.selector = Selector.of(self.family, _text_side(self.family, method, settings, vllm_config), method)
 
     def _add_modules(self, config: Any) -> None:
         """Add what the stock model leaves out."""
@@ -83,26 +83,24 @@ class Pruned:
     @torch.no_grad()
     def _prune(self, vision: dict[str, Any], asked: Sequence[Settled]) -> list[Tensor]:
         maps = self.family.token_maps(vision)
-        encoded = self.family.encode(vision, maps, wanted_blocks(self.family, self.method))
-        method, choices = self._choose(encoded, asked)
+        encoded = self.selector.encode(vision, maps)
         kept = []
-        for i, choice in enumerate(choices):
+        for i, choice in enumerate(self._choose(encoded, asked)):
             mask = self.family.kept_mask(maps[i], choice.kept)
-            values = kept_embeddings(self.family, method, encoded, i, choice, mask)
+            values = self.selector.gather(encoded, i, choice, mask)
             extra = self.family.extra(encoded.output, i)
             where = mask.nonzero()[:, 0].to(extra.device)
             kept.append(self.placed(torch.cat([values, extra[where]], dim=1), maps[i], mask))
         return kept
 
-    def _choose(self, encoded: Encoded, asked: Sequence[Settled]) -> tuple[Method, list[Choice]]:
+    def _choose(self, encoded: Encoded, asked: Sequence[Settled]) -> list[Choice]:
         """What to keep. Nothing can be refused any more: what is broken falls back to evenly spread tokens."""
         counts, questions = [ask.keep for ask in asked], [ask.question for ask in asked]
         try:
-            return self.method, choose(self.family, self.method, encoded, questions, self.text, counts)
+            return self.selector.choose(self.method, encoded, questions, counts)
         except (MissingCueError, BudgetError, SelectionError) as error:
             logger.warning("gridprune keeps evenly spread tokens of %d picture(s): %s", len(asked), error)
-            method = Uniform()
-            return method, choose(self.family, method, encoded, questions, self.text, counts)
+            return self.selector.choose(Uniform(), encoded, questions, counts)
 
 
 def batches(sizes: Sequence[int], most: int) -> Iterator[list[int]]:

@@ -1,0 +1,1 @@
+"""What several methods share: similarities, greedy picks, neighbours, cells, signs."""

@@ -10,7 +10,7 @@ from ...core.scores import minmax
 from ...core.token_map import TokenMap
 from ..base import Cues, Method, Selection
 from ..divprune import DivPrune
-from ..relevance import check_sign, signed_relevance
+from ..ops.signs import check_sign, signed_relevance
 from .wrapper import Wrapper
 
 
