@@ -1,1 +1,1 @@
-"""`gridprune bench`: what looking, choosing and the remaining tokens cost. Ratios from one interleaved run."""
+"""What looking, choosing and the remaining tokens cost on shapes of real models: `python -m benchmarks --help`."""

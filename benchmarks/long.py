@@ -10,7 +10,7 @@ import torch
 from gridprune.core.token_map import TokenMap
 from gridprune.cues.tower import Captured
 from gridprune.families.base import Encoded
-from gridprune.families.parts import Crops
+from gridprune.families.parts import CropBatch
 from gridprune.methods.base import checked_select
 from gridprune.methods.gridprune import GridPrune
 from gridprune.selection.selector import Selector
@@ -86,4 +86,4 @@ def _encoded(rig: Rig, token_map: TokenMap) -> Encoded:
         keys={block: [torch.randn(by_head)]},
         masks={block: [None]},
     )
-    return Encoded(None, [], [token_map], Crops([crops], tower.prefix), captured)
+    return Encoded(None, [], [token_map], CropBatch([crops], tower.prefix), captured)

@@ -2,9 +2,9 @@
 
 A block ``<!-- results:RUN/NAME -->`` ... ``<!-- /results:RUN/NAME -->`` holds the table or plot NAME of results/RUN
 (:data:`gridprune.eval.tables.TABLES`, :data:`gridprune.eval.plots.PLOTS`); ``results:RUN/NAME?gridprune,oracle``
-takes some of the methods only. ``results:bench/NAME`` shows results/bench.json, the run of `gridprune bench`
+takes some of the methods only. ``results:bench/NAME`` shows results/bench.json, the run of `python -m benchmarks`
 (:data:`benchmarks.tables.TABLES`, :data:`benchmarks.plots.PLOTS`), and ``results:vllm/NAME``
-results/vllm.json, that of scripts/vllm_bench.py (:data:`benchmarks.serving.TABLES`). results/leaderboard.json is
+results/vllm.json, that of benchmarks/vllm_bench.py (:data:`benchmarks.serving.TABLES`). results/leaderboard.json is
 the short form of results/leaderboard/.
 """
 
@@ -18,7 +18,10 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
 
 from benchmarks import plots as speed_plots
 from benchmarks import serving
@@ -33,6 +36,7 @@ from gridprune.eval.tables import TABLES
 _BLOCK = re.compile(r"(<!-- results:(?P<spec>\S+?) -->\n)(?P<body>.*?)(<!-- /results:(?P=spec) -->)", re.DOTALL)
 _OPEN = re.compile(r"<!-- results:(\S+?) -->")
 LEADERBOARD = "leaderboard"
+stderr = Console(stderr=True)
 _TABLES: Mapping[str, Callable[[Any], str]] = {**TABLES, **speed_tables.TABLES, **serving.TABLES}
 _PLOTS: Mapping[str, Callable[[Any, Any], None]] = {**PLOTS, **speed_plots.PLOTS}
 _OF_A_FILE = {*speed_tables.TABLES, *speed_plots.PLOTS, *serving.TABLES}  # they show one JSON file, not a run's folder
@@ -174,3 +178,29 @@ def _read(file: Path) -> Any:
 
 def _name(file: Path, root: Path) -> str:
     return file.relative_to(root).as_posix()
+
+
+def main(
+    fill: Annotated[bool, typer.Option("--write", help="Fill the marked blocks of README.md and docs/.")] = False,
+    checking: Annotated[bool, typer.Option("--check", help="Fail if a block, plot or summary is stale.")] = False,
+    root: Annotated[Path, typer.Option("--root", help="The source tree that holds results/.")] = Path(),
+) -> None:
+    """Write the tables and plots of results/ into README.md and docs/, or check that they are up to date."""
+
+    if fill == checking:
+        raise SettingError("Give one of --write and --check.")
+    if fill:
+        for name in write(root):
+            stderr.print(f"wrote {name}", highlight=False)
+        return
+    stale = check(root)
+    for line in stale:
+        stderr.print(line, highlight=False, soft_wrap=True)
+    if stale:
+        stderr.print("Run `python -m scripts.results --write` and commit what it changes.")
+        raise typer.Exit(1)
+    stderr.print("all tables and plots are up to date")
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -45,7 +45,7 @@ def unwrapped(model: Any) -> Any:
     return model.get_base_model()
 
 
-def doors(model: Any) -> list[nn.Module]:
+def entry_modules(model: Any) -> list[nn.Module]:
     """The modules whose calls reach the stock model, which some versions of PEFT's tuners go past."""
     base = unwrapped(model)
     return [base] if base is model else [base, model.base_model]

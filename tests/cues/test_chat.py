@@ -14,7 +14,7 @@ from gridprune import GridPrune, prune
 from gridprune.cues.chat import conversation, prompt_text, question_in
 from gridprune.errors import CheckpointError, UnsupportedCallError
 from gridprune.eval.decode import prompt_parts
-from gridprune.eval.own import Own
+from gridprune.eval.own import PerQuestion
 from gridprune.runtime import Loaded, answer, load, prepare
 
 PICTURE = Image.new("RGB", (192, 192), "teal")
@@ -49,7 +49,7 @@ def ids_of(loaded: Loaded, way: str, question: str) -> list[int]:
         return prepare(loaded, PICTURE, question)["input_ids"][0].tolist()  # type: ignore[no-any-return]
     if way == "eval":
         scene, asked = SimpleNamespace(image=PICTURE), SimpleNamespace(text=question)
-        return Own._inputs(SimpleNamespace(loaded=loaded), scene, asked)["input_ids"][0].tolist()  # type: ignore
+        return PerQuestion._inputs(SimpleNamespace(loaded=loaded), scene, asked)["input_ids"][0].tolist()  # type: ignore
     image = loaded.model.config.image_token_id
     front, behind = prompt_parts(loaded.processor, question, image)
     return [*front, *[image] * 576, *behind]

@@ -122,7 +122,7 @@ def failing(loaded, monkeypatch, problem):
         return prepare(loaded, image, question)
 
     monkeypatch.setattr(own, "prepare", broken)
-    return own.Own(loaded, shared.cells(entries.parse_list(ONE), [16]), 2)
+    return own.PerQuestion(loaded, shared.cells(entries.parse_list(ONE), [16]), 2)
 
 
 @pytest.mark.parametrize("words", PROBLEMS)

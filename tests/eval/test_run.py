@@ -32,7 +32,7 @@ def answered(loaded, cells, scenes):
 
 
 def test_shared_answers_equal_prune_and_generate(loaded, cells, scenes, answered):
-    by_hand = own.Own(loaded, cells, max_new_tokens=4)
+    by_hand = own.PerQuestion(loaded, cells, max_new_tokens=4)
     by_hand.remember(scenes[0])
     picked = data.Scene(scenes[1].number, scenes[1].image, scenes[1].questions[:3])
     expected = by_hand.run([picked])[0]

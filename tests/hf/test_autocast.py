@@ -12,7 +12,7 @@ from gridprune.core.token_map import TokenMap
 from gridprune.cues.siglip_text import SiglipText
 from gridprune.cues.text_tower import CLIP_TEXT, SIGLIP_TEXT
 from gridprune.errors import MissingCueError
-from gridprune.methods.base import Cues, Method, Selection
+from gridprune.methods.base import Cues, Method, Needs, Selection
 from gridprune.selection.collect import TextSide, check_available, collect, wanted_blocks
 
 from .kit import model, shuffled
@@ -71,9 +71,9 @@ def test_cues_of_the_same_encoding_are_the_same(case, net):
     assert {"relevance", "saliency"} <= method.needs
     with torch.no_grad():
         with torch.autocast(*BF16):
-            encoded = family.encode(vision, maps, wanted_blocks(family, method))
-            found = collect(family, method, encoded, [0], ["what is red?"], text_side(family))
-        expected = collect(family, method, encoded, [0], ["what is red?"], text_side(family))
+            encoded = family.encode(vision, maps, wanted_blocks(family, Needs.of(method)))
+            found = collect(family, Needs.of(method), encoded, [0], ["what is red?"], text_side(family))
+        expected = collect(family, Needs.of(method), encoded, [0], ["what is red?"], text_side(family))
     values = {**expected.tensors(), "saliency_at": expected.saliency_at[0.5]}
     for name, value in {**found.tensors(), "saliency_at": found.saliency_at[0.5]}.items():
         assert torch.equal(value, values[name]), name

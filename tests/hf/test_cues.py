@@ -13,6 +13,7 @@ from gridprune.cues.attention import MOST_QUERIES, cls_attention, received_atten
 from gridprune.cues.clip_text import ClipText
 from gridprune.cues.sensitivity import sensitivity
 from gridprune.errors import CheckpointError, MissingCueError, QuestionError
+from gridprune.methods.base import Needs
 from gridprune.methods.registry import create
 from gridprune.selection import collect
 from rounding import assert_same, assert_same_output
@@ -90,7 +91,7 @@ def test_windowed_values_come_back_in_order():
     maps = family.token_maps(vision)
     with torch.no_grad():
         last = net.config.vision_config.depth - 1
-        encoded = family.encode(vision, maps, families.base.Blocks(states=[last]))
+        encoded = family.encode(vision, maps, families.base.Blocks(states=frozenset({last})))
         states = encoded.parts.states(encoded.captured, last)
         for own, features in zip(states, encoded.embeddings):
             assert_same_output(net.model.visual.merger(own), features, net)
@@ -213,8 +214,10 @@ def test_whole_clip_checkpoints_are_read(tmp_path):
 
 def test_cues_are_collected_only_when_asked():
     family = families.find(model(LLAVA))
-    assert collect.wanted_blocks(family, create("random", keep=3)) == families.base.Blocks(frozenset(), frozenset())
-    blocks = collect.wanted_blocks(family, GridPrune(keep=3))
+    assert collect.wanted_blocks(family, Needs.of(create("random", keep=3))) == families.base.Blocks(
+        frozenset(), frozenset()
+    )
+    blocks = collect.wanted_blocks(family, Needs.of(GridPrune(keep=3)))
     assert blocks.states == {1}
     assert blocks.attention == {1}
 

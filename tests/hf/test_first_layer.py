@@ -9,6 +9,7 @@ import torch
 
 from gridprune import families, prune
 from gridprune.errors import MissingCueError, UnsupportedModelError
+from gridprune.methods.base import Needs
 from gridprune.methods.registry import create
 from gridprune.selection.collect import TextSide, collect, wanted_blocks
 
@@ -68,8 +69,8 @@ def test_every_family_gives_what_the_stock_model_computes(case):
     vision = family.vision(call)
     maps, method = family.token_maps(vision), create("hawk", keep=2)
     with torch.no_grad():
-        encoded = family.encode(vision, maps, wanted_blocks(family, method))
-        cues = collect(family, method, encoded, [0], ["what is it?"], TextSide(None, tokenizer()))
+        encoded = family.encode(vision, maps, wanted_blocks(family, Needs.of(method)))
+        cues = collect(family, Needs.of(method), encoded, [0], ["what is it?"], TextSide(None, tokenizer()))
     query, key = stock_queries_and_keys(net, family.base.get_decoder(), call)
     columns = family.locate(call["input_ids"], vision)[0].columns[maps[0].candidate_positions]
     heads, size = query.shape[1:]

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from gridprune import prune
 from gridprune.errors import UnsupportedCallError, UnsupportedModelError
-from gridprune.methods.in_llm.base import InsideMethod, LayerView, Stop
+from gridprune.methods.in_llm.base import DropPoint, InsideMethod, LayerView
 
 from .cases import CLIPS, NEWER, STILL
 from .kit import model, shuffled, variant
@@ -35,8 +35,8 @@ class Loudest(InsideMethod):
     def stop_layers(self, depth: int) -> tuple[int, ...]:
         return (1, 2)
 
-    def stops(self, total: int, depth: int) -> tuple[Stop, ...]:
-        return Stop(1, 2 * total // 3), Stop(2, total // 3)
+    def stops(self, total: int, depth: int) -> tuple[DropPoint, ...]:
+        return DropPoint(1, 2 * total // 3), DropPoint(2, total // 3)
 
     def choose(self, view: LayerView, k: int) -> Tensor:
         return view.states.norm(dim=-1).topk(k).indices.sort().values

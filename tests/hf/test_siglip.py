@@ -9,8 +9,8 @@ import torch
 import transformers as hf
 
 from gridprune import GridPrune, prune
+from gridprune.cues.load_text import load_text_tower
 from gridprune.cues.siglip_text import SiglipText
-from gridprune.cues.text_tower import load_text_tower
 from gridprune.errors import CheckpointError
 from gridprune.methods.registry import create
 from rounding import assert_same_output

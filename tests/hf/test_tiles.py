@@ -13,7 +13,7 @@ from gridprune import prune
 from gridprune.demo.engine import Engine
 from gridprune.eval.data import Question, Scene
 from gridprune.eval.entries import parse_list
-from gridprune.eval.own import Own
+from gridprune.eval.own import PerQuestion
 from gridprune.eval.shared import cells
 from gridprune.methods import create
 from gridprune.runtime import Loaded
@@ -66,7 +66,7 @@ def test_the_picture_of_a_report_is_the_whole_one(case):
 def test_own_questions_are_asked_about_all_tiles(case, loaded):
     whole = case.tokens(case.picture(0)).count(case.placeholder)
     scene = Scene(0, Image.new("RGB", (60, 40)), (Question("0", "What?", ("yes",), "all", ((0.1, 0.1, 0.6, 0.9),)),))
-    (result,) = Own(loaded, cells(parse_list("random,oracle"), ["50%"]), 1).run([scene])
+    (result,) = PerQuestion(loaded, cells(parse_list("random,oracle"), ["50%"]), 1).run([scene])
     assert result.tokens == {"full": [whole], "random|50%": [(whole + 1) // 2], "oracle|50%": [(whole + 1) // 2]}
     assert result.recall["oracle|50%"] == [1.0]
     assert len(result.places) == whole

@@ -12,10 +12,10 @@ from typer.testing import CliRunner
 
 from gridprune import GridPrune
 from gridprune.cli.main import app
+from gridprune.cues import load_text
 from gridprune.cues.text_tower import TextTower
 from gridprune.demo.view import _figures
 from gridprune.errors import InstallationError
-from gridprune.hf import pruning
 from gridprune.runtime import answer, load
 from gridprune.tiny import make_scene
 from gridprune.tiny.loading import weights_folder
@@ -24,8 +24,8 @@ from gridprune.tiny.loading import weights_folder
 @pytest.fixture
 def reads(monkeypatch):
     """The text halves that were read from disk."""
-    made, read = [], pruning.load_text_tower
-    monkeypatch.setattr(pruning, "load_text_tower", lambda source: made.append(source) or read(source))
+    made, read = [], load_text.load_text_tower
+    monkeypatch.setattr(load_text, "load_text_tower", lambda source: made.append(source) or read(source))
     return made
 
 

@@ -24,7 +24,7 @@ from gridprune.errors import (
 from gridprune.methods import create
 from gridprune.tiny.loading import weights_folder
 from gridprune.vllm.architectures import of_config, overrides
-from gridprune.vllm.settings import KEEP, QUESTION, Ask, Settings, Settled, asks_of, split_request
+from gridprune.vllm.settings import KEEP, QUESTION, PruneRequest, ResolvedRequest, Settings, asks_of, split_request
 
 
 def never() -> list[str]:
@@ -79,25 +79,25 @@ def test_bad_questions(given: dict[str, Any]) -> None:
 
 def test_counts_settle_on_a_picture() -> None:
     where, method = TokenMap.from_grid(4, 5), create("gridprune")
-    assert Ask(Budget(count=64)).settle(method, where).keep == 20  # the server's count is an upper limit
+    assert PruneRequest(Budget(count=64)).settle(method, where).keep == 20  # the server's count is an upper limit
     with pytest.raises(BudgetError, match="only 20"):
-        Ask(Budget(count=64), explicit=True).settle(method, where)
+        PruneRequest(Budget(count=64), explicit=True).settle(method, where)
     with pytest.raises(BudgetError, match="minimum"):
-        Ask(Budget(count=5)).settle(create("gridprune", zone=2, minimum=1), where)
-    assert Ask(Budget(count=3)).settle(create("keep-all"), where).keep == 20
+        PruneRequest(Budget(count=5)).settle(create("gridprune", zone=2, minimum=1), where)
+    assert PruneRequest(Budget(count=3)).settle(create("keep-all"), where).keep == 20
 
 
 def test_what_the_model_gets_survives_the_way() -> None:
-    settled = Settled(7, "wie groß? 大")
-    assert Settled.unpack(settled.pack()) == settled
+    settled = ResolvedRequest(7, "wie groß? 大")
+    assert ResolvedRequest.unpack(settled.pack()) == settled
 
 
 def test_identities_differ_where_the_choice_may() -> None:
     asks = [
-        Ask(Budget(count=5), "a"),
-        Ask(Budget(count=6), "a"),
-        Ask(Budget(count=5), "b"),
-        Ask(Budget.parse("5%"), "a"),
+        PruneRequest(Budget(count=5), "a"),
+        PruneRequest(Budget(count=6), "a"),
+        PruneRequest(Budget(count=5), "b"),
+        PruneRequest(Budget.parse("5%"), "a"),
     ]
     assert len({ask.identity() for ask in asks}) == 4
     assert Settings.read({"keep": 5}).identity() == Settings.read({"keep": 6}).identity()  # budgets are in the ask

@@ -14,7 +14,7 @@ import torch
 from kit import TOKENS, Reference, Request, ask, engine, tokens
 from models import CASES, Case, picture, words
 
-from gridprune.vllm.settings import Ask
+from gridprune.vllm.settings import PruneRequest
 
 
 class Side(NamedTuple):
@@ -100,7 +100,7 @@ def test_hash_without_the_question_gives_wrong_answers(side: Side, monkeypatch: 
     requests = [Request(shown, [words(question)]) for question in (11, 12, 13)]
     expected = side.expected(requests)
     with monkeypatch.context() as patch:
-        patch.setattr(Ask, "identity", lambda self: str(self.budget))
+        patch.setattr(PruneRequest, "identity", lambda self: str(self.budget))
         wrong = [tokens(side.ask([request]))[0] for request in requests]
     assert wrong[0] == expected[0]
     assert wrong[1:] != expected[1:]

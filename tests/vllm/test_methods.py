@@ -14,12 +14,11 @@ from models import picture, words
 from gridprune import families
 from gridprune.cues.clip_text import ClipText
 from gridprune.errors import GridPruneError
-from gridprune.families.base import Place
 from gridprune.methods import available, create
 from gridprune.selection.collect import TextSide
-from gridprune.selection.selector import pick
+from gridprune.selection.selector import Selector
 from gridprune.vllm.architectures import of_config
-from gridprune.vllm.settings import FIELD, Settled
+from gridprune.vllm.settings import FIELD, ResolvedRequest
 
 EVERYWHERE = {  # inside the language model, with weights, before the tower, on clips, or with a count of its own
     "fastv", "pyramiddrop", "sparsevlm", "dart-inside", "downsample", "evs", "prumerge", "prumerge-plus", "trim-iqr",
@@ -83,12 +82,14 @@ def largest_difference(both: Both, name: str, seed: int) -> float:
     clip = both.reference.folder / "clip"
     text = TextSide(ClipText.load(clip) if clip.is_dir() else None, both.reference.processor.tokenizer)
     maps = family.token_maps(vision)
-    places = [Place(row, torch.arange(len(token_map)), token_map) for row, token_map in enumerate(maps)]
     width = model.config.text_config.hidden_size
     method = create(name, keep=KEEP)
     with torch.no_grad():
-        expected = pick(family, method, vision, places, lambda: questions, text, None).output.pooler_output
-    asked = [Settled(len(own), question) for own, question in zip(expected, questions)]
+        selector = Selector.of(family, text, method)
+        encoded = selector.encode(vision, maps)
+        choices = selector.choose(method, encoded, questions)
+        expected = [selector.gather(encoded, i, choice) for i, choice in enumerate(choices)]
+    asked = [ResolvedRequest(len(own), question) for own, question in zip(expected, questions)]
     found = both.llm.apply_model(_Embed(method, vision, asked))[0]
     pairs = zip(found, expected, strict=True)
     return max(float((one[:, :width] - other).abs().max()) for one, other in pairs)
@@ -97,13 +98,14 @@ def largest_difference(both: Both, name: str, seed: int) -> float:
 class _Embed:
     """What the model makes of pictures under another method."""
 
-    def __init__(self, method: Any, vision: dict[str, Any], asked: list[Settled]) -> None:
+    def __init__(self, method: Any, vision: dict[str, Any], asked: list[ResolvedRequest]) -> None:
         self.method, self.vision, self.asked = method, vision, asked
 
     def __call__(self, model: Any) -> Any:
-        usual = model.method
+        usual = model.method, model.selector
         model.method = self.method
+        model.selector = Selector.of(model.family, model.selector.text, self.method)
         try:
             return model.embed_multimodal(**self.vision, **{FIELD: [ask.pack() for ask in self.asked]})
         finally:
-            model.method = usual
+            model.method, model.selector = usual

@@ -1,4 +1,4 @@
-"""``gridprune tiny``: train the embedded model, look at its scenes, evaluate it, write its card."""
+"""`python -m training.boxes`: train the embedded model, look at its scenes, evaluate it, write its card."""
 
 from __future__ import annotations
 
@@ -31,15 +31,12 @@ def train(
 
 @app.command()
 def scenes(
-    out: Annotated[Path, typer.Option(help="Folder for the pictures.")],
+    out: Annotated[Path, typer.Option(help="Folder for the images.")],
     split: Annotated[str, typer.Option(help="train, dev or test.")] = "dev",
     n: Annotated[int, typer.Option("-n", "--n", min=1, help="Number of scenes.")] = 6,
-    zoom: Annotated[int, typer.Option(min=1, max=8)] = 3,
     form: Annotated[str, typer.Option(help="llava (192 px) or next (384 px).")] = "llava",
 ) -> None:
-    """Write sample scenes with evidence boxes, and their questions as JSONL."""
-    from PIL import Image, ImageDraw
-
+    """Write sample scenes as images, and their questions with evidence boxes as JSONL."""
     from gridprune.tiny.forms import FORMS
     from gridprune.tiny.questions import balanced
     from gridprune.tiny.scenes import make_scene
@@ -48,14 +45,10 @@ def scenes(
     with (out / "questions.jsonl").open("w") as handle:
         for index in range(n):
             scene = make_scene(split, index, form=FORMS[form])
-            image = scene.image.resize((scene.image.width * zoom, scene.image.height * zoom), Image.Resampling.NEAREST)
-            draw = ImageDraw.Draw(image)
+            scene.image.save(out / f"{split}-{index}.png")
             for question in balanced(scene):
-                for box in question.boxes:
-                    draw.rectangle([value * zoom for value in box], outline=(255, 0, 255))
                 row = {"image": f"{split}-{index}.png", "question": question.text, "answer": question.answer}
                 handle.write(json.dumps({**row, "family": question.family, "boxes": question.boxes}) + "\n")
-            image.save(out / f"{split}-{index}.png")
     typer.echo(f"{n} scenes: {out}")
 
 

@@ -1,4 +1,4 @@
-"""`gridprune demo`, as a plain function that the command line mounts."""
+"""`gridprune demo`: the page."""
 
 from __future__ import annotations
 
@@ -7,38 +7,35 @@ from importlib.util import find_spec
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from ..errors import SettingError, UnsupportedCallError
+from .options import Clip, Device, Dtype, Model, load_model, stderr
 
-_stderr = Console(stderr=True)
 _PORTS = range(7860, 7900)
 
 
 def demo_command(
-    model: Annotated[str, typer.Option("--model", help="'embedded', a checkpoint folder, or a hub id.")] = "embedded",
+    model: Model = "embedded",
     port: Annotated[
         int | None, typer.Option("--port", min=0, max=65535, help="A port; the first free one from 7860 by default.")
     ] = None,
-    host: Annotated[str, typer.Option("--host", help="Who may come: 127.0.0.1 is this machine only.")] = "127.0.0.1",
-    clip: Annotated[
-        str | None,
-        typer.Option("--clip", help="CLIP text half: a folder or a hub id. Found by itself beside a checkpoint."),
-    ] = None,
-    device: Annotated[str, typer.Option("--device", help="A torch device, such as cpu or cuda.")] = "cpu",
-    dtype: Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat16 or float16.")] = "auto",
+    host: Annotated[
+        str, typer.Option("--host", help="The address to listen on: 127.0.0.1 is for this machine, 0.0.0.0 for all.")
+    ] = "127.0.0.1",
+    clip: Clip = None,
+    device: Device = "cpu",
+    dtype: Dtype = "auto",
 ) -> None:
     """Open a page in the browser: a picture, a question, what is kept of it, and both answers side by side."""
     if find_spec("gradio") is None:
         raise UnsupportedCallError("The page needs Gradio, which is not installed: pip install 'gridprune[demo]'")
     with bind(host, port) as where:
-        with _stderr.status("loading the model and the page"):
-            app = _app(model, clip, device, dtype)
+        app = _app(model, clip, device, dtype)
         from ..demo.server import serve
 
         address = f"[{host}]" if ":" in host else host
         print(f"http://{address}:{where.getsockname()[1]}", flush=True)
-        _stderr.print("Ready. Ctrl+C ends it. Nothing is stored.")
+        stderr.print("Ready. Ctrl+C ends it. Nothing is stored.")
         serve(app, where)
 
 
@@ -63,11 +60,6 @@ def bind(host: str, port: int | None) -> socket.socket:
 
 def _app(model: str, clip: str | None, device: str, dtype: str) -> Any:
     """The page with its model. All that is heavy is imported here."""
-    from transformers.utils import logging
-
     from ..demo.server import make_app
-    from ..runtime.ask import load
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    return make_app(load(model, clip=clip, device=device, dtype=dtype))
+    return make_app(load_model(model, clip, device, dtype))

@@ -1,4 +1,4 @@
-"""`gridprune report`, as a plain function that the command line mounts."""
+"""`gridprune report`: a run as one HTML file."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-_stderr = Console(stderr=True)
+from .options import stderr
 
 
 def report_command(
@@ -25,7 +24,7 @@ def report_command(
     from ..eval.html.page import report
     from ..eval.store import RunFolder
 
-    with _stderr.status("reading the run") as status:
+    with stderr.status("reading the run") as status:
         text = report(
             RunFolder(run),
             questions=questions,
@@ -34,4 +33,4 @@ def report_command(
         )
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(text, encoding="utf-8")
-    _stderr.print(f"written to {output} ({len(text.encode()) / 1e6:.1f} MB)", highlight=False, soft_wrap=True)
+    stderr.print(f"written to {output} ({len(text.encode()) / 1e6:.1f} MB)", highlight=False, soft_wrap=True)

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import SettingError, UnsupportedCallError
+from .options import Clip, Keep, MethodSpec, print_json
 
 _OVERRIDES = "--hf-overrides"
 
@@ -68,11 +69,9 @@ def _take_overrides(rest: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
 def serve_command(
     context: typer.Context,
     model: Annotated[str, typer.Argument(help="'embedded', a checkpoint folder, or a hub id.")],
-    keep: Annotated[str, typer.Option("--keep", help="Visual tokens to keep per picture: 64 or 11.1%.")] = "11.1%",
-    method: Annotated[
-        str, typer.Option("--method", help="See `gridprune methods`; with settings: 'gridprune(zone=2, alpha=0)'.")
-    ] = "gridprune",
-    clip: Annotated[str | None, typer.Option("--clip", help="CLIP's text half: a folder or a hub id.")] = None,
+    keep: Keep = "11.1%",
+    method: MethodSpec = "gridprune",
+    clip: Clip = None,
     tower_tokens: Annotated[
         int | None, typer.Option(min=1, help="Most visual tokens in the vision tower at once, counted unpruned.")
     ] = None,
@@ -91,8 +90,7 @@ def serve_command(
     settings = {"method": method, "keep": keep, "clip": clip, "tower_tokens": tower_tokens, "guide": guide}
     command = command_line(model, settings, context.args)
     if dry_run:
-        json.dump(command, sys.stdout)
-        sys.stdout.write("\n")
+        print_json(command)
         return
     if find_spec("vllm") is None:
         raise UnsupportedCallError('`gridprune serve` needs vLLM: pip install "gridprune[vllm]"')

@@ -146,4 +146,3 @@ class Engine:
 def public_name(name: str) -> str:
     """A hub id as it is; of a folder on this machine only its last part."""
     return Path(name).resolve().name if Path(name).exists() else name
-

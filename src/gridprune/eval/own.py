@@ -20,15 +20,15 @@ from .ablations import borrows_question, given, reads_evidence
 from .data import Question, Scene
 from .entries import FULL
 from .evidence import closeness, evidence, recall, seen_boxes, seen_part
-from .shared import Cell, Result
+from .shared import Result, RunCell
 
 Told = tuple[str, str, Tensor, Tensor]  # a cell, its answer, the tokens it kept, and the evidence
 
 
-class Own:
+class PerQuestion:
     """Answers scenes for a fixed list of cells, one call at a time."""
 
-    def __init__(self, loaded: Loaded, wanted: Sequence[Cell], max_new_tokens: int) -> None:
+    def __init__(self, loaded: Loaded, wanted: Sequence[RunCell], max_new_tokens: int) -> None:
         self.loaded = loaded
         self.family = families.find(loaded.model)
         self.cells = list(wanted)

@@ -15,7 +15,7 @@ from ..runtime.ask import Loaded
 from . import ablations, entries, kept, timing
 from .data import DataSet, Scene
 from .metrics import summarise
-from .own import Own
+from .own import PerQuestion
 from .shared import Shared, cells
 from .store import GROUP, RunFolder, config_of, row_of, write_json
 
@@ -94,10 +94,10 @@ def evaluate(
     entries.check(list(evaluation.methods))
     wanted = cells(evaluation.methods, evaluation.keeps)
     config = config or evaluation.config(loaded)
-    engine: Shared | Own = (
+    engine: Shared | PerQuestion = (
         Shared(loaded, wanted, evaluation.max_new_tokens)
         if evaluation.data.file is None
-        else Own(loaded, wanted, evaluation.max_new_tokens or 32)
+        else PerQuestion(loaded, wanted, evaluation.max_new_tokens or 32)
     )
     rows = folder.open(config, fresh=fresh)
     done = sum(len(row["questions"]) + len(row.get("failed", ())) for row in rows)

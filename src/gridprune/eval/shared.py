@@ -43,7 +43,7 @@ _WAITING = 256_000_000  # bytes of kept features that wait to be answered togeth
 
 
 @dataclass(frozen=True)
-class Cell:
+class RunCell:
     """One method at one budget; `key` names it in rows."""
 
     entry: MethodSpec
@@ -91,12 +91,12 @@ class _Kept:
         return hashlib.blake2b(self.features.detach().cpu().contiguous().view(torch.uint8).numpy().data).digest()
 
 
-def cells(entries: Sequence[MethodSpec], keeps: Sequence[Keep]) -> list[Cell]:
+def cells(entries: Sequence[MethodSpec], keeps: Sequence[Keep]) -> list[RunCell]:
     """Every entry at every budget; keep-all once, since it keeps all tokens at each of them."""
-    found: list[Cell] = []
+    found: list[RunCell] = []
     for entry in entries:
         own = ["100%"] if entry.name == "keep-all" else keeps
-        found.extend(Cell(entry, keep, entry.method(keep)) for keep in own)
+        found.extend(RunCell(entry, keep, entry.method(keep)) for keep in own)
     return found
 
 
@@ -106,7 +106,7 @@ class Shared:
     def __init__(
         self,
         loaded: Loaded,
-        wanted: Sequence[Cell],
+        wanted: Sequence[RunCell],
         max_new_tokens: int | None = None,
         *,
         decodes: bool = True,
@@ -218,9 +218,7 @@ class Shared:
         others = [clean(question.text) for question in self._before] if self._before else [*asked[1:], asked[0]]
         return [others[i % len(others)] for i in range(len(asked))]
 
-    def _features(
-        self, method: Method, choice: Choice, encoded: Encoded, image: int, vision: dict[str, Any]
-    ) -> Tensor:
+    def _features(self, method: Method, choice: Choice, encoded: Encoded, image: int, vision: dict[str, Any]) -> Tensor:
         """(n_kept, D) in prompt order, as `prune` hands them on."""
         if method.stage == "pixels":
             token_map = encoded.maps[image]

@@ -27,14 +27,11 @@ from .entries import FULL
 from .shared import Result
 
 GROUP = 8  # scenes
-# What shows, serves or trains and decides no row of a run. Every other file of the package is a part of the digest.
+# What shows or serves and decides no row of a run. Every other file of the package is a part of the digest.
 REPORTING = (
-    "batch.py", "cli.py", "plan.py", "start.py", "demo", "explain", "lmms", "run_report", "speed", "vllm",
-    "bench/cli.py", "bench/metrics.py", "bench/plots.py", "bench/results.py", "bench/show.py", "bench/sign.py",
-    "bench/tables.py", "bench/timing.py",
-    "tiny/build_assets.py", "tiny/card.py", "tiny/cli.py", "tiny/clip.py", "tiny/evaluate.py",
-    "tiny/export.py", "tiny/joint.py", "tiny/lm.py", "tiny/metrics.py", "tiny/next.py", "tiny/optim.py",
-    "tiny/runs.py", "tiny/symbolic.py", "tiny/tower.py", "tiny/train.py",
+    "cli", "demo", "lmms", "vllm", "eval/html", "report/figure.py", "report/frames.py", "report/overlay.py",
+    "runtime/batch.py", "runtime/plan.py",
+    "eval/metrics.py", "eval/plots.py", "eval/show.py", "eval/sign.py", "eval/tables.py", "eval/timing.py",
 )  # fmt: skip
 _PACKAGE = Path(__file__).parent.parent
 

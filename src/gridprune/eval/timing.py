@@ -20,7 +20,7 @@ from ..families.base import Encoded
 from .ablations import reads_evidence
 from .data import DataSet, Scene
 from .decode import Prefix, prompt_parts
-from .shared import Cell, Shared, resized_grid
+from .shared import RunCell, Shared, resized_grid
 from .store import machine
 
 
@@ -73,7 +73,7 @@ def _one(engine: Shared, scene: Scene) -> list[tuple[str, str, float]]:
     return out
 
 
-def _decide(engine: Shared, cell: Cell, encoded: Encoded, question: str) -> int:
+def _decide(engine: Shared, cell: RunCell, encoded: Encoded, question: str) -> int:
     """Cues, selection and merging as `prune` does them, with a cold text embedding; the number of tokens kept."""
     selector = engine.selector
     if selector.text.clip is not None:

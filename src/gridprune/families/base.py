@@ -23,7 +23,7 @@ from ..cues.first_layer import FirstAttention, find_first_attention
 from ..cues.text_tower import CLIP_TEXT as CLIP_TEXT  # re-exported for families
 from ..cues.tower import Captured, Tower, find_clip_tower
 from ..errors import MissingCueError, UnsupportedCallError, UnsupportedModelError
-from .parts import Crops, Parts
+from .parts import CropBatch, TowerLayout
 from .spans import placeholder_runs
 
 EMBEDDINGS = "the language model's input embeddings"
@@ -75,13 +75,13 @@ class Encoded:
     output: Any
     embeddings: list[Tensor]
     maps: list[TokenMap]
-    parts: Parts
+    parts: TowerLayout
     captured: Captured
     vision: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
-class Place:
+class ImageSpan:
     """Where a picture's tokens stand in the prompt: row of the batch, columns (n,), and their geometry."""
 
     row: int
@@ -194,7 +194,7 @@ class Family(ABC):
         per_image = (*self.pixel_keys, *self.layout_keys)
         return {key: value[list(indices)] if key in per_image else value for key, value in vision.items()}
 
-    def take_places(self, vision: dict[str, Any], places: list[Place], new: list[int]) -> dict[str, Any]:
+    def take_places(self, vision: dict[str, Any], places: list[ImageSpan], new: list[int]) -> dict[str, Any]:
         """The vision arguments of the pictures `new` among `places`."""
         return self.take_images(vision, new)
 
@@ -205,13 +205,13 @@ class Family(ABC):
         Of every tile's, where only the prompt tells which tiles are one picture: :meth:`places` has the pictures.
         """
 
-    def locate(self, ids: Tensor, vision: dict[str, Any]) -> list[Place] | None:
+    def locate(self, ids: Tensor, vision: dict[str, Any]) -> list[ImageSpan] | None:
         """Each picture's place in `ids` (B, L) on the CPU; None if they do not hold exactly the pictures' tokens."""
         maps = self.token_maps(vision)
         runs = placeholder_runs(ids, self.placeholder, [len(token_map) for token_map in maps])
-        return None if runs is None else [Place(*run, token_map) for run, token_map in zip(runs, maps)]
+        return None if runs is None else [ImageSpan(*run, token_map) for run, token_map in zip(runs, maps)]
 
-    def places(self, ids: Tensor, vision: dict[str, Any]) -> list[Place]:
+    def places(self, ids: Tensor, vision: dict[str, Any]) -> list[ImageSpan]:
         """Each picture's place in `ids` (B, L) on the CPU.
 
         Raises:
@@ -253,9 +253,9 @@ class Family(ABC):
         flat = torch.cat([part.reshape(-1, part.shape[-1]) for part in output.pooler_output])
         return list(torch.split(flat, [len(token_map) for token_map in maps]))
 
-    def parts(self, vision: dict[str, Any], maps: list[TokenMap]) -> Parts:
+    def parts(self, vision: dict[str, Any], maps: list[TokenMap]) -> TowerLayout:
         """How the tower's tensors are cut into pictures."""
-        return Crops([1] * len(maps), self.prefix)
+        return CropBatch([1] * len(maps), self.prefix)
 
     @property
     def prefix(self) -> int:

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..core.token_map import TokenMap
 from ..cues.text_tower import SIGLIP_TEXT
 from ..cues.tower import Tower, find_clip_tower
-from .base import Place, block_of_layer, single_layer
+from .base import ImageSpan, block_of_layer, single_layer
 from .idefics3 import pictures_by_marker
 from .internvl import InternVL
 from .spans import runs
@@ -39,13 +39,13 @@ class Cohere2Vision(InternVL):
         tile = TokenMap.from_grid(*shuffled.shape[:2])
         return replace(tile, source=shuffled.flatten(0, 1).long())
 
-    def locate(self, ids: Tensor, vision: dict[str, Any]) -> list[Place] | None:
+    def locate(self, ids: Tensor, vision: dict[str, Any]) -> list[ImageSpan] | None:
         found = runs(ids, self.placeholder)
         if len(found) != len(vision["pixel_values"]) or any(len(run) != len(self._tile) for _, run in found):
             return None
         rows = [[run for where, run in found if where == row] for row in range(len(ids))]
         return [
-            Place(row, torch.cat(list(tiles)), self._picture_map(len(tiles)))
+            ImageSpan(row, torch.cat(list(tiles)), self._picture_map(len(tiles)))
             for row, runs_ in enumerate(rows)
             for tiles in self._pictures(ids[row], runs_)
         ]

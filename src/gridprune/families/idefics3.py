@@ -19,9 +19,9 @@ from torch import Tensor
 from ..core.token_map import TokenMap
 from ..cues.text_tower import SIGLIP_TEXT
 from ..cues.tower import Tower, find_clip_tower
-from .base import Family, Place
+from .base import Family, ImageSpan
 from .maps import last_view, tiled
-from .parts import Crops, Parts
+from .parts import CropBatch, TowerLayout
 from .spans import runs
 
 _GAP = 2  # text tokens between tiles of a row: <fake_token_around_image> and the next marker; a line break adds one
@@ -52,7 +52,7 @@ class Idefics3(Family):
     def token_maps(self, vision: dict[str, Any]) -> list[TokenMap]:
         return [self._tile] * sum(len(row) for row in _real(vision))
 
-    def locate(self, ids: Tensor, vision: dict[str, Any]) -> list[Place] | None:
+    def locate(self, ids: Tensor, vision: dict[str, Any]) -> list[ImageSpan] | None:
         found = runs(ids, self.placeholder)
         if any(len(columns) != len(self._tile) for _, columns in found):
             return None
@@ -64,12 +64,12 @@ class Idefics3(Family):
             places += [self._place(row, group) for group in pictures_by_marker(ids[row], tiles)]
         return places
 
-    def _place(self, row: int, tiles: list[Tensor]) -> Place:
+    def _place(self, row: int, tiles: list[Tensor]) -> ImageSpan:
         down, across = _shape(tiles)
         token_map = tiled(self._tile, down, across, whole=True) if len(tiles) > 1 else self._tile
-        return Place(row, torch.cat(tiles), token_map)
+        return ImageSpan(row, torch.cat(tiles), token_map)
 
-    def take_places(self, vision: dict[str, Any], places: list[Place], new: list[int]) -> dict[str, Any]:
+    def take_places(self, vision: dict[str, Any], places: list[ImageSpan], new: list[int]) -> dict[str, Any]:
         """Tiles of other pictures become zeros, which the model drops as padding."""
         pixels = vision["pixel_values"].clone()
         position = [0] * len(pixels)
@@ -88,8 +88,8 @@ class Idefics3(Family):
             return output
         return type(output)(pooler_output=torch.cat(list(output.pooler_output))[:, None])
 
-    def parts(self, vision: dict[str, Any], maps: list[TokenMap]) -> Parts:
-        return Crops([len(token_map) // len(self._tile) for token_map in maps], 0)
+    def parts(self, vision: dict[str, Any], maps: list[TokenMap]) -> TowerLayout:
+        return CropBatch([len(token_map) // len(self._tile) for token_map in maps], 0)
 
     def picture(self, vision: dict[str, Any], maps: Sequence[TokenMap], index: int) -> Tensor:
         tiles = [vision["pixel_values"][row, tile] for row, real in enumerate(_real(vision)) for tile in real]

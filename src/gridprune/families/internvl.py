@@ -17,9 +17,9 @@ from torch import Tensor
 
 from ..core.token_map import TokenMap
 from ..cues.tower import Tower, find_tower
-from .base import Family, Place
+from .base import Family, ImageSpan
 from .maps import join, last_view
-from .parts import Crops, Parts
+from .parts import CropBatch, TowerLayout
 from .spans import runs
 
 
@@ -56,17 +56,17 @@ class InternVL(Family):
     def token_maps(self, vision: dict[str, Any]) -> list[TokenMap]:
         return [self._tile] * len(vision["pixel_values"])
 
-    def locate(self, ids: Tensor, vision: dict[str, Any]) -> list[Place] | None:
+    def locate(self, ids: Tensor, vision: dict[str, Any]) -> list[ImageSpan] | None:
         places = []
         for row, columns in runs(ids, self.placeholder):
             tiles, rest = divmod(len(columns), len(self._tile))
             if rest:
                 return None
-            places.append(Place(row, columns, self._picture_map(tiles)))
+            places.append(ImageSpan(row, columns, self._picture_map(tiles)))
         tiles = sum(len(place.token_map) for place in places) // len(self._tile)
         return places if tiles == len(vision["pixel_values"]) else None
 
-    def take_places(self, vision: dict[str, Any], places: list[Place], new: list[int]) -> dict[str, Any]:
+    def take_places(self, vision: dict[str, Any], places: list[ImageSpan], new: list[int]) -> dict[str, Any]:
         counts = [len(place.token_map) // len(self._tile) for place in places]
         tiles = vision["pixel_values"].split(counts)
         return {**vision, "pixel_values": torch.cat([tiles[i] for i in new])}
@@ -74,8 +74,8 @@ class InternVL(Family):
     def crops(self, vision: dict[str, Any]) -> Tensor:
         return vision["pixel_values"]  # type: ignore[no-any-return]
 
-    def parts(self, vision: dict[str, Any], maps: list[TokenMap]) -> Parts:
-        return Crops([len(token_map) // len(self._tile) for token_map in maps], self.prefix)
+    def parts(self, vision: dict[str, Any], maps: list[TokenMap]) -> TowerLayout:
+        return CropBatch([len(token_map) // len(self._tile) for token_map in maps], self.prefix)
 
     def picture(self, vision: dict[str, Any], maps: Sequence[TokenMap], index: int) -> Tensor:
         return vision["pixel_values"][last_view(maps, index)].detach()  # type: ignore[no-any-return]

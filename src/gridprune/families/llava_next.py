@@ -13,7 +13,7 @@ from ..core.token_map import TokenMap
 from ..errors import UnsupportedCallError
 from .base import Encoded, as_sizes
 from .llava import Llava
-from .parts import Crops, Parts
+from .parts import CropBatch, TowerLayout
 
 
 class LlavaNext(Llava):
@@ -87,8 +87,8 @@ class LlavaNext(Llava):
     def crops(self, vision: dict[str, Any]) -> Tensor:
         return torch.cat([pixels[:count] for pixels, count in zip(vision["pixel_values"], self.tiles(vision))])
 
-    def parts(self, vision: dict[str, Any], maps: list[TokenMap]) -> Parts:
-        return Crops(self.tiles(vision), self.prefix)
+    def parts(self, vision: dict[str, Any], maps: list[TokenMap]) -> TowerLayout:
+        return CropBatch(self.tiles(vision), self.prefix)
 
     def encode_resized(self, vision: dict[str, Any], maps: list[TokenMap], grid: tuple[int, int]) -> Encoded:
         raise UnsupportedCallError(

@@ -16,7 +16,7 @@ from ..errors import UnsupportedCallError
 from .base import EMBEDDINGS, Family
 from .llava_next import LlavaNext
 from .maps import interpolated, with_separators
-from .parts import Crops, Parts
+from .parts import CropBatch, TowerLayout
 
 
 class OneVision(LlavaNext):
@@ -36,7 +36,7 @@ class OneVision(LlavaNext):
 
     @cached_property
     def streams(self) -> list[Family]:  # type: ignore[override]
-        return [self, OneVisionClips(self.model)]
+        return [self, OneVisionVideos(self.model)]
 
     def check_strategy(self, vision: dict[str, Any]) -> None:
         """SigLIP has no [CLS] to hand on."""
@@ -70,7 +70,7 @@ class OneVision(LlavaNext):
         return packed  # type: ignore[no-any-return]
 
 
-class OneVisionClips(Family):
+class OneVisionVideos(Family):
     """Its clips: every frame pooled to half its rows and columns, one newline behind the last."""
 
     name: ClassVar[str] = "llava-onevision"
@@ -94,8 +94,8 @@ class OneVisionClips(Family):
         token_map = interpolated(self.base.apply_pooling(places), (half, half), (side, side))
         return with_separators(token_map, [len(token_map)])
 
-    def parts(self, vision: dict[str, Any], maps: list[TokenMap]) -> Parts:
-        return Crops([vision["pixel_values_videos"].shape[1]] * len(maps), 0)
+    def parts(self, vision: dict[str, Any], maps: list[TokenMap]) -> TowerLayout:
+        return CropBatch([vision["pixel_values_videos"].shape[1]] * len(maps), 0)
 
     def picture(self, vision: dict[str, Any], maps: Sequence[TokenMap], index: int) -> Tensor:
         return vision["pixel_values_videos"][index].detach()  # type: ignore[no-any-return]

@@ -14,7 +14,7 @@ from ..cues.attention import cls_attention, received_attention
 from ..cues.tower import Captured, Tower, stacked
 
 
-class Parts(ABC):
+class TowerLayout(ABC):
     """Cuts captured tensors into one tensor per picture, patches in the order that `TokenMap.source` counts them."""
 
     @abstractmethod
@@ -39,7 +39,7 @@ class Parts(ABC):
 
 
 @dataclass(frozen=True)
-class Crops(Parts):
+class CropBatch(TowerLayout):
     """A batch of crops of equal size.
 
     Attributes:
@@ -76,7 +76,7 @@ class Crops(Parts):
 
 
 @dataclass(frozen=True)
-class PaddedCrops(Crops):
+class PaddedCropBatch(CropBatch):
     """A batch of crops of different sizes, padded at the end.
 
     Attributes:
@@ -104,7 +104,7 @@ class PaddedCrops(Crops):
 
 
 @dataclass(frozen=True)
-class Packed(Parts):
+class PackedSequence(TowerLayout):
     """All pictures' patches in one sequence, attending within segments (a picture, or a frame of a clip).
 
     Attributes:

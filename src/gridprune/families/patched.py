@@ -15,9 +15,9 @@ from ..core.token_map import TokenMap
 from ..cues.first_layer import FirstAttention, find_first_attention
 from ..cues.tower import Tower, find_tower
 from ..errors import UnsupportedCallError
-from .base import CHUNKED_PREFILL, PADDING_BEHIND_CACHE, STATIC_CACHE, Family, Limit, Place
+from .base import CHUNKED_PREFILL, PADDING_BEHIND_CACHE, STATIC_CACHE, Family, ImageSpan, Limit
 from .maps import join, last_view, pooled, views
-from .parts import PaddedCrops, Parts
+from .parts import PaddedCropBatch, TowerLayout
 from .spans import runs
 
 
@@ -42,9 +42,9 @@ class Patched(Family):
     def token_maps(self, vision: dict[str, Any]) -> list[TokenMap]:
         return [pooled(rows, columns, self.merge) for rows, columns in self.grids(vision)]
 
-    def parts(self, vision: dict[str, Any], maps: list[TokenMap]) -> Parts:
+    def parts(self, vision: dict[str, Any], maps: list[TokenMap]) -> TowerLayout:
         lengths = [rows * columns for rows, columns in self.grids(vision)]
-        return PaddedCrops([views(token_map) for token_map in maps], self.prefix, lengths)
+        return PaddedCropBatch([views(token_map) for token_map in maps], self.prefix, lengths)
 
     def picture(self, vision: dict[str, Any], maps: Sequence[TokenMap], index: int) -> Tensor:
         view = last_view(maps, index)
@@ -82,7 +82,7 @@ class Lfm2Vl(Patched):
     def grids(self, vision: dict[str, Any]) -> list[tuple[int, int]]:
         return [(rows, columns) for rows, columns in vision["spatial_shapes"].tolist()]
 
-    def locate(self, ids: Tensor, vision: dict[str, Any]) -> list[Place] | None:
+    def locate(self, ids: Tensor, vision: dict[str, Any]) -> list[ImageSpan] | None:
         left, places = self.token_maps(vision), []
         for row, columns in _joined(runs(ids, self.placeholder)):
             taken: list[TokenMap] = []
@@ -90,10 +90,10 @@ class Lfm2Vl(Patched):
                 taken.append(left.pop(0))
             if sum(len(view) for view in taken) != len(columns):
                 return None
-            places.append(Place(row, columns, _planes(taken)))
+            places.append(ImageSpan(row, columns, _planes(taken)))
         return None if left else places
 
-    def take_places(self, vision: dict[str, Any], places: list[Place], new: list[int]) -> dict[str, Any]:
+    def take_places(self, vision: dict[str, Any], places: list[ImageSpan], new: list[int]) -> dict[str, Any]:
         owner = [number for number, place in enumerate(places) for _ in range(views(place.token_map))]
         return self.take_images(vision, [view for view, number in enumerate(owner) if number in new])
 

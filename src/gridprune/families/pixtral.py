@@ -12,7 +12,7 @@ from ..core.token_map import TokenMap
 from ..cues.tower import Tower, find_tower
 from .base import Family, as_sizes, block_of_layer, single_layer
 from .maps import pooled
-from .parts import Packed, Parts
+from .parts import PackedSequence, TowerLayout
 
 
 class Pixtral(Family):
@@ -50,9 +50,9 @@ class Pixtral(Family):
         height, width = as_sizes(taken["image_sizes"]).amax(0).tolist()
         return {**taken, "pixel_values": taken["pixel_values"][..., :height, :width]}
 
-    def parts(self, vision: dict[str, Any], maps: list[TokenMap]) -> Parts:
+    def parts(self, vision: dict[str, Any], maps: list[TokenMap]) -> TowerLayout:
         lengths = [rows * columns for rows, columns in self._grids(vision)]
-        return Packed(lengths, lengths)
+        return PackedSequence(lengths, lengths)
 
     def picture(self, vision: dict[str, Any], maps: Sequence[TokenMap], index: int) -> Tensor:
         height, width = as_sizes(vision["image_sizes"])[index].tolist()

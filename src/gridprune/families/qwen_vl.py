@@ -19,7 +19,7 @@ from ..core.token_map import TokenMap
 from ..cues.first_layer import FirstAttention, find_first_attention
 from ..cues.tower import Tower, find_tower
 from .base import PADDING_BEHIND_CACHE, Encoded, Family, Limit, by_row
-from .parts import Packed, Parts
+from .parts import PackedSequence, TowerLayout
 
 
 class QwenVL(Family):
@@ -36,7 +36,7 @@ class QwenVL(Family):
 
     @cached_property
     def streams(self) -> list[Family]:  # type: ignore[override]
-        return [self, _clips_of(type(self))(self.model)]
+        return [self, _videos_of(type(self))(self.model)]
 
     @cached_property
     def tower(self) -> Tower:
@@ -81,10 +81,10 @@ class QwenVL(Family):
     def embeddings(self, output: Any, maps: list[TokenMap]) -> list[Tensor]:
         return list(output.pooler_output)
 
-    def parts(self, vision: dict[str, Any], maps: list[TokenMap]) -> Parts:
+    def parts(self, vision: dict[str, Any], maps: list[TokenMap]) -> TowerLayout:
         grids = self.grids(vision)
         frames = [rows * columns for count, rows, columns in grids for _ in range(count)]
-        return Packed([t * h * w for t, h, w in grids], frames, self._order(vision))
+        return PackedSequence([t * h * w for t, h, w in grids], frames, self._order(vision))
 
     def _order(self, vision: dict[str, Any]) -> Tensor | None:
         """Where the tower's window order put each patch; None if the tower has no windows."""
@@ -159,15 +159,15 @@ class Qwen35(QwenVL):
         return find_first_attention(self.base.get_decoder(), gated=True)
 
 
-def _clips_of(family: type[QwenVL]) -> type[QwenVL]:
+def _videos_of(family: type[QwenVL]) -> type[QwenVL]:
     """The same family for clips: tokens carry their frame, and the budget is one per clip."""
 
-    class Clips(family):  # type: ignore[valid-type, misc]
+    class Videos(family):  # type: ignore[valid-type, misc]
         pixel_keys: ClassVar[tuple[str, ...]] = ("pixel_values_videos",)
         layout_keys: ClassVar[tuple[str, ...]] = ("video_grid_thw",)
         modality: ClassVar[str] = "video"
 
-    return Clips
+    return Videos
 
 
 def window_index(visual: Any, grid_thw: Tensor) -> Tensor:

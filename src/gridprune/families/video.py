@@ -16,10 +16,10 @@ from .base import CLIP_TEXT, Family, block_of_layer, single_layer
 from .llava import Llava
 from .llava_next import LlavaNext
 from .maps import pooled, with_separators
-from .parts import Crops, Parts
+from .parts import CropBatch, TowerLayout
 
 
-class Clips(Family):
+class Videos(Family):
     """Clips as (clips, frames, 3, H, W) through a CLIP tower; one budget per clip, tokens carry their frame."""
 
     name: ClassVar[str] = "clips"
@@ -48,14 +48,14 @@ class Clips(Family):
     def clip_map(self, frames: int) -> TokenMap:
         """Geometry of a clip of some frames."""
 
-    def parts(self, vision: dict[str, Any], maps: list[TokenMap]) -> Parts:
-        return Crops([vision["pixel_values_videos"].shape[1]] * len(maps), self.prefix)
+    def parts(self, vision: dict[str, Any], maps: list[TokenMap]) -> TowerLayout:
+        return CropBatch([vision["pixel_values_videos"].shape[1]] * len(maps), self.prefix)
 
     def picture(self, vision: dict[str, Any], maps: Sequence[TokenMap], index: int) -> Tensor:
         return vision["pixel_values_videos"][index].detach()  # type: ignore[no-any-return]
 
 
-class LlavaNextVideoClips(Clips):
+class LlavaNextVideos(Videos):
     """Every frame pooled 2 x 2."""
 
     name: ClassVar[str] = "llava-next-video"
@@ -73,10 +73,10 @@ class LlavaNextVideo(LlavaNext):
 
     @cached_property
     def streams(self) -> list[Family]:  # type: ignore[override]
-        return [self, LlavaNextVideoClips(self.model)]
+        return [self, LlavaNextVideos(self.model)]
 
 
-class VideoLlavaClips(Clips):
+class VideoLlavaVideos(Videos):
     """Every frame with its [CLS] in front. [CLS] is handed on by the model; it counts as a separator and stays."""
 
     name: ClassVar[str] = "video-llava"
@@ -107,7 +107,7 @@ class VideoLlava(Llava):
 
     @cached_property
     def streams(self) -> list[Family]:  # type: ignore[override]
-        return [self, VideoLlavaClips(self.model)]
+        return [self, VideoLlavaVideos(self.model)]
 
     @cached_property
     def tower(self) -> Tower:

@@ -12,34 +12,34 @@ import torch
 from torch import Tensor
 
 from ..errors import UnsupportedCallError
-from .layout import Layout
+from .layout import PromptLayout
 
 _ATTRIBUTE = "_gridprune_record"
 _LAYERS = "_gridprune_layers"
 
 
 @dataclass(frozen=True, eq=False)
-class Record:
+class CacheRecord:
     """Attributes:
     layout: the shortened prompt that was fed into the cache.
     delta: (B, 1) what to add to a count of cached tokens to get the next M-RoPE position, or None for nothing.
     """
 
-    layout: Layout
+    layout: PromptLayout
     delta: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
-class Past:
+class CacheState:
     """What a cache stands for when a call comes in.
 
     Attributes:
         layout: every cached column and the original column it came from, generated tokens included.
-        delta: see :class:`Record`.
+        delta: see :class:`CacheRecord`.
         known: whether all that the cache holds went through here.
     """
 
-    layout: Layout
+    layout: PromptLayout
     delta: Tensor | None = None
     known: bool = True
 
@@ -59,7 +59,7 @@ class Past:
         return self.layout.identity
 
 
-def remember(cache: Any, record: Record) -> None:
+def remember(cache: Any, record: CacheRecord) -> None:
     """Note on `cache` what is being fed into it."""
     if cache is not None:
         setattr(cache, _ATTRIBUTE, record)
@@ -75,7 +75,7 @@ def layers_of(cache: Any) -> tuple[int, dict[int, Tensor]] | None:
     return getattr(cache, _LAYERS, None)
 
 
-def recall(cache: Any, batch: int, *, inside: bool = False) -> Past:
+def recall(cache: Any, batch: int, *, inside: bool = False) -> CacheState:
     """What `cache` stands for; an empty past for None or an empty cache.
 
     Args:
@@ -90,12 +90,12 @@ def recall(cache: Any, batch: int, *, inside: bool = False) -> Past:
             "The cache was filled with a method that prunes inside the language model: go on inside its own `prune` "
             "block, or start a new cache."
         )
-    record: Record | None = getattr(cache, _ATTRIBUTE, None) if cached else None
+    record: CacheRecord | None = getattr(cache, _ATTRIBUTE, None) if cached else None
     if record is None:
-        return Past(Layout.unchanged(batch, cached), known=cached == 0)
+        return CacheState(PromptLayout.unchanged(batch, cached), known=cached == 0)
     layout, rows = record.layout, record.layout.columns.shape[0]
     if cached < layout.width and layout.identity and record.delta is None:
-        return Past(Layout.unchanged(batch, cached))
+        return CacheState(PromptLayout.unchanged(batch, cached))
     if cached < layout.width:
         raise UnsupportedCallError(
             f"The cache holds {cached} tokens, but {layout.width} of a pruned prompt were fed into it: it was "
@@ -107,4 +107,6 @@ def recall(cache: Any, batch: int, *, inside: bool = False) -> Past:
     layout = layout.rows(copies)
     generated = torch.arange(layout.full, layout.full + cached - layout.width, device="cpu").expand(batch, -1)
     delta = None if record.delta is None else record.delta.repeat_interleave(copies, dim=0)
-    return Past(Layout(torch.cat([layout.columns, generated], dim=1), layout.full + generated.shape[1]), delta)
+    return CacheState(
+        PromptLayout(torch.cat([layout.columns, generated], dim=1), layout.full + generated.shape[1]), delta
+    )

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .layout import Layout
+from .layout import PromptLayout
 from .outputs import Columns
 
 # What counts the prompt in the logits processors and stopping criteria that `generate` makes itself.
@@ -108,7 +108,7 @@ class Prompt:
     """
 
     original: Tensor
-    layout: Layout
+    layout: PromptLayout
 
     @property
     def cut(self) -> int:

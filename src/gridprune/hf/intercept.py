@@ -43,7 +43,7 @@ class Prepared(Protocol):
         """What the caller gets in place of the output."""
 
 
-class Acting(Protocol):
+class Pruner(Protocol):
     """What an interceptor hands calls to."""
 
     def generate(self, original: Callable[..., Any], call: dict[str, Any]) -> Any:
@@ -71,7 +71,7 @@ class Entry:
         everywhere: whether it was switched on until further notice, and not for a block.
     """
 
-    acting: Acting
+    acting: Pruner
     under: Entry | None
     everywhere: bool
 
@@ -112,13 +112,18 @@ class Interceptor:
 
     @staticmethod
     def push(
-        model: nn.Module, base: nn.Module, acting: Acting, doors: Sequence[nn.Module] = (), *, everywhere: bool = False
+        model: nn.Module,
+        base: nn.Module,
+        acting: Pruner,
+        entries: Sequence[nn.Module] = (),
+        *,
+        everywhere: bool = False,
     ) -> None:
         """Let `acting` act on the calls of `model`.
 
         Args:
             base: the part of it that comes before the head.
-            doors: further modules whose calls reach the model.
+            entries: further modules whose calls reach the model.
             everywhere: until further notice, and not for a block.
         """
         with _LOCK:
@@ -126,8 +131,8 @@ class Interceptor:
             if found is None or not found._entries_of(acting):
                 acting.install()
             interceptor = found or Interceptor(model)
-            for door in (model, *doors):
-                interceptor._watch(door, interceptor._before_call, interceptor._after_call)
+            for entry_module in (model, *entries):
+                interceptor._watch(entry_module, interceptor._before_call, interceptor._after_call)
             interceptor._watch(base, interceptor._before_forward, interceptor._after_forward)
             entered = interceptor._entered()
             below = entered or [entry for entry in interceptor.entries if entry.everywhere]
@@ -136,7 +141,7 @@ class Interceptor:
             _ENTERED.set((*(each for each in _ENTERED.get() if each() is not None), weakref.ref(entry)))
 
     @staticmethod
-    def pop(model: nn.Module, acting: Acting) -> None:
+    def pop(model: nn.Module, acting: Pruner) -> None:
         """Take back the last `push` of `acting`, in this context if there is one, and leave the model as it was if that
         was the last of all.
 
@@ -173,7 +178,7 @@ class Interceptor:
 
     # -- calls ---------------------------------------------------------------------------------------------------
 
-    def _entries_of(self, acting: Acting) -> list[Entry]:
+    def _entries_of(self, acting: Pruner) -> list[Entry]:
         return [entry for entry in self.entries if entry.acting is acting]
 
     def _entered(self) -> list[Entry]:
@@ -181,7 +186,7 @@ class Interceptor:
         found = (each() for each in _ENTERED.get())
         return [entry for entry in found if entry in self.entries]
 
-    def _acting(self) -> Acting | None:
+    def _acting(self) -> Pruner | None:
         """What answers a call of this context; None within a call that is being pruned already.
 
         Raises:
@@ -203,7 +208,7 @@ class Interceptor:
         return entries[0].acting if entries else None
 
     @staticmethod
-    def answers(model: nn.Module, acting: Acting) -> bool:
+    def answers(model: nn.Module, acting: Pruner) -> bool:
         """Whether `acting` answers the call of `model` that this thread is in."""
         interceptor = model.__dict__.get(_ATTRIBUTE)
         if interceptor is None:
@@ -212,7 +217,7 @@ class Interceptor:
         return acting is (getattr(interceptor.local, "direct", None) if inside is None else inside)
 
     @contextmanager
-    def _inside(self, acting: Acting | None) -> Iterator[None]:
+    def _inside(self, acting: Pruner | None) -> Iterator[None]:
         before, self.local.inside = getattr(self.local, "inside", None), acting
         try:
             yield
@@ -244,7 +249,7 @@ class Interceptor:
 
     def _before_call(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         outer = getattr(self.local, "door", None)
-        if self._acting() is None or outer not in (None, module):  # of doors behind each other the first one acts
+        if self._acting() is None or outer not in (None, module):  # of modules around each other the first one acts
             return None
         call = _named(self.model, args, kwargs)  # as wrappers hand it on
         self.local.door, self.local.targets = module, Targets.of(call, self.model.config)

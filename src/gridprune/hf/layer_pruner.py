@@ -22,18 +22,18 @@ from ..compat import is_compiled
 from ..errors import SelectionError, UnsupportedCallError, UnsupportedModelError
 from ..families.base import Family, Limit
 from ..methods.base import Cues, Selection, deciding
-from ..methods.in_llm.base import InsideMethod, LayerView, Stop
+from ..methods.in_llm.base import DropPoint, InsideMethod, LayerView
 from ..report.report import Report
 from .cache_record import layers_of, recall, remember_layers
 from .intercept import Interceptor
-from .layout import Layout
+from .layout import PromptLayout
 from .outputs import Columns
 from .targets import Targets, router_logits
 from .watch import watch
 
 
 @dataclass
-class Run:
+class Prefill:
     """One prefill in one thread.
 
     Attributes:
@@ -55,7 +55,7 @@ class Run:
     columns: Tensor
     ids: Tensor
     total: int
-    stops: dict[int, Stop]
+    stops: dict[int, DropPoint]
     spans: dict[int, Tensor] = field(default_factory=dict)  # first layer of a span -> columns
     attention: Tensor | None = None
     keys: Tensor | None = None
@@ -67,7 +67,7 @@ class Run:
     def outputs(self) -> Columns:
         """Where the parts of an output belong."""
         full = self.ids.shape[1]
-        layouts = {columns.shape[1]: Layout(columns.cpu(), full) for columns in self.spans.values()}
+        layouts = {columns.shape[1]: PromptLayout(columns.cpu(), full) for columns in self.spans.values()}
         return Columns(list(layouts.values()), list(layouts.values()))
 
 
@@ -76,11 +76,11 @@ _CHECKPOINTS = Limit("layers are computed again without the cut", before="5.23")
 
 
 @dataclass(eq=False)
-class Direct:
+class DirectCall:
     """A direct call that is under way."""
 
     call: dict[str, Any]
-    run: Run
+    run: Prefill
     targets: Targets | None
     as_tuple: bool
 
@@ -93,8 +93,8 @@ class Direct:
         return output.to_tuple() if self.as_tuple else output
 
 
-class InsideEngine:
-    """Applies an :class:`InsideMethod` to one model. Of the same shape as a `Shortener`: an interceptor can hold it."""
+class LayerPruner:
+    """Applies an :class:`InsideMethod` to one model. A :class:`~gridprune.hf.intercept.Pruner`, as the prompt pruner is."""
 
     def __init__(self, family: Family, method: InsideMethod, reports: deque[Report], processor: Any = None) -> None:
         self.family, self.method, self.reports = family, method, reports
@@ -118,10 +118,10 @@ class InsideEngine:
             self.local.vision, self.local.prefill = outer
         return output if run is None or isinstance(output, Tensor) else run.outputs.generated(output)
 
-    def _noted(self) -> tuple[dict[str, Any] | None, Run | None]:
+    def _noted(self) -> tuple[dict[str, Any] | None, Prefill | None]:
         return getattr(self.local, "vision", None), getattr(self.local, "prefill", None)
 
-    def before_forward(self, call: dict[str, Any], targets: Targets | None) -> Direct | None:
+    def before_forward(self, call: dict[str, Any], targets: Targets | None) -> DirectCall | None:
         """Note the prompt of a direct call."""
         self.local.vision = self._pictures(call)
         run = self.local.run = self._start(call)
@@ -132,7 +132,7 @@ class InsideEngine:
         call = {**call, "return_dict": True}
         if "logits_to_keep" in call:  # what is kept is up to the head: here it would cut off prompts
             call["logits_to_keep"] = 0
-        return Direct(call, run, targets, as_tuple)
+        return DirectCall(call, run, targets, as_tuple)
 
     def _pictures(self, call: dict[str, Any]) -> dict[str, Any] | None:
         """The vision arguments of a call."""
@@ -178,10 +178,10 @@ class InsideEngine:
         """Whether the layers run in a call that this engine answers: others may have their hooks on them too."""
         return Interceptor.answers(self.family.model, self)
 
-    def _run(self) -> Run | None:
+    def _run(self) -> Prefill | None:
         return getattr(self.local, "run", None) if self._answers() else None
 
-    def _start(self, call: dict[str, Any]) -> Run | None:
+    def _start(self, call: dict[str, Any]) -> Prefill | None:
         ids, cache = call.get("input_ids"), call.get("past_key_values")
         if ids is not None and not recall(cache, len(ids), inside=True).plain:
             raise UnsupportedCallError(
@@ -220,7 +220,7 @@ class InsideEngine:
                 "Upgrade, or use a method that prunes before the language model."
             )
         text, text_mask = _columns(real & ~visual)
-        return Run(
+        return Prefill(
             visual=_columns(visual)[0],
             text=text,
             text_mask=text_mask,
@@ -230,7 +230,7 @@ class InsideEngine:
             stops=stops,
         )
 
-    def _report(self, run: Run, ids: Tensor) -> None:
+    def _report(self, run: Prefill, ids: Tensor) -> None:
         """One report per picture, of what the last layer sees."""
         if run.sound is not None and not bool(run.sound):
             raise SelectionError(f"{self.method.name} chose a visual token twice, or one that is not there.")
@@ -334,7 +334,7 @@ class InsideEngine:
                 "it is not known which these are. Use a method of the stage 'pre-llm'."
             )
 
-    def _drop(self, run: Run, index: int, hidden: Tensor, cache: Any) -> Tensor:
+    def _drop(self, run: Prefill, index: int, hidden: Tensor, cache: Any) -> Tensor:
         """(B, n) places of the tokens that stay; `run` is brought up to date."""
         places = torch.searchsorted(run.columns, run.visual)
         text = torch.searchsorted(run.columns, run.text)
@@ -425,7 +425,7 @@ def _attention_rows(query: Tensor, key: Tensor, mask: Tensor | None, rows: Tenso
     return logits.softmax(-1).mean(1)
 
 
-def _gathered(kwargs: dict[str, Any], run: Run) -> dict[str, Any]:
+def _gathered(kwargs: dict[str, Any], run: Prefill) -> dict[str, Any]:
     """A layer's arguments for the tokens that are left."""
     columns = run.columns
     if columns.shape[1] == run.ids.shape[1]:

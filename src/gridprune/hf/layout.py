@@ -1,6 +1,6 @@
 """The shortened prompt: which columns of the original stay, and how everything of the same length follows.
 
-Pure index arithmetic on the CPU. A :class:`Layout` says for every column of the shortened batch which original column
+Pure index arithmetic on the CPU. A :class:`PromptLayout` says for every column of the shortened batch which original column
 it is; -1 is padding that was needed because rows were shortened by different amounts.
 """
 
@@ -25,7 +25,7 @@ ALONG_PROMPT = {
 
 
 @dataclass(frozen=True, eq=False)
-class Layout:
+class PromptLayout:
     """Attributes:
     columns: (B, W) int64 on the CPU, the original column of each column, or -1 for padding.
     full: length L of the original prompt.
@@ -35,7 +35,7 @@ class Layout:
     full: int
 
     @classmethod
-    def unchanged(cls, batch: int, length: int) -> Layout:
+    def unchanged(cls, batch: int, length: int) -> PromptLayout:
         """Every column where it was."""
         return cls(torch.arange(length, device="cpu").expand(batch, -1), length)
 
@@ -98,17 +98,17 @@ class Layout:
         picked = values.gather(-1, columns.clamp(min=0).expand(*values.shape[:-1], -1))
         return picked.masked_fill(columns < 0, fill)
 
-    def behind(self, column: int, original: int) -> Layout:
+    def behind(self, column: int, original: int) -> PromptLayout:
         """The part behind the first `column` columns, counted from the original column `original`."""
         rest = self.columns[:, column:]
-        return Layout(torch.where(rest < 0, rest, rest - original), self.full - original)
+        return PromptLayout(torch.where(rest < 0, rest, rest - original), self.full - original)
 
-    def rows(self, copies: int) -> Layout:
+    def rows(self, copies: int) -> PromptLayout:
         """Every row repeated, as beams and several return sequences repeat them."""
-        return self if copies == 1 else Layout(self.columns.repeat_interleave(copies, dim=0), self.full)
+        return self if copies == 1 else PromptLayout(self.columns.repeat_interleave(copies, dim=0), self.full)
 
 
-def shorten(keep: Tensor, mask: Tensor | None, past: Layout) -> Layout:
+def shorten(keep: Tensor, mask: Tensor | None, past: PromptLayout) -> PromptLayout:
     """The layout that keeps the true columns of every row, behind what a cache holds already.
 
     Rows are aligned on the side the batch is padded on: on the right unless the mask pads there. Padding of the
@@ -121,7 +121,7 @@ def shorten(keep: Tensor, mask: Tensor | None, past: Layout) -> Layout:
     """
     start = past.full
     if past.identity and bool(keep.all()):
-        return Layout.unchanged(*keep.shape)
+        return PromptLayout.unchanged(*keep.shape)
     new = keep[:, start:] if mask is None else keep[:, start:] & _inside(mask[:, start:], drop=start == 0)
     pads_right = mask is not None and bool((~mask[:, -1]).any())
     count = new.sum(1)
@@ -132,7 +132,7 @@ def shorten(keep: Tensor, mask: Tensor | None, past: Layout) -> Layout:
     if not pads_right:
         shift = (torch.arange(width, device=count.device) - (width - count)[:, None]) % max(width, 1)
         columns = columns.gather(1, shift)
-    return Layout(torch.cat([past.columns, columns], dim=1), keep.shape[1])
+    return PromptLayout(torch.cat([past.columns, columns], dim=1), keep.shape[1])
 
 
 def _inside(mask: Tensor, *, drop: bool) -> Tensor:
@@ -143,7 +143,7 @@ def _inside(mask: Tensor, *, drop: bool) -> Tensor:
     return inside | ~mask.any(1, keepdim=True)
 
 
-def along(call: dict[str, Any], layout: Layout, tail: Layout) -> dict[str, Tensor]:
+def along(call: dict[str, Any], layout: PromptLayout, tail: PromptLayout) -> dict[str, Tensor]:
     """Everything in `call` that runs along the prompt, shortened; `tail` is the part that no cache holds."""
     found = {}
     for name, fill in ALONG_PROMPT.items():

@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from .cache_record import Record, remember
-from .layout import Layout
+from .cache_record import CacheRecord, remember
+from .layout import PromptLayout
 
 
 class Columns:
@@ -21,7 +21,7 @@ class Columns:
         held: for each, the layout of what its attention sees, a cache included.
     """
 
-    def __init__(self, fed: Sequence[Layout], held: Sequence[Layout]) -> None:
+    def __init__(self, fed: Sequence[PromptLayout], held: Sequence[PromptLayout]) -> None:
         self._by_width = {rows.width: (rows, keys) for rows, keys in zip(fed, held) if not keys.identity}
 
     def aligned(self, output: Any) -> Any:
@@ -53,7 +53,7 @@ class Columns:
         _, keys = self._of(steps[0].shape[-2], len(steps[0]))
         return [self.attention(steps[0]), *(keys.spread_keys(step) if keys else step for step in steps[1:])]
 
-    def _of(self, width: int, batch: int) -> tuple[Layout | None, Layout | None]:
+    def _of(self, width: int, batch: int) -> tuple[PromptLayout | None, PromptLayout | None]:
         rows, keys = self._by_width.get(width, (None, None))
         if rows is None or keys is None:
             return None, None
@@ -90,7 +90,7 @@ _ALONG = {
 
 
 @dataclass(eq=False)
-class Plan:
+class ShortenedCall:
     """One shortened call.
 
     Attributes:
@@ -104,17 +104,17 @@ class Plan:
         as_tuple: the caller wants a tuple.
     """
 
-    record: Record | None
+    record: CacheRecord | None
     original: Tensor
     call: dict[str, Any]
-    fed: Layout
+    fed: PromptLayout
     dropped: Tensor | None = None
     rope_deltas: Tensor | None = None
     stock: bool = False
     as_tuple: bool = False
 
     @property
-    def prompt(self) -> Layout:
+    def prompt(self) -> PromptLayout:
         """How the ids of the call were shortened."""
         whole = self.record is not None and self.record.layout.full == self.original.shape[1]
         return self.record.layout if whole else self.fed  # type: ignore[union-attr]

@@ -11,14 +11,14 @@ from torch import Tensor
 
 from ..errors import UnsupportedCallError
 from ..families.base import Family
-from .cache_record import Past
-from .layout import Layout, contiguous_positions
+from .cache_record import CacheState
+from .layout import PromptLayout, contiguous_positions
 
 _PACKED = ("cu_seq_lens_q", "cu_seq_lens_k", "seq_idx")
 
 
 @dataclass(frozen=True, eq=False)
-class Fed:
+class FedPrompt:
     """A prompt that is shortened.
 
     Attributes:
@@ -32,8 +32,8 @@ class Fed:
     call: dict[str, Any]
     ids: Tensor
     mask: Tensor | None
-    layout: Layout
-    past: Past
+    layout: PromptLayout
+    past: CacheState
     offset: int
 
     @cached_property

@@ -23,16 +23,16 @@ from ..families.base import (
     STATIC_CACHE,
     Encoded,
     Family,
-    Place,
+    ImageSpan,
 )
 from ..methods.base import Method
 from ..report.report import Report
 from ..selection.selector import Choice, Selector
-from .cache_record import Past, Record, recall
+from .cache_record import CacheRecord, CacheState, recall
 from .generation import Prompt, infer_mask, is_static, pad_token, shorten_limits
-from .layout import Layout, along, contiguous_positions, shorten
-from .outputs import Plan
-from .positions import Fed
+from .layout import PromptLayout, along, contiguous_positions, shorten
+from .outputs import ShortenedCall
+from .positions import FedPrompt
 from .targets import Targets
 
 Positions = Literal["contiguous", "original"]
@@ -50,11 +50,11 @@ class PendingImages:
 
     selector: Selector
     vision: dict[str, Any]
-    places: list[Place]
+    places: list[ImageSpan]
 
 
 @dataclass(eq=False)
-class Shortener:
+class PromptPruner:
     """Shortens the calls of one model, of any number of threads.
 
     Attributes:
@@ -111,7 +111,7 @@ class Shortener:
         if is_static(call, self.model):
             self._refuse(STATIC_CACHE)
 
-    def before_forward(self, call: dict[str, Any], targets: Targets | None) -> Plan | None:
+    def before_forward(self, call: dict[str, Any], targets: Targets | None) -> ShortenedCall | None:
         """The shortened arguments of a direct call; None if there is nothing to prune."""
         plan = self._plan(call, new_only=True, generating=False)
         if plan is None:
@@ -147,7 +147,7 @@ class Shortener:
 
     # -- one call ------------------------------------------------------------------------------------------------
 
-    def _plan(self, call: dict[str, Any], *, new_only: bool, generating: bool) -> Plan | None:
+    def _plan(self, call: dict[str, Any], *, new_only: bool, generating: bool) -> ShortenedCall | None:
         """Turn the arguments of a model call into shorter ones; None if there is nothing to prune.
 
         Args:
@@ -180,26 +180,28 @@ class Shortener:
             plan.dropped = ~keep[:, offset:]
         return plan
 
-    def _stock(self, call: dict[str, Any], ids: Tensor, past: Past, length: int) -> Plan | None:
+    def _stock(self, call: dict[str, Any], ids: Tensor, past: CacheState, length: int) -> ShortenedCall | None:
         """A call that the stock model answers by itself. M-RoPE goes on where this cache stands, not the last one."""
         if not past.known:
             return None
         if past.delta is not None:
             self.family.base.rope_deltas = past.delta
-        layout = Layout.unchanged(len(ids), length)
-        return Plan(Record(layout, past.delta), ids, dict(call), layout.behind(past.cached, past.full), stock=True)
+        layout = PromptLayout.unchanged(len(ids), length)
+        return ShortenedCall(
+            CacheRecord(layout, past.delta), ids, dict(call), layout.behind(past.cached, past.full), stock=True
+        )
 
     def _short_call(
         self,
         call: dict[str, Any],
         ids: Tensor,
         mask: Tensor | None,
-        layout: Layout,
-        past: Past,
+        layout: PromptLayout,
+        past: CacheState,
         offset: int,
         outputs: dict[str, Any],
         generating: bool,
-    ) -> Plan:
+    ) -> ShortenedCall:
         pixels = {key for stream in self.family.streams for key in stream.pixel_keys}
         vision = {key for stream in self.family.streams for key in stream.vision_keys}
         dropped = pixels if layout.identity else {*vision, "position_ids"}
@@ -209,9 +211,9 @@ class Shortener:
         new = layout.behind(past.cached, past.full)
         if layout.identity:
             if not past.known:
-                return Plan(None, ids, short, new)
-            rope = Fed(call, ids, mask, layout, past, offset).rope(self.family)
-            return Plan(Record(layout, rope and rope[1]), ids, short, new)
+                return ShortenedCall(None, ids, short, new)
+            rope = FedPrompt(call, ids, mask, layout, past, offset).rope(self.family)
+            return ShortenedCall(CacheRecord(layout, rope and rope[1]), ids, short, new)
         tail = layout if not offset else layout.behind(past.cached, offset)
         if mask is None and (layout.padded or self.positions == "original"):
             mask = ids.new_ones(len(ids), layout.full)
@@ -220,13 +222,15 @@ class Shortener:
         short |= along(short, layout, tail)
         short["input_ids"] = tail.gather(ids, pad_token(self.model))
         self._check_padding(short.get("attention_mask"), past)
-        fed = Fed(call, ids, mask, layout, past, offset)
+        fed = FedPrompt(call, ids, mask, layout, past, offset)
         positions, delta = self._positions(fed, generating)
         if positions is not None:
             short["position_ids"] = positions if generating else positions[..., -tail.width :]
-        return Plan(Record(layout, delta), ids, short, new, rope_deltas=None if delta is None else delta - fed.cut)
+        return ShortenedCall(
+            CacheRecord(layout, delta), ids, short, new, rope_deltas=None if delta is None else delta - fed.cut
+        )
 
-    def _check_padding(self, mask: Tensor | None, past: Past) -> None:
+    def _check_padding(self, mask: Tensor | None, past: CacheState) -> None:
         if past.cached and mask is not None and bool((mask[:, past.cached :] == 0).any()):
             self._refuse(PADDING_BEHIND_CACHE)
             window = self.family.window
@@ -255,7 +259,7 @@ class Shortener:
             )
         return mask
 
-    def _positions(self, fed: Fed, generating: bool) -> tuple[Tensor | None, Tensor | None]:
+    def _positions(self, fed: FedPrompt, generating: bool) -> tuple[Tensor | None, Tensor | None]:
         """Positions along the short prompt, (B, W) or (4, B, W), if the model must be told, and the M-RoPE delta."""
         first = 0 if generating else self.family.first_position
         fed.check_packed()
@@ -302,7 +306,7 @@ class Shortener:
         selector: Selector,
         encoded: Encoded,
         choices: Sequence[Choice],
-        places: Sequence[Place],
+        places: Sequence[ImageSpan],
         keep: Tensor,
         offset: int,
     ) -> Any:
@@ -380,7 +384,7 @@ class Shortener:
 @torch.no_grad()  # geometry: some families push it through the model's own packing
 def _new_images(
     family: Family, ids: Tensor, vision: dict[str, Any], start: int
-) -> tuple[list[Place], dict[str, Any]]:
+) -> tuple[list[ImageSpan], dict[str, Any]]:
     """The pictures behind column `start`, and their vision arguments: the call may bring the new ones, or all.
 
     Raises:
@@ -389,7 +393,7 @@ def _new_images(
     if start > 0:
         places = family.locate(ids[:, start:], vision)
         if places is not None:
-            return [Place(p.row, p.columns + start, p.token_map) for p in places], vision
+            return [ImageSpan(p.row, p.columns + start, p.token_map) for p in places], vision
     places = family.places(ids, vision)
     new = [i for i, place in enumerate(places) if int(place.columns[0]) >= start]
     if len(new) < len(places):

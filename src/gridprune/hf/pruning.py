@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, cast, get_args
 
 from .. import families
-from ..compat import device_of, doors
+from ..compat import device_of, entry_modules
 from ..cues.load_text import text_tower
 from ..cues.text_tower import TextTower
 from ..errors import CheckpointError, SettingError
@@ -22,9 +22,9 @@ from ..report.report import Report
 from ..selection.collect import TextSide
 from ..selection.encoder_cache import EncoderCache
 from ..selection.selector import Selector
-from .intercept import Acting, Interceptor
-from .layer_pruner import InsideEngine
-from .prompt_pruner import Positions, Question, Shortener
+from .intercept import Interceptor, Pruner
+from .layer_pruner import LayerPruner
+from .prompt_pruner import Positions, PromptPruner, Question
 
 
 class Pruning:
@@ -95,11 +95,11 @@ class Pruning:
         self.reports: deque[Report] = deque(maxlen=max_reports)
         self.cache = EncoderCache(cache) if isinstance(cache, int) else cache
         selectors = [Selector.of(stream, text, method, cache=self.cache) for stream in self.family.streams]
-        self._acting: Acting
+        self._acting: Pruner
         if method.stage == "in-llm":
-            self._acting = InsideEngine(self.family, cast(InsideMethod, method), self.reports, processor)
+            self._acting = LayerPruner(self.family, cast(InsideMethod, method), self.reports, processor)
         else:
-            self._acting = Shortener(self.family, method, selectors, processor, question, positions, self.reports)
+            self._acting = PromptPruner(self.family, method, selectors, processor, question, positions, self.reports)
 
     # -- switching on and off ------------------------------------------------------------------------------------
 
@@ -121,7 +121,7 @@ class Pruning:
 
     def _push(self, everywhere: bool) -> None:
         family = self.family
-        Interceptor.push(family.model, family.base, self._acting, doors(self.model), everywhere=everywhere)
+        Interceptor.push(family.model, family.base, self._acting, entry_modules(self.model), everywhere=everywhere)
 
 
 prune = Pruning

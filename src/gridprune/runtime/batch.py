@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from typing import TYPE_CHECKING, Any
 
 from ..errors import SettingError
 from .jsonl import read_lines
@@ -283,89 +278,3 @@ class _Asker:
         started = time.perf_counter()
         found = answer(self.loaded, picture, question, method, max_new_tokens=limit)
         return found, time.perf_counter() - started
-
-
-def batch_command(
-    source: Annotated[Path, typer.Argument(help="A folder of pictures, or JSONL with image and question a line.")],
-    question: Annotated[str | None, typer.Argument(help="Asked about every picture of a folder.")] = None,
-    output: Annotated[Path, typer.Option("--output", "-o", help="JSONL of answers; a run continues it.")] = Path(
-        "answers.jsonl"
-    ),
-    model: Annotated[str, typer.Option("--model", help="'embedded', a checkpoint folder, or a hub id.")] = "embedded",
-    method: Annotated[
-        str, typer.Option("--method", help="See `gridprune methods`; with settings: 'gridprune(zone=2, alpha=0)'.")
-    ] = "gridprune",
-    keep: Annotated[str, typer.Option("--keep", help="Visual tokens to keep: a count (64) or a share.")] = "11.1%",
-    compare: Annotated[bool, typer.Option("--compare", help="Also answer with all visual tokens.")] = False,
-    clip: Annotated[str | None, typer.Option("--clip", help="CLIP or SigLIP text half: folder or hub id.")] = None,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 64,
-    device: Annotated[str, typer.Option("--device", help="A torch device, such as cpu or cuda.")] = "cpu",
-    dtype: Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat16 or float16.")] = "auto",
-    as_json: Annotated[bool, typer.Option("--json", help="The summary as one JSON object on stdout.")] = False,
-) -> None:
-    """Answer questions about many pictures; answers go to a JSONL file, and a second run does what is left.
-
-    A picture or question that fails stops nothing: its reason goes to OUTPUT.failed.jsonl, and the next run tries it
-    again, after all others. The exit code is 1 if there is no answer at all.
-    """
-    from ..methods.spec import parse
-
-    stderr = Console(stderr=True)
-    spec = parse(method)
-    chosen = spec.method(keep)
-    tasks = tasks_of(source, question)
-    settings = {
-        "model": model,
-        "clip": clip,
-        "dtype": dtype,
-        "method": spec.label,
-        "keep": keep,
-        "max_new_tokens": max_new_tokens,
-        "compare": compare,
-    }
-    answers = Output(output, settings)
-    from transformers.utils import logging
-
-    from .ask import load
-
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    with stderr.status("loading the model"):
-        loaded = load(model, clip=clip, device=device, dtype=dtype)
-    limits: dict[str, Any] = {"compare": compare, "max_new_tokens": max_new_tokens}
-    summary = _with_a_bar(tasks, stderr, lambda failed: run(loaded, tasks, chosen, answers, failed=failed, **limits))
-    result = {**summary.to_dict(), "output": str(output)}
-    if as_json:
-        json.dump(result, sys.stdout)
-        sys.stdout.write("\n")
-    else:
-        print(_in_words(result, answers.failed_path))
-    if summary.failed and not answers.done:
-        raise typer.Exit(1)
-
-
-def _with_a_bar(tasks: Sequence[Task], console: Console, start: Callable[[Failed], Iterator[Summary]]) -> Summary:
-    """Go through a run with a bar that counts tasks, and a line for each that fails."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    summary = Summary()
-    with Progress(*columns, console=console) as bar:
-        line = bar.add_task("answering", total=len(tasks))
-
-        def failed(task: Task, reason: str) -> None:
-            words = f"failed: {task.image[:80]}: {reason}".encode(
-                errors="backslashreplace"
-            ).decode()  # names may be any bytes
-            console.print(words, style="yellow", highlight=False, markup=False)
-
-        for summary in start(failed):
-            bar.update(line, completed=summary.answered + summary.skipped + len(summary.failed))
-    return summary
-
-
-def _in_words(result: dict[str, Any], failed_path: Path) -> str:
-    """The end of a run, in one line."""
-    rate = f", {result['images_per_second']} pictures/s" if result["answered"] else ""
-    against = f", {result['speedup']}x the rate with all visual tokens" if "speedup" in result else ""
-    reasons = f" ({failed_path})" if result["failed"] else ""
-    counts = f"{result['answered']} answered, {result['skipped']} answered before, {len(result['failed'])} failed"
-    return f"{counts}{reasons}{rate}{against}"

@@ -11,14 +11,10 @@ Keys and values of a token, and FLOPs over visual tokens only, are those of :mod
 
 from __future__ import annotations
 
-import json
 import re
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from ..core.budget import Budget
 from ..costs import LanguageModel
@@ -241,9 +237,6 @@ def visual_tokens(family: Family, vision: dict[str, Any]) -> VisualTokens:
     return VisualTokens(sum(map(len, maps)) - separators, separators)
 
 
-# -- the command line ----------------------------------------------------------------------------------------------
-
-
 def parse_size(text: str) -> tuple[int, int]:
     """`1024x768` as width and height.
 
@@ -266,74 +259,3 @@ def parse_memory(text: str) -> int:
     if found is None or found[2] not in _UNITS:
         raise SettingError(f"--gpu-memory is an amount such as 24GiB or 80GB, got {text!r}.")
     return int(float(found[1]) * _UNITS[found[2]])
-
-
-def plan_command(
-    model: Annotated[str, typer.Argument(help="'embedded', a checkpoint folder, or a hub id; no weights are read.")],
-    keep: Annotated[str, typer.Option("--keep", help="Budgets: counts or shares, comma-separated.")] = "11.1%",
-    size: Annotated[str, typer.Option("--size", help="Width x height of a picture.")] = "1024x768",
-    images: Annotated[int, typer.Option("--images", min=1, help="Pictures in a request.")] = 1,
-    text: Annotated[int, typer.Option("--text", min=0, help="Text tokens of a request, its answer included.")] = 256,
-    gpus: Annotated[int, typer.Option("--gpus", min=1, help="How many.")] = 1,
-    gpu_memory: Annotated[str, typer.Option("--gpu-memory", help="Memory of one, such as 24GiB or 80GB.")] = "24GiB",
-    utilization: Annotated[float, typer.Option("--utilization", help="Share of it for parameters and KV.")] = 0.9,
-    dtype: Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat16 or float16.")] = "auto",
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout and nothing else.")] = False,
-) -> None:
-    """Compute memory, pictures per GPU and prefill FLOPs at N and at k visual tokens from a checkpoint's config."""
-    from transformers.utils import logging
-
-    from ..methods.spec import parse_keeps
-
-    logging.set_verbosity_error()
-    pixels, keeps = parse_size(size), [Budget.parse(one) for one in parse_keeps(keep)]
-    load = Load(images=images, text=text, gpus=gpus, memory=parse_memory(gpu_memory), utilization=utilization)
-    found = plan(read(model, pixels, dtype), keeps, load) | {"size": list(pixels)}
-    if as_json:
-        json.dump(found, sys.stdout)
-        sys.stdout.write("\n")
-    else:
-        _show(found)
-
-
-def _show(found: dict[str, Any]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    console, many = Console(), found["gpus"] > 1
-    width, height = found["size"]
-    console.print(
-        f"{found['model']} ({found['family']}): {_short(found['parameters'])} parameters, "
-        f"{_gib(found['parameter_bytes'])} in {found['dtype']}; {found['kv_bytes_per_token'] / 1024:g} KiB of keys and "
-        f"values per token\na request: {found['request']['images']} picture(s) of {width} x {height} and "
-        f"{found['request']['text_tokens']} text tokens; {found['gpus']} GPU(s) of {_gib(found['gpu_memory'])}, "
-        f"{found['utilization']:.0%} of it in use",
-        highlight=False,
-    )
-    table = Table()
-    columns = ["visual tokens", "in the prompt", "KV per picture", "prefill FLOPs"]
-    columns += ["at once, tensor parallel", "at once, data parallel"] if many else ["pictures at once"]
-    for name in columns:
-        table.add_column(name, justify="right")
-    for row in (found["all"], *found["kept"]):
-        ways = [row["tensor_parallel"], row["data_parallel"]] if many else [row["data_parallel"]]
-        table.add_row(
-            str(row["visual_tokens"]),
-            str(row["prompt_tokens"]),
-            f"{row['kv_bytes_per_image'] / 2**20:.1f} MiB",
-            f"{row['prefill_flops'] / 1e12:.3g} T ({row['prefill_flops_ratio']:.1%})",
-            *("-" if way is None else str(way["images"]) for way in ways),
-        )
-    console.print(table)
-    for note in found["notes"]:
-        console.print(f"note: {note}", highlight=False)
-    console.print("Pictures at once are those whose keys and values fit; activations are not counted.", style="dim")
-
-
-def _short(number: int) -> str:
-    """Three digits, in billions or millions."""
-    return f"{number / 1e9:.3g} B" if number >= 1e9 else f"{number / 1e6:.3g} M"
-
-
-def _gib(amount: float) -> str:
-    return f"{amount / 2**30:.2f} GiB"

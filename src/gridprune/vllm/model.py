@@ -24,7 +24,7 @@ from ..selection.collect import TextSide
 from ..selection.selector import Choice, Selector
 from .architectures import of_config
 from .families import OnVllm, pictures_in
-from .settings import FIELD, Settings, Settled
+from .settings import FIELD, ResolvedRequest, Settings
 
 logger = init_logger(__name__)
 
@@ -65,7 +65,7 @@ class Pruned:
         vision = pictures_in(self.family, kwargs)
         if packed is None or vision is None:
             return self.untouched(self.encode_unpruned(**kwargs))
-        asked = [Settled.unpack(each) for each in packed]
+        asked = [ResolvedRequest.unpack(each) for each in packed]
         maps = self.family.token_maps(vision)
         kept: list[Tensor] = []
         for part in batches([len(token_map) for token_map in maps], self.tower_tokens):
@@ -81,7 +81,7 @@ class Pruned:
         return values
 
     @torch.no_grad()
-    def _prune(self, vision: dict[str, Any], asked: Sequence[Settled]) -> list[Tensor]:
+    def _prune(self, vision: dict[str, Any], asked: Sequence[ResolvedRequest]) -> list[Tensor]:
         maps = self.family.token_maps(vision)
         encoded = self.selector.encode(vision, maps)
         kept = []
@@ -93,7 +93,7 @@ class Pruned:
             kept.append(self.placed(torch.cat([values, extra[where]], dim=1), maps[i], mask))
         return kept
 
-    def _choose(self, encoded: Encoded, asked: Sequence[Settled]) -> list[Choice]:
+    def _choose(self, encoded: Encoded, asked: Sequence[ResolvedRequest]) -> list[Choice]:
         """What to keep. Nothing can be refused any more: what is broken falls back to evenly spread tokens."""
         counts, questions = [ask.keep for ask in asked], [ask.question for ask in asked]
         try:

@@ -24,7 +24,7 @@ from ..cues.question import QuestionReader
 from ..errors import QuestionError
 from .architectures import of_config
 from .families import OnVllm, Shape, pictures_in
-from .settings import FIELD, Ask, Settings, Settled, asks_of, split_request
+from .settings import FIELD, PruneRequest, ResolvedRequest, Settings, asks_of, split_request
 
 if TYPE_CHECKING:
     from transformers import BatchFeature
@@ -80,7 +80,7 @@ class PruningProcessor:
     def get_dummy_inputs(self, seq_len: int, mm_counts: Mapping[str, int], mm_options: Any) -> ProcessorInputs:
         """The worst case, for vLLM's memory profile: pictures that are kept whole."""
         inputs = super().get_dummy_inputs(seq_len, mm_counts, mm_options)  # type: ignore[misc]
-        whole = Ask(Budget.parse("100%"), "What is it?" if self.method.uses_text else "")
+        whole = PruneRequest(Budget.parse("100%"), "What is it?" if self.method.uses_text else "")
         asks = {_ASKS: [whole] * mm_counts.get("image", 0)}
         return replace(inputs, hf_processor_mm_kwargs={**inputs.hf_processor_mm_kwargs, **asks})
 
@@ -138,7 +138,7 @@ class PruningProcessor:
             packed = out_mm_kwargs["image"][index].get(FIELD)
             if packed is None:  # embeddings that the client computed
                 return full
-            keep = Settled.unpack(packed.data).keep
+            keep = ResolvedRequest.unpack(packed.data).keep
             return full if keep == self._candidates(out_mm_kwargs["image"][index], len(full)) else full[:1] * keep
 
         return replace(update, replacement=replacement)
@@ -148,7 +148,7 @@ class PruningProcessor:
         return places
 
 
-def _split(kwargs: Kwargs) -> tuple[list[Ask], dict[str, Any]]:
+def _split(kwargs: Kwargs) -> tuple[list[PruneRequest], dict[str, Any]]:
     plain = dict(kwargs)
     return plain.pop(_ASKS, []), plain
 

@@ -80,7 +80,7 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Ask:
+class PruneRequest:
     """What is asked of one picture.
 
     Attributes:
@@ -97,7 +97,7 @@ class Ask:
         """Equal for equal asks."""
         return json.dumps([_plain(self.budget), self.question, self.explicit])
 
-    def settle(self, method: Method, token_map: TokenMap) -> Settled:
+    def settle(self, method: Method, token_map: TokenMap) -> ResolvedRequest:
         """The exact number of tokens for a picture of this geometry.
 
         Raises:
@@ -109,11 +109,11 @@ class Ask:
             budget = Budget(count=min(budget.count, total))
         k = replace(method, keep=budget).budget.resolve(total)
         method.check_count(candidates, k)
-        return Settled(k, self.question)
+        return ResolvedRequest(k, self.question)
 
 
 @dataclass(frozen=True)
-class Settled:
+class ResolvedRequest:
     """An ask with its number fixed: what the model gets, beside the pixels.
 
     Attributes:
@@ -129,7 +129,7 @@ class Settled:
         return torch.frombuffer(bytearray(json.dumps([self.keep, self.question]).encode()), dtype=torch.uint8)
 
     @classmethod
-    def unpack(cls, packed: Tensor) -> Settled:
+    def unpack(cls, packed: Tensor) -> ResolvedRequest:
         keep, question = json.loads(packed.cpu().numpy().tobytes())
         return cls(keep, question)
 
@@ -154,7 +154,7 @@ def split_request(kwargs: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, 
 
 def asks_of(
     given: Mapping[str, Any], method: Method, pictures: int, read_questions: Callable[[], Sequence[str]]
-) -> list[Ask]:
+) -> list[PruneRequest]:
     """One ask per picture of a request.
 
     Args:
@@ -180,7 +180,7 @@ def asks_of(
                 f" Add text to a user turn, or give {QUESTION} in mm_processor_kwargs."
             )
     return [
-        Ask(method.budget if budgets is None else budgets[i], questions[i], explicit=budgets is not None)
+        PruneRequest(method.budget if budgets is None else budgets[i], questions[i], explicit=budgets is not None)
         for i in range(pictures)
     ]
 

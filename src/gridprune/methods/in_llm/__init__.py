@@ -1,5 +1,5 @@
 """Methods inside the language model: later layers see fewer visual tokens than the first ones."""
 
-from .base import InsideMethod, LayerView, Stop
+from .base import DropPoint, InsideMethod, LayerView
 
-__all__ = ["InsideMethod", "LayerView", "Stop"]
+__all__ = ["DropPoint", "InsideMethod", "LayerView"]

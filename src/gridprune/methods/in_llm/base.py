@@ -20,7 +20,7 @@ from ..base import Cues, Method, Selection, Stage
 
 
 @dataclass(frozen=True)
-class Stop:
+class DropPoint:
     """Before layer `layer` (0-based), `kept` visual tokens stay."""
 
     layer: int
@@ -66,7 +66,7 @@ class InsideMethod(Method):
         return True
 
     @abstractmethod
-    def stops(self, total: int, depth: int) -> tuple[Stop, ...]:
+    def stops(self, total: int, depth: int) -> tuple[DropPoint, ...]:
         """Where tokens are dropped in a model of `depth` layers that reads `total` visual tokens, layers ascending."""
 
     @abstractmethod
@@ -85,7 +85,7 @@ class InsideMethod(Method):
         raise UnsupportedCallError(f"{self.name} acts inside the language model and cannot select before it.")
 
 
-def layer_average(stops: Sequence[Stop], total: int, depth: int) -> float:
+def layer_average(stops: Sequence[DropPoint], total: int, depth: int) -> float:
     """Visual tokens averaged over `depth` layers when they shrink at `stops`."""
     counts = [total] * depth
     for stop in stops:
@@ -95,7 +95,7 @@ def layer_average(stops: Sequence[Stop], total: int, depth: int) -> float:
 
 def scaled_counts(
     name: str, weights: Sequence[float], layers: Sequence[int], budget: int, total: int, depth: int
-) -> tuple[Stop, ...]:
+) -> tuple[DropPoint, ...]:
     """Counts in proportion to `weights` whose layer average is as near to `budget` as whole numbers allow.
 
     Raises:
@@ -112,7 +112,7 @@ def scaled_counts(
         )
     scale = left / sum(weight * span for weight, span in zip(weights, spans))
     counts = [min(total, max(1, round(weight * scale))) for weight in weights]
-    return tuple(Stop(layer, count) for layer, count in zip(layers, counts))
+    return tuple(DropPoint(layer, count) for layer, count in zip(layers, counts))
 
 
 def at_depth(layers: Sequence[int], of: int, depth: int) -> tuple[int, ...]:

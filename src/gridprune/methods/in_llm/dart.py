@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from .base import InsideMethod, LayerView, Stop, scaled_counts
+from .base import DropPoint, InsideMethod, LayerView, scaled_counts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +44,7 @@ class DartInside(InsideMethod):
     def stop_layers(self, depth: int) -> tuple[int, ...]:
         return (min(self.layer, depth - 1),)
 
-    def stops(self, total: int, depth: int) -> tuple[Stop, ...]:
+    def stops(self, total: int, depth: int) -> tuple[DropPoint, ...]:
         return scaled_counts("DART", [1.0], self.stop_layers(depth), self.budget.resolve(total), total, depth)
 
     def choose(self, view: LayerView, k: int) -> Tensor:

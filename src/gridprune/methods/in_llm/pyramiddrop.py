@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ...core.scores import topk
 from ...errors import BudgetError
-from .base import InsideMethod, LayerView, Stop, at_depth
+from .base import DropPoint, InsideMethod, LayerView, at_depth
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,7 @@ class PyramidDrop(InsideMethod):
     def stop_layers(self, depth: int) -> tuple[int, ...]:
         return at_depth((8, 16, 24), 32, depth)
 
-    def stops(self, total: int, depth: int) -> tuple[Stop, ...]:
+    def stops(self, total: int, depth: int) -> tuple[DropPoint, ...]:
         layers, budget = self.stop_layers(depth), self.budget.resolve(total)
         ends = [*layers[1:], depth]
         spans = [end - start for start, end in zip(layers, ends)]
@@ -46,7 +46,7 @@ class PyramidDrop(InsideMethod):
         for _ in range(60):  # bisection to the last bit of a float
             middle = (low + high) / 2
             low, high = (middle, high) if average(middle) < budget else (low, middle)
-        return tuple(Stop(layer, max(1, round(total * high ** (i + 1)))) for i, layer in enumerate(layers))
+        return tuple(DropPoint(layer, max(1, round(total * high ** (i + 1)))) for i, layer in enumerate(layers))
 
     def choose(self, view: LayerView, k: int) -> Tensor:
         assert view.attention is not None

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ...core.scores import topk
-from .base import InsideMethod, LayerView, Stop, at_depth, scaled_counts
+from .base import DropPoint, InsideMethod, LayerView, at_depth, scaled_counts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +42,7 @@ class SparseVLM(InsideMethod):
     def stop_layers(self, depth: int) -> tuple[int, ...]:
         return at_depth((2, 6, 15), 32, depth)
 
-    def stops(self, total: int, depth: int) -> tuple[Stop, ...]:
+    def stops(self, total: int, depth: int) -> tuple[DropPoint, ...]:
         layers = self.stop_layers(depth)
         weights = self.weights[-len(layers) :]
         stops = scaled_counts("SparseVLM", weights, layers, self.budget.resolve(total), total, depth)

@@ -1,0 +1,165 @@
+"""`gridprune ask` and `gridprune explain`: one question about one image or video."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from .options import (
+    Clip,
+    Compare,
+    Device,
+    Dtype,
+    Frames,
+    Json,
+    Keep,
+    MaxNewTokens,
+    MethodSpec,
+    Model,
+    load_model,
+    print_json,
+    stderr,
+)
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as Picture
+
+    from ..methods.base import Method
+    from ..runtime.ask import Answer, Loaded
+    from ..runtime.video import Video
+
+    Opened = tuple[Picture | Video, Loaded]
+
+Image = Annotated[
+    Path,
+    typer.Argument(help="An image (PNG, JPEG, WebP, GIF, BMP, TIFF), or a video (MP4, MOV, WebM).", show_default=False),
+]
+Question = Annotated[str, typer.Argument(help="What to ask about it.", show_default=False)]
+
+
+def _method(name: str, keep: str) -> Method:
+    from ..methods.spec import parse
+
+    return parse(name).method(keep)
+
+
+def _opened(image: Path, frames: int, model: str, clip: str | None, device: str, dtype: str) -> Opened:
+    """What is looked at, and the model that is asked. The file is read first: that is where people err."""
+    from ..runtime.images import read_image
+    from ..runtime.video import is_video, read_video
+
+    seen = read_video(image, frames) if is_video(image) else read_image(image)
+    return seen, load_model(model, clip, device, dtype)
+
+
+def ask_command(
+    image: Image,
+    question: Question,
+    model: Model = "embedded",
+    method: MethodSpec = "gridprune",
+    keep: Keep = "11.1%",
+    frames: Frames = 8,
+    compare: Compare = False,
+    overlay: Annotated[Path | None, typer.Option("--overlay", "-o", help="Write a picture of the kept tokens.")] = None,
+    clip: Clip = None,
+    max_new_tokens: MaxNewTokens = 64,
+    device: Device = "cpu",
+    dtype: Dtype = "auto",
+    as_json: Json = False,
+) -> None:
+    """Answer a question about a picture or a clip with a part of its visual tokens."""
+    chosen = _method(method, keep)
+    picture, loaded = _opened(image, frames, model, clip, device, dtype)
+    from ..runtime.ask import answer
+
+    with stderr.status("answering"):
+        if (
+            compare
+        ):  # first calls pay for allocations and for the question's embedding: timed is what a second one costs
+            answer(loaded, picture, question, max_new_tokens=1)
+            answer(loaded, picture, question, chosen, max_new_tokens=1)
+        full = answer(loaded, picture, question, max_new_tokens=max_new_tokens) if compare else None
+        pruned = answer(loaded, picture, question, chosen, max_new_tokens=max_new_tokens)
+    assert pruned.report is not None
+    if overlay is not None:
+        pruned.report.save(overlay)
+        stderr.print(f"kept tokens drawn in {overlay}", highlight=False)
+    if as_json:
+        print_json(_ask_result(question, model, pruned, full))
+        return
+    if full is None:
+        print(pruned.text)
+        return
+    _print_comparison(question, full, pruned)
+
+
+def _ask_result(question: str, model: str, pruned: Answer, full: Answer | None) -> dict[str, Any]:
+    report = pruned.report
+    assert report is not None
+    described = report.to_dict()
+    result: dict[str, Any] = {
+        "answer": pruned.text,
+        "question": question,
+        "model": model,
+        "method": report.method,
+        "settings": described["settings"],
+        "visual_tokens": described["visual_tokens"],
+        "images": [{key: described[key] for key in ("grid", "kept_indices", "zone_budgets")}],
+        "seconds": pruned.seconds,
+        "decision_seconds": report.decision_seconds,
+        "layer_average": report.layer_average,
+        "kv_bytes": pruned.kv_bytes,
+    }
+    if full is not None:
+        tokens = {"total": report.total, "kept": report.total}
+        result["full"] = {
+            "answer": full.text, "visual_tokens": tokens, "seconds": full.seconds, "kv_bytes": full.kv_bytes
+        }  # fmt: skip
+    return result
+
+
+def _print_comparison(question: str, full: Answer, pruned: Answer) -> None:
+    assert pruned.report is not None
+    table = Table(title=question, title_justify="left", title_style="bold")
+    for name in ("", "all visual tokens", pruned.report.method, "ratio"):
+        table.add_column(name, justify="left" if not name else "right")
+    table.add_row("answer", full.text, pruned.text, "")
+    total, kept = pruned.report.total, pruned.report.kept
+    table.add_row("visual tokens", str(total), str(kept), f"{total / kept:.1f}x fewer")
+    table.add_row(
+        "seconds", f"{full.seconds:.3f}", f"{pruned.seconds:.3f}", f"{pruned.seconds / full.seconds:.2f} of the time"
+    )
+    megabytes = [f"{answer.kv_bytes / 1e6:.2f} MB" for answer in (full, pruned)]
+    table.add_row("KV memory", *megabytes, pruned.smaller_cache(full))
+    Console().print(table)
+
+
+def explain_command(
+    image: Image,
+    question: Question,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where to write the figure.")] = Path("kept.png"),
+    model: Model = "embedded",
+    method: MethodSpec = "gridprune",
+    keep: Keep = "11.1%",
+    frames: Frames = 8,
+    clip: Clip = None,
+    device: Device = "cpu",
+    dtype: Dtype = "auto",
+    as_json: Json = False,
+) -> None:
+    """Draw which visual tokens are kept and why: zones, budgets, relevance and saliency maps."""
+    chosen = _method(method, keep)
+    picture, loaded = _opened(image, frames, model, clip, device, dtype)
+    from ..runtime.ask import answer
+
+    with stderr.status("looking"):
+        report = answer(loaded, picture, question, chosen, max_new_tokens=1).report
+        assert report is not None
+        report.figure(output)
+    stderr.print(f"written to {output}", highlight=False)
+    if as_json:
+        print_json(report.to_dict())

@@ -1,0 +1,102 @@
+"""`gridprune batch`: questions about many images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from ..runtime.batch import Failed, Output, Summary, Task, run, tasks_of
+from .options import (
+    Clip,
+    Compare,
+    Device,
+    Dtype,
+    Json,
+    Keep,
+    MaxNewTokens,
+    MethodSpec,
+    Model,
+    load_model,
+    print_json,
+    stderr,
+)
+
+
+def batch_command(
+    source: Annotated[Path, typer.Argument(help="A folder of pictures, or JSONL with image and question a line.")],
+    question: Annotated[str | None, typer.Argument(help="Asked about every picture of a folder.")] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="JSONL of answers; a run continues it.")] = Path(
+        "answers.jsonl"
+    ),
+    model: Model = "embedded",
+    method: MethodSpec = "gridprune",
+    keep: Keep = "11.1%",
+    compare: Compare = False,
+    clip: Clip = None,
+    max_new_tokens: MaxNewTokens = 64,
+    device: Device = "cpu",
+    dtype: Dtype = "auto",
+    as_json: Json = False,
+) -> None:
+    """Answer questions about many pictures; answers go to a JSONL file, and a second run does what is left.
+
+    A picture or question that fails stops nothing: its reason goes to OUTPUT.failed.jsonl, and the next run tries it
+    again, after all others. The exit code is 1 if there is no answer at all.
+    """
+    from ..methods.spec import parse
+
+    spec = parse(method)
+    chosen = spec.method(keep)
+    tasks = tasks_of(source, question)
+    settings = {
+        "model": model,
+        "clip": clip,
+        "dtype": dtype,
+        "method": spec.label,
+        "keep": keep,
+        "max_new_tokens": max_new_tokens,
+        "compare": compare,
+    }
+    answers = Output(output, settings)
+    loaded = load_model(model, clip, device, dtype)
+    limits: dict[str, Any] = {"compare": compare, "max_new_tokens": max_new_tokens}
+    summary = _with_a_bar(tasks, stderr, lambda failed: run(loaded, tasks, chosen, answers, failed=failed, **limits))
+    result = {**summary.to_dict(), "output": str(output)}
+    if as_json:
+        print_json(result)
+    else:
+        print(_in_words(result, answers.failed_path))
+    if summary.failed and not answers.done:
+        raise typer.Exit(1)
+
+
+def _with_a_bar(tasks: Sequence[Task], console: Console, start: Callable[[Failed], Iterator[Summary]]) -> Summary:
+    """Go through a run with a bar that counts tasks, and a line for each that fails."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    summary = Summary()
+    with Progress(*columns, console=console) as bar:
+        line = bar.add_task("answering", total=len(tasks))
+
+        def failed(task: Task, reason: str) -> None:
+            words = f"failed: {task.image[:80]}: {reason}".encode(
+                errors="backslashreplace"
+            ).decode()  # names may be any bytes
+            console.print(words, style="yellow", highlight=False, markup=False)
+
+        for summary in start(failed):
+            bar.update(line, completed=summary.answered + summary.skipped + len(summary.failed))
+    return summary
+
+
+def _in_words(result: dict[str, Any], failed_path: Path) -> str:
+    """The end of a run, in one line."""
+    rate = f", {result['images_per_second']} pictures/s" if result["answered"] else ""
+    against = f", {result['speedup']}x the rate with all visual tokens" if "speedup" in result else ""
+    reasons = f" ({failed_path})" if result["failed"] else ""
+    counts = f"{result['answered']} answered, {result['skipped']} answered before, {len(result['failed'])} failed"
+    return f"{counts}{reasons}{rate}{against}"

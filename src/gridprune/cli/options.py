@@ -1,0 +1,101 @@
+"""Options that several commands have, and what all of them do alike. Heavy imports happen inside commands."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from ..errors import GridPruneError
+from ..runtime.packages import check_torchvision
+
+if TYPE_CHECKING:
+    from ..runtime.ask import Loaded
+
+stderr = Console(stderr=True)
+
+Model = Annotated[
+    str,
+    typer.Option(
+        "--model", help="'embedded', 'embedded-next' (its LLaVA-NeXT form), a checkpoint folder, or a hub id."
+    ),
+]
+MethodSpec = Annotated[
+    str, typer.Option("--method", help="See `gridprune methods`; with settings: 'gridprune(zone=2, alpha=0)'.")
+]
+Keep = Annotated[str, typer.Option("--keep", help="Visual tokens to keep: a count (64) or a share (11.1%).")]
+Clip = Annotated[
+    str | None,
+    typer.Option(
+        "--clip", help="CLIP or SigLIP text half: a folder or a hub id. One beside a checkpoint is found without it."
+    ),
+]
+Frames = Annotated[int, typer.Option("--frames", min=1, help="Frames taken of a video, spread evenly over it.")]
+Compare = Annotated[bool, typer.Option("--compare", help="Also answer with all visual tokens.")]
+MaxNewTokens = Annotated[int, typer.Option("--max-new-tokens", min=1, help="Longest answer, in tokens.")]
+Device = Annotated[str, typer.Option("--device", help="A torch device, such as cpu or cuda.")]
+Dtype = Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat16 or float16.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout and nothing else.")]
+
+
+def reported(command: Callable[..., None]) -> Callable[..., None]:
+    """Our own errors become one clear message on stderr and exit code 2; others keep their traceback."""
+
+    @wraps(command)
+    def run(*args: Any, **kwargs: Any) -> None:
+        try:
+            with _torchvision_named():
+                command(*args, **kwargs)
+        except GridPruneError as error:
+            stderr.print(f"[red]error:[/red] {escape(str(error))}", highlight=False, soft_wrap=True)
+            raise typer.Exit(2) from None
+
+    return run
+
+
+@contextmanager
+def _torchvision_named() -> Iterator[None]:
+    """Where something fails because torchvision does not fit torch, say that instead."""
+    try:
+        yield
+    except (GridPruneError, typer.Exit):
+        raise
+    except Exception:
+        check_torchvision()
+        raise
+
+
+def quiet() -> None:
+    """Notices of transformers would spoil a terminal; its errors still come through."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
+def load_model(model: str, clip: str | None, device: str, dtype: str) -> Loaded:
+    """The model; a folder that holds `llava` and `clip`, as training writes it, is one too."""
+    from ..runtime.ask import load
+
+    quiet()
+    folder = Path(model)
+    with stderr.status("loading the model"):
+        if (folder / "llava" / "config.json").is_file():
+            found = load(str(folder / "llava"), clip=clip or folder / "clip", device=device, dtype=dtype)
+            found.name = str(folder)
+            return found
+        return load(model, clip=clip, device=device, dtype=dtype)
+
+
+def print_json(value: Any) -> None:
+    """One JSON object on stdout."""
+    json.dump(value, sys.stdout)
+    sys.stdout.write("\n")
