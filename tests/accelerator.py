@@ -7,8 +7,9 @@ an operation that is given a CPU tensor together with an accelerator's raises, a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
@@ -56,19 +57,26 @@ class _Listed(TorchFunctionMode):
         return function(*args, **(kwargs or {}))
 
 
+def _casts(own: Callable[..., bool]) -> Callable[..., bool]:
+    """Whether autocast is on, also asked about a device that torch knows no autocast for."""
+    return lambda *kind: DEVICE.type not in kind and own(*kind)
+
+
 class Accelerator(TorchDispatchMode):
     """Makes `DEVICE` work: ``with Accelerator(): x = x.to(DEVICE)``."""
 
     def __enter__(self) -> Any:
-        torch._C._set_only_lift_cpu_tensors(True)  # torch.tensor(..., device=DEVICE) comes by here, too
-        self._listed = _Listed()
-        self._listed.__enter__()
+        with ExitStack() as undo:
+            torch._C._set_only_lift_cpu_tensors(True)  # torch.tensor(..., device=DEVICE) comes by here, too
+            undo.callback(torch._C._set_only_lift_cpu_tensors, False)
+            undo.enter_context(_Listed())
+            undo.enter_context(patch.object(torch, "is_autocast_enabled", _casts(torch.is_autocast_enabled)))
+            self._undo = undo.pop_all()
         return super().__enter__()
 
     def __exit__(self, *error: Any) -> None:
         super().__exit__(*error)
-        self._listed.__exit__(*error)
-        torch._C._set_only_lift_cpu_tensors(False)
+        self._undo.close()
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         given: dict[int, Tensor] = {}  # by what holds their values

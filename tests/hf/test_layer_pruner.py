@@ -428,6 +428,7 @@ def test_a_generation_hands_out_states_at_the_given_columns(model):
         direct = model(**inputs, output_hidden_states=True)
     for mine, expected in zip(made.hidden_states[0][:-1], direct.hidden_states[:-1], strict=True):
         torch.testing.assert_close(mine, expected)
+        assert mine.shape[1] == inputs["input_ids"].shape[1]
     assert [layer.shape[1] for layer in made.hidden_states[1]] == [1] * (DEPTH + 1)
 
 

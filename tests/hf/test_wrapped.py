@@ -78,6 +78,15 @@ def test_lora_equals_its_merged_twin(case, kind, past, monkeypatch):
     assert not torch.allclose(logits[:, -1], stock[:, -1], atol=1e-2)
 
 
+def test_arguments_without_names():
+    wrapped, _ = lora(LLAVA)
+    given = call(LLAVA)
+    with torch.no_grad(), prune(wrapped, create("fastervlm", keep=8)) as pruning:
+        expected = wrapped(**given).logits
+        assert torch.equal(wrapped(given["input_ids"], given["pixel_values"], given["attention_mask"]).logits, expected)
+    assert len(pruning.reports) == 2
+
+
 def test_a_failed_call_leaves_no_trace():
     wrapped, _ = lora(LLAVA, task_type="CAUSAL_LM")
     with torch.no_grad(), prune(wrapped, create("fastervlm", keep=8)) as pruning:

@@ -49,22 +49,30 @@ class Targets:
 
         Args:
             dropped: (B, n) bool, for the ids of the call.
+
+        Raises:
+            UnsupportedCallError: labels are not beside the ids.
         """
         if self.balanced:
             mask = self.call["attention_mask"]
             mask[..., -dropped.shape[1] :].masked_fill_(dropped.to(mask.device), 0)
+        share = None
         for name, shift in _NEXT.items():
             labels = self.call.get(name)
-            if not isinstance(labels, Tensor) or labels.shape != dropped.shape:
+            if not isinstance(labels, Tensor):
                 continue
-            gone = torch.nn.functional.pad(dropped[:, shift:], (0, shift)).to(labels.device)
+            if labels.shape != dropped.shape:
+                raise UnsupportedCallError(
+                    f"{name} has shape {tuple(labels.shape)}; give one per token, {tuple(dropped.shape)}, -100 where "
+                    "none is meant."
+                )
             named = _count(labels, shift)
-            labels.masked_fill_(gone, _IGNORED)
+            labels.masked_fill_(torch.nn.functional.pad(dropped[:, shift:], (0, shift)).to(labels.device), _IGNORED)
             left = _count(labels, shift)
-            self.blanked = named - left
-            if self.call.get("num_items_in_batch") is not None:
-                # The count may be of several batches, whose labels are not seen here: their share is taken to be this.
-                self.call["num_items_in_batch"] *= left.clamp(min=1) / named.clamp(min=1)
+            self.blanked, share = named - left, left.clamp(min=1) / named.clamp(min=1)
+        if share is not None and self.call.get("num_items_in_batch") is not None:
+            # The count may be of several batches, whose labels are not seen here: their share is taken to be this one.
+            self.call["num_items_in_batch"] *= share
 
     def check(self, output: Any) -> None:
         """Refuse an answer whose loss somebody else divides by the caller's own count.
