@@ -36,13 +36,13 @@ test: $(STAMP)  ## run the tests
 
 test-page: $(STAMP)  ## run the page and the run report in Debian's Chromium, without a window
 	$(BIN)/python -m pip install -q $(PIP_ARGS) -c constraints.txt -e '.[demo,page-tests]'
-	$(BIN)/python -m pytest tests/page tests/run_report
+	$(BIN)/python -m pytest tests/demo tests/eval_html
 
 test-oldest: $(STAMP)  ## run the tests that touch transformers with its oldest supported version
 	@test -x $(VENV)-oldest/bin/python || $(PYTHON) -m venv $(VENV)-oldest
 	$(VENV)-oldest/bin/python -m pip install -q $(PIP_ARGS) -c constraints-oldest.txt torch
 	$(VENV)-oldest/bin/python -m pip install -q $(PIP_ARGS) -c constraints-oldest.txt -e '.[dev]'
-	$(VENV)-oldest/bin/python -m pytest tests/pruning tests/test_cli.py
+	$(VENV)-oldest/bin/python -m pytest tests/hf tests/cli
 
 test-processors:  ## run real checkpoints' processors with torchvision, in an environment of its own
 	@test -x $(VENV)-processors/bin/python || $(PYTHON) -m venv $(VENV)-processors
@@ -76,14 +76,14 @@ format: $(STAMP)  ## let ruff put things in order
 	$(BIN)/ruff format .
 
 results: $(STAMP)  ## write tables, plots and pictures into README.md and docs/
-	$(BIN)/gridprune results --write
+	$(BIN)/python -m scripts.results --write
 	$(BIN)/gridprune explain $(SAMPLE) "$(QUESTION)" --keep 64 -o docs/images/explain.png
-	$(BIN)/python scripts/docs_pictures.py
-	$(BIN)/python scripts/methods_page.py
+	$(BIN)/python -m scripts.docs_pictures
+	$(BIN)/python -m scripts.methods_page
 
 docs: $(STAMP)  ## build the documentation site into site/
 	$(BIN)/python -m pip install -q $(PIP_ARGS) -c constraints.txt -e '.[docs]'
-	$(BIN)/python scripts/docs.py
+	$(BIN)/python -m scripts.docs
 
 clean:  ## remove the environments and caches
 	rm -rf $(VENV) $(VENV)-oldest $(VENV)-processors $(VENV)-lmms $(VENV)-vllm .pytest_cache .ruff_cache .mypy_cache .hypothesis .cache build site

@@ -1,4 +1,4 @@
-"""`gridprune bench` on the command line."""
+"""`python -m benchmarks` on the command line."""
 
 from __future__ import annotations
 

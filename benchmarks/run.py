@@ -1,4 +1,4 @@
-"""`gridprune bench`: parts that are measured one after the other, kept as they are finished, and summed up."""
+"""`python -m benchmarks`: parts that are measured one after the other, kept as they are finished, and summed up."""
 
 from __future__ import annotations
 

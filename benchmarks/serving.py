@@ -1,4 +1,4 @@
-"""Throughput behind vLLM as a Markdown table; scripts/vllm_bench.py measures it."""
+"""Throughput behind vLLM as a Markdown table; benchmarks/vllm_bench.py measures it."""
 
 from __future__ import annotations
 

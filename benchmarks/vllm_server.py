@@ -1,4 +1,4 @@
-"""A server as a process: started on a free port, waited for, ended. For scripts/vllm_bench.py and tests/vllm."""
+"""A server as a process: started on a free port, waited for, ended. For benchmarks/vllm_bench.py and tests/vllm."""
 
 from __future__ import annotations
 

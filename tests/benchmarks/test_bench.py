@@ -1,4 +1,4 @@
-"""`gridprune bench`: every part runs on shapes made small, resumes, and turns into tables. No time is asserted."""
+"""`python -m benchmarks`: every part runs on shapes made small, resumes, and turns into tables. No time is asserted."""
 
 from __future__ import annotations
 

@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 
 from gridprune.cli.main import app
 
-SAMPLE = Path(__file__).parents[1] / "examples" / "scene.png"
-QUESTION = (Path(__file__).parents[1] / "examples" / "scene.txt").read_text().strip()
+SAMPLE = Path(__file__).parents[2] / "examples" / "scene.png"
+QUESTION = (Path(__file__).parents[2] / "examples" / "scene.txt").read_text().strip()
 
 
 @pytest.fixture(scope="module")

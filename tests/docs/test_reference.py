@@ -100,7 +100,7 @@ def script(name: str) -> ModuleType:
 
 def test_the_list_of_methods_is_that_of_the_code():
     page = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
-    assert page == script("methods_page").page(), "run python scripts/methods_page.py"
+    assert page == script("methods_page").page(), "run python -m scripts.methods_page"
 
 
 def test_every_page_stands_in_the_navigation():

@@ -24,7 +24,13 @@ def copy(tmp_path_factory):
 def test_every_deciding_file_is_covered(copy):
     before = store.code_digest(copy)
     assert before == store.code_digest()
-    forgotten_once = ("seats.py", "quotas.py", "calls.py", "pictures.py", "tiny/scenes.py", "tiny/assets/sprites.png")
+    forgotten_once = (
+        "core/allocate.py",
+        "hf/prompt_pruner.py",
+        "selection/selector.py",
+        "tiny/scenes.py",
+        "tiny/assets/sprites.png",
+    )
     for name in (*forgotten_once, "new.py", "new/a.py"):
         file = copy / name
         file.parent.mkdir(exist_ok=True)
@@ -53,7 +59,7 @@ from gridprune.eval import data, entries, own, shared, store
 from gridprune.runtime import load
 loaded, cells = load(), shared.cells(entries.parse_list("gridprune"), [64])
 scene = next(data.generated("dev", 2).scenes())
-for engine in (shared.Shared(loaded, cells), own.Own(loaded, cells, 2)):
+for engine in (shared.Shared(loaded, cells), own.PerQuestion(loaded, cells, 2)):
     store.row_of(engine.run([scene])[0], with_kept=True)
 print(*[module.__file__ for name, module in sys.modules.items() if name.split(".")[0] == "gridprune"], sep="\\n")
 """

@@ -69,16 +69,10 @@ def test_cues_of_the_same_encoding_are_the_same(case, net):
     assert {"relevance", "saliency"} <= method.needs
     with torch.no_grad():
         with torch.autocast(*BF16):
-<<<<<<< HEAD:tests/hf/test_autocast.py
             encoded = family.encode(vision, maps, wanted_blocks(family, Needs.of(method)))
-            found = collect(family, Needs.of(method), encoded, [0], ["what is red?"], text_side(family))
-        expected = collect(family, Needs.of(method), encoded, [0], ["what is red?"], text_side(family))
-=======
-            encoded = family.encode(vision, maps, wanted_blocks(family, method))
-            found = collect(family, method, encoded, [0], ["what is red?"], text)
+            found = collect(family, Needs.of(method), encoded, [0], ["what is red?"], text)
         afresh = text_side(family)  # towers remember what they embedded
-        expected = collect(family, method, encoded, [0], ["what is red?"], afresh)
->>>>>>> integration:tests/pruning/test_autocast.py
+        expected = collect(family, Needs.of(method), encoded, [0], ["what is red?"], afresh)
     values = {**expected.tensors(), "saliency_at": expected.saliency_at[0.5]}
     for name, value in {**found.tensors(), "saliency_at": found.saliency_at[0.5]}.items():
         assert torch.equal(value, values[name]), name

@@ -94,7 +94,7 @@ class DirectCall:
 
 
 class LayerPruner:
-    """Applies an :class:`InsideMethod` to one model. A :class:`~gridprune.hf.intercept.Pruner`, as the prompt pruner is."""
+    """Applies an :class:`InsideMethod` to one model; a :class:`~gridprune.hf.intercept.Pruner`."""
 
     def __init__(self, family: Family, method: InsideMethod, reports: deque[Report], processor: Any = None) -> None:
         self.family, self.method, self.reports = family, method, reports

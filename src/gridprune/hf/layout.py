@@ -1,7 +1,7 @@
 """The shortened prompt: which columns of the original stay, and how everything of the same length follows.
 
-Pure index arithmetic on the CPU. A :class:`PromptLayout` says for every column of the shortened batch which original column
-it is; -1 is padding that was needed because rows were shortened by different amounts.
+Pure index arithmetic on the CPU. A :class:`PromptLayout` says for every column of the shortened batch which original
+column it is; -1 is padding that was needed because rows were shortened by different amounts.
 """
 
 from __future__ import annotations

@@ -56,8 +56,9 @@ class Pruning:
             itself.
         positions: "contiguous" renumbers the kept tokens, as LLaVA-based papers do; "original" keeps every token's
             position (renumbering destroys grounding, arXiv 2506.21873). Models with M-RoPE always keep theirs.
-        cache: remember the encoder's output for pictures that come back: a number of calls to hold, or an
-            :class:`~gridprune.selection.encoder_cache.EncoderCache` to share between prunings of one model. None: encode every time.
+        cache: remember the encoder's output for images that come back: a number of calls to hold, or an
+            :class:`~gridprune.selection.encoder_cache.EncoderCache` to share between prunings of one model. None:
+            encode every time.
         max_reports: how many :class:`~gridprune.report.Report` to hold, newest last. Each keeps its picture's pixels.
 
     Attributes:

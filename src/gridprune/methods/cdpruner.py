@@ -26,8 +26,8 @@ class CDPruner(Method):
     greedy is the fast one of Chen et al. (2018): d_i^2 starts as L_ii; pick j = argmax d^2; e = (L_j - sum_t c_tj c_t)
     / d_j is the new Cholesky row c, and d^2 falls by e^2. In fp32: in fp16 d^2 turns negative early.
 
-    Complexity: O(k N D) for the rows of L that are needed, made some at a time (:mod:`gridprune.methods.ops.greedy`), and
-    O(k^2 N) for the greedy; O(k N) memory. On an accelerator S is made whole up to 4096 tokens, O(N^2 D).
+    Complexity: O(k N D) for the rows of L that are needed, made some at a time (:mod:`gridprune.methods.ops.greedy`),
+    and O(k^2 N) for the greedy; O(k N) memory. On an accelerator S is made whole up to 4096 tokens, O(N^2 D).
 
     Paper and release: the paper prints r with a plus, the released code negates the cosine. Both are covered by
     `relevance_sign`: "tower" is the sign measured for the tower in use, which is -1 for OpenAI's CLIP, so the default
