@@ -99,11 +99,10 @@ def limits_table() -> str:
 
 
 def matrix_table() -> str:
-    from hf import test_contract
-    from pruning.cases import CASES
-
     from gridprune.families import available
     from gridprune.families.base import CHUNKED_PREFILL, LATER_PICTURES, PADDING_BEHIND_CACHE, STATIC_CACHE
+    from hf import test_contract
+    from hf.cases import CASES
 
     about = {"test_chunked_prefill": {CHUNKED_PREFILL}, "test_static_cache": {STATIC_CACHE}}
     about["test_second_turn_of_forward_equals_from_scratch"] = {LATER_PICTURES, PADDING_BEHIND_CACHE}

@@ -26,9 +26,9 @@ class GridPrune(Method):
 
     1. The token map is cut into zones of `zone` x `zone` tokens. Zone j gets the share P_j of the k tokens, rounded to
        integers that sum to k (:func:`gridprune.core.allocate.apportion`). As printed, P_j = softmax_j(mean relevance of
-       the zone / `temperature`). The default reads the question's attention instead: p_i = softmax_i(r_i / (`temperature`
-       sd)) over all tokens, with sd the standard deviation of the relevance in this image, and P_j is the sum of p_i in
-       zone j: one token that answers the question counts in full, however little is around it.
+       the zone / `temperature`). The default reads the question's attention instead: over all tokens p_i =
+       softmax_i(r_i / (`temperature` sd)), with sd the standard deviation of the relevance in this image, and P_j is
+       the sum of p_i in zone j: one token that answers the question counts in full, however little is around it.
     2. Inside each zone the tokens with the largest s_i = (1 - `alpha`) (r_i + 1) / 2 + `alpha` a_i stay, where r_i is
        the cosine between token and question and a_i the [CLS] attention, scaled to [0, 1] in each view.
 

@@ -58,7 +58,7 @@ class EncoderCache:
     def encoded(
         self, family: Family, vision: dict[str, Any], read: Blocks, encode: Callable[[Blocks], Encoded]
     ) -> Encoded:
-        """What `encode` gives for these vision arguments with at least the blocks `read`, from memory if it is there."""
+        """What `encode` gives for these arguments with at least the blocks `read`, from memory if it is there."""
         key = (weakref.ref(family.model), family.modality, _digest(vision), *_modes(vision))
         with self._lock:
             before, held = self._entries.get(key, (Blocks(), None))

@@ -66,9 +66,7 @@ def verify(folder: Path) -> None:
     """Compare every file with ``checksums.json``; raises :class:`TinyWeightsError`."""
     listing = folder / "checksums.json"
     if not listing.is_file():
-        raise TinyWeightsError(
-            f"{listing} is missing; reinstall the package, or train with `python -m training.boxes train`"
-        )
+        raise TinyWeightsError(f"{listing} is missing; reinstall the package")
     try:
         sums: dict[str, str] = json.loads(listing.read_text())
     except ValueError as error:
@@ -90,9 +88,7 @@ def load(folder: str | Path | None = None, *, form: str = LLAVA.name, attn_imple
     root = Path(folder) if folder is not None else weights_folder()
     verify(root)
     if not has_form(root, FORMS[form]):
-        raise TinyWeightsError(
-            f"{root / name} is missing; train it with `python -m training.boxes train --stages next,export`"
-        )
+        raise TinyWeightsError(f"{root / name} is missing; `python -m training.boxes train` makes it")
     options = {"dtype": torch.float32, "attn_implementation": attn_implementation}
     return TinyModel(
         model=model.from_pretrained(root / name, **options).eval(),
