@@ -11,7 +11,7 @@ from gridprune.core.token_map import TokenMap
 from gridprune.cues.tower import Captured
 from gridprune.families.base import Encoded
 from gridprune.families.parts import CropBatch
-from gridprune.methods.base import checked_select
+from gridprune.methods.checks import checked_select
 from gridprune.methods.gridprune import GridPrune
 from gridprune.selection.selector import Selector
 

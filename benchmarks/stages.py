@@ -11,7 +11,7 @@ import torch
 
 from gridprune.costs import LanguageModel
 from gridprune.families.base import Encoded
-from gridprune.methods.base import checked_select
+from gridprune.methods.checks import checked_select
 from gridprune.methods.gridprune import GridPrune
 from gridprune.runtime.ask import cache_bytes
 from gridprune.selection.selector import Selector

@@ -100,7 +100,7 @@ def limits_table() -> str:
 
 def matrix_table() -> str:
     from gridprune.families import available
-    from gridprune.families.base import CHUNKED_PREFILL, LATER_PICTURES, PADDING_BEHIND_CACHE, STATIC_CACHE
+    from gridprune.families.limits import CHUNKED_PREFILL, LATER_PICTURES, PADDING_BEHIND_CACHE, STATIC_CACHE
     from hf import test_contract
     from hf.cases import CASES
 

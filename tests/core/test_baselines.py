@@ -10,7 +10,7 @@ import torch
 from gridprune.core.token_map import TokenMap
 from gridprune.errors import BudgetError, MissingCueError, SettingError
 from gridprune.methods import Cues, create
-from gridprune.methods.base import checked_select
+from gridprune.methods.checks import checked_select
 from gridprune.methods.downsample import Downsample
 from gridprune.methods.keep_all import KeepAll
 from rounding import assert_same, bound

@@ -10,7 +10,7 @@ from gridprune.core.scores import deviation
 from gridprune.core.token_map import TokenMap
 from gridprune.errors import BudgetError, SettingError
 from gridprune.methods import Cues
-from gridprune.methods.base import checked_select
+from gridprune.methods.checks import checked_select
 from gridprune.methods.gridprune import GridPrune, LiteralGridPrune
 
 from . import reference

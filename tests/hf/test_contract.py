@@ -10,7 +10,7 @@ import torch
 
 from gridprune import families, prune
 from gridprune.errors import UnsupportedCallError
-from gridprune.families.base import CHUNKED_PREFILL, LATER_PICTURES, PADDING_BEHIND_CACHE, STATIC_CACHE
+from gridprune.families.limits import CHUNKED_PREFILL, LATER_PICTURES, PADDING_BEHIND_CACHE, STATIC_CACHE
 from gridprune.methods.registry import create
 from rounding import assert_same_output, bound, chain
 

@@ -20,7 +20,7 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from gridprune import prune
 from gridprune.errors import BudgetError, SelectionError, UnsupportedCallError
-from gridprune.families.base import Limit
+from gridprune.families.limits import Limit
 from gridprune.hf import layer_pruner as engine
 from gridprune.hf.watch import watch
 from gridprune.methods.fastervlm import FasterVLM

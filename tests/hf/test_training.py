@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from gridprune import prune
-from gridprune.methods.base import checked_select
+from gridprune.methods.checks import checked_select
 from gridprune.methods.registry import create
 from gridprune.selection import selector as pictures
 from gridprune.selection.encoder_cache import EncoderCache

@@ -11,7 +11,7 @@ import torch
 from gridprune.core.token_map import TokenMap
 from gridprune.errors import MissingCueError, UnsupportedCallError
 from gridprune.methods import Cues, Method, create, get
-from gridprune.methods.base import checked_select
+from gridprune.methods.checks import checked_select
 from gridprune.methods.registry import BUILT_IN
 from rounding import assert_same
 

@@ -12,7 +12,7 @@ from test_contract import MAPS, NAMES, maps_for
 
 from accelerator import DEVICE, Accelerator, defaulting_to
 from gridprune.methods import Cues, Method, create
-from gridprune.methods.base import checked_select
+from gridprune.methods.checks import checked_select
 from gridprune.methods.downsample import Downsample
 from gridprune.methods.gridprune import GridPrune
 from gridprune.methods.keep_all import KeepAll

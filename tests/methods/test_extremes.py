@@ -18,7 +18,7 @@ from torch import Tensor
 from gridprune.core.token_map import TokenMap
 from gridprune.errors import MissingCueError, SelectionError
 from gridprune.methods import Cues, Merge, Method, Selection, create, get
-from gridprune.methods.base import checked_select
+from gridprune.methods.checks import checked_select
 from gridprune.methods.registry import BUILT_IN
 
 GRID, CLIP = TokenMap.from_grid(5, 6), inputs.clip()

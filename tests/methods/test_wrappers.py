@@ -9,8 +9,8 @@ import torch
 from gridprune.core.token_map import TokenMap
 from gridprune.errors import SettingError
 from gridprune.methods import Cues, create
-from gridprune.methods.base import checked_select
 from gridprune.methods.cdpruner import CDPruner
+from gridprune.methods.checks import checked_select
 from gridprune.methods.divprune import DivPrune
 from gridprune.methods.fastervlm import FasterVLM
 from gridprune.methods.hawk import FirstLayer

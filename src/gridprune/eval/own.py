@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from .. import families
-from ..methods.base import Cues, checked_select
+from ..methods.base import Cues
+from ..methods.checks import checked_select
 from ..runtime.ask import Loaded, looked_at, prepare
 from ..runtime.failures import Failures
 from .ablations import borrows_question, given, reads_evidence

@@ -22,7 +22,8 @@ from ..core.token_map import TokenMap
 from ..cues.question import clean
 from ..errors import BudgetError, UnsupportedCallError
 from ..families.base import Encoded, Family
-from ..methods.base import Cues, Method, Needs, checked_select
+from ..methods.base import Cues, Method, Needs
+from ..methods.checks import checked_select
 from ..methods.spec import MethodSpec
 from ..runtime.ask import Loaded
 from ..selection.collect import TextSide

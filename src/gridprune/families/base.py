@@ -11,11 +11,9 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
-from importlib.metadata import version
 from typing import Any, ClassVar
 
 import torch
-from packaging.version import Version
 from torch import Tensor, nn
 
 from ..core.token_map import TokenMap
@@ -23,40 +21,11 @@ from ..cues.first_layer import FirstAttention, find_first_attention
 from ..cues.text_tower import CLIP_TEXT as CLIP_TEXT  # re-exported for families
 from ..cues.tower import Captured, Tower, find_clip_tower
 from ..errors import MissingCueError, UnsupportedCallError, UnsupportedModelError
+from .limits import CHUNKED_PREFILL, SPLIT_PICTURES, Limit
 from .parts import CropBatch, TowerLayout
 from .spans import placeholder_runs
 
 EMBEDDINGS = "the language model's input embeddings"
-
-# What a family may declare in `limits`: ways of calling that its stock model cannot answer rightly. They are refused.
-LATER_PICTURES = "pictures in a later turn"
-PADDING_BEHIND_CACHE = "padding behind a cache"
-CHUNKED_PREFILL = "chunked prefill"
-STATIC_CACHE = "a static cache"
-
-
-@dataclass(frozen=True)
-class Limit:
-    """Something that stock models cannot do.
-
-    Attributes:
-        reason: why, in words.
-        before: the first version of transformers in which they can; empty if there is none.
-    """
-
-    reason: str
-    before: str = ""
-
-    @property
-    def holds(self) -> bool:
-        """Whether it holds with the installed transformers."""
-        return not self.before or Version(version("transformers")) < Version(self.before)
-
-    def __str__(self) -> str:
-        return f"{self.reason} (transformers before {self.before})" if self.before else self.reason
-
-
-SPLIT_PICTURES = Limit("every chunk is handed the pictures of the whole prompt", before="5.23")
 
 
 @dataclass(eq=False)

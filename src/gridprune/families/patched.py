@@ -15,7 +15,8 @@ from ..core.token_map import TokenMap
 from ..cues.first_layer import FirstAttention, find_first_attention
 from ..cues.tower import Tower, find_tower
 from ..errors import UnsupportedCallError
-from .base import CHUNKED_PREFILL, PADDING_BEHIND_CACHE, STATIC_CACHE, Family, ImageSpan, Limit
+from .base import Family, ImageSpan
+from .limits import CHUNKED_PREFILL, PADDING_BEHIND_CACHE, STATIC_CACHE, Limit
 from .maps import join, last_view, pooled, views
 from .parts import PaddedCropBatch, TowerLayout
 from .spans import runs

@@ -18,7 +18,8 @@ from torch import Tensor
 from ..core.token_map import TokenMap
 from ..cues.first_layer import FirstAttention, find_first_attention
 from ..cues.tower import Tower, find_tower
-from .base import PADDING_BEHIND_CACHE, Encoded, Family, Limit, by_row
+from .base import Encoded, Family, by_row
+from .limits import PADDING_BEHIND_CACHE, Limit
 from .parts import PackedSequence, TowerLayout
 
 

@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from ..core.token_map import TokenMap
 from ..cues.text_tower import SIGLIP_TEXT
-from .base import CHUNKED_PREFILL, LATER_PICTURES, Limit
+from .limits import CHUNKED_PREFILL, LATER_PICTURES, Limit
 from .maps import pooled
 from .raster import OneView, Raster
 

@@ -18,14 +18,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..compat import is_compiled
 from ..errors import SelectionError, UnsupportedCallError, UnsupportedModelError
-from ..families.base import Family, Limit
-from ..methods.base import Cues, Selection, deciding
+from ..families.base import Family
+from ..families.limits import Limit
+from ..methods.base import Cues, Selection
+from ..methods.checks import deciding
 from ..methods.in_llm.base import DropPoint, InsideMethod, LayerView
 from ..report.report import Report
 from .cache_record import layers_of, recall, remember_layers
 from .intercept import Interceptor
+from .layers import arguments_left, attention_rows, decoder_layers, later_mask, states_at, true_columns
 from .layout import PromptLayout
 from .outputs import Columns
 from .targets import Targets, router_logits
@@ -219,9 +221,9 @@ class LayerPruner:
                 f"{self.method.name} cannot be trained with under gradient checkpointing here: {_CHECKPOINTS}. "
                 "Upgrade, or use a method that prunes before the language model."
             )
-        text, text_mask = _columns(real & ~visual)
+        text, text_mask = true_columns(real & ~visual)
         return Prefill(
-            visual=_columns(visual)[0],
+            visual=true_columns(visual)[0],
             text=text,
             text_mask=text_mask,
             columns=torch.arange(ids.shape[1], device=ids.device).repeat(len(ids), 1),
@@ -300,7 +302,7 @@ class LayerPruner:
         if self.method.rows == "text":
             rows = torch.searchsorted(run.columns, run.text)
         with deciding(query.device):
-            found = _attention_rows(query, key, mask, rows)
+            found = attention_rows(query, key, mask, rows)
         run.attention = found.gather(2, where[:, None].expand(-1, rows.shape[1], -1))
 
     def _before_layer(self, index: int) -> Callable[..., Any]:
@@ -310,18 +312,20 @@ class LayerPruner:
             cache, run = kwargs.get("past_key_values"), self._run()
             if run is None:
                 self._check_window(cache)
-                return args, _later_mask(kwargs, cache, index)
+                return args, later_mask(kwargs, cache, index)
             if not run.stops:
                 return None
             hidden = args[0] if args else kwargs["hidden_states"]
             if index - 1 in run.planes:
-                hidden = hidden + _rows(run.planes.pop(index - 1), run.columns).to(hidden)
+                hidden = hidden + states_at(run.planes.pop(index - 1), run.columns).to(hidden)
             if index in run.stops:
                 with deciding(hidden.device):
                     chosen = self._drop(run, index, hidden, cache)
-                hidden = _rows(hidden, chosen)
+                hidden = states_at(hidden, chosen)
             # Checkpoints see gradients of positional arguments only.
-            return (hidden,), {name: value for name, value in _gathered(kwargs, run).items() if name != "hidden_states"}
+            return (hidden,), {
+                name: value for name, value in arguments_left(kwargs, run).items() if name != "hidden_states"
+            }
 
         return hook
 
@@ -344,12 +348,12 @@ class LayerPruner:
         view = LayerView(
             layer=index,
             attention=run.attention,
-            states=_rows(hidden, places),
-            inputs=_rows(run.inputs, run.visual),
-            keys=_rows(keys, places),
-            text_keys=_rows(keys, text),
-            text_states=_rows(hidden, text),
-            text_inputs=_rows(run.inputs, run.text),
+            states=states_at(hidden, places),
+            inputs=states_at(run.inputs, run.visual),
+            keys=states_at(keys, places),
+            text_keys=states_at(keys, text),
+            text_states=states_at(hidden, text),
+            text_inputs=states_at(run.inputs, run.text),
             text_mask=run.text_mask,
         )
         picked = self.method.choose(view, run.stops[index].kept)
@@ -369,91 +373,3 @@ class LayerPruner:
 
 def _checkpointed(layer: nn.Module) -> bool:
     return layer.training and bool(getattr(layer, "gradient_checkpointing", False))
-
-
-def decoder_layers(model: Any) -> nn.ModuleList:
-    """The decoder layers of a language model whose layers take `position_embeddings`.
-
-    Raises:
-        UnsupportedModelError: the language model is built in another way, or compiled.
-    """
-    decoder = model.get_decoder()
-    if is_compiled(decoder):
-        raise UnsupportedModelError(
-            "The language model is compiled, so hooks on its layers do not run; methods inside it are not supported. "
-            "Use a method of the stage 'pre-llm'."
-        )
-    layers = getattr(decoder, "layers", None)
-    if layers is None or not all(hasattr(getattr(layer, "self_attn", None), "config") for layer in layers):
-        raise UnsupportedModelError(
-            f"The language model {type(decoder).__name__} is not a plain list of decoder layers; methods inside it are "
-            "not supported here. Use a method of the stage 'pre-llm'."
-        )
-    if any(getattr(decoder.config, name, 0) for name in ("num_kv_shared_layers", "hidden_size_per_layer_input")):
-        raise UnsupportedModelError(
-            f"Layers of {type(decoder).__name__} take keys of earlier layers, or something of their own for every "
-            "token; methods inside it are not supported here. Use a method of the stage 'pre-llm'."
-        )
-    return layers  # type: ignore[no-any-return]
-
-
-def _columns(mask: Tensor) -> tuple[Tensor, Tensor]:
-    """(B, n) ascending columns of the true entries, 0 where a row has fewer, and which of them exist."""
-    counts = mask.sum(1)
-    width = int(counts.max())
-    exists = torch.arange(width, device=mask.device) < counts[:, None]
-    columns = (~mask).to(torch.uint8).argsort(dim=1, stable=True)[:, :width]
-    return columns.masked_fill(~exists, 0), exists
-
-
-def _rows(values: Tensor, places: Tensor) -> Tensor:
-    """(B, n, D) rows of (B, W, D)."""
-    return values.gather(1, places[..., None].expand(-1, -1, values.shape[-1]))
-
-
-def _attention_rows(query: Tensor, key: Tensor, mask: Tensor | None, rows: Tensor) -> Tensor:
-    """(B, R, S) fp32 attention of some rows (B, R) of a causal map, mean over heads; query (B, H, S, d)."""
-    index = rows[:, None, :, None].expand(-1, query.shape[1], -1, query.shape[-1])
-    key = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)
-    logits = query.gather(2, index).float() * query.shape[-1] ** -0.5 @ key.float().transpose(-1, -2)  # [B, H, R, S]
-    visible = torch.arange(key.shape[2], device=key.device) <= rows[..., None]  # [B, R, S]
-    low = torch.finfo(torch.float32).min
-    logits = logits.masked_fill(~visible[:, None], low)
-    if mask is not None:
-        of_rows = mask.expand(len(rows), -1, -1, -1).gather(2, rows[:, None, :, None].expand(-1, 1, -1, mask.shape[-1]))
-        logits = logits.masked_fill(~of_rows, low) if mask.dtype == torch.bool else logits + of_rows.float()
-    return logits.softmax(-1).mean(1)
-
-
-def _gathered(kwargs: dict[str, Any], run: Prefill) -> dict[str, Any]:
-    """A layer's arguments for the tokens that are left."""
-    columns = run.columns
-    if columns.shape[1] == run.ids.shape[1]:
-        return kwargs
-    out = dict(kwargs)
-    cos, sin = kwargs["position_embeddings"]
-    out["position_embeddings"] = tuple(_rows(part.expand(len(columns), -1, -1), columns) for part in (cos, sin))
-    positions = kwargs.get("position_ids")
-    if positions is not None:
-        out["position_ids"] = positions.expand(*positions.shape[:-2], len(columns), -1).gather(
-            -1, columns.expand(*positions.shape[:-2], -1, -1)
-        )
-    mask = kwargs.get("attention_mask")
-    if mask is not None:
-        rows = columns[:, None, :, None].expand(-1, mask.shape[1], -1, mask.shape[-1])
-        square = mask.expand(len(columns), -1, -1, -1).gather(2, rows)
-        out["attention_mask"] = square.gather(3, columns[:, None, None].expand(-1, *square.shape[1:3], -1))
-    return out
-
-
-def _later_mask(kwargs: dict[str, Any], cache: Any, index: int) -> dict[str, Any]:
-    """The mask of a later step for a layer whose cache is shorter than the first layer's."""
-    mask, record = kwargs.get("attention_mask"), layers_of(cache)
-    if mask is None or record is None:
-        return kwargs
-    length, spans = record
-    columns = spans[max(first for first in spans if first <= index)]
-    later = torch.arange(length, mask.shape[-1], device=mask.device).expand(len(columns), -1)
-    seen = torch.cat([columns, later], dim=1)
-    picked = mask.expand(len(columns), -1, -1, -1).gather(3, seen[:, None, None].expand(-1, *mask.shape[1:3], -1))
-    return {**kwargs, "attention_mask": picked}

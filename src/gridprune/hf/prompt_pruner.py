@@ -16,15 +16,8 @@ from torch import Tensor
 
 from ..cues.question import QuestionReader, clean
 from ..errors import QuestionError, UnsupportedCallError
-from ..families.base import (
-    CHUNKED_PREFILL,
-    LATER_PICTURES,
-    PADDING_BEHIND_CACHE,
-    STATIC_CACHE,
-    Encoded,
-    Family,
-    ImageSpan,
-)
+from ..families.base import Encoded, Family, ImageSpan
+from ..families.limits import CHUNKED_PREFILL, LATER_PICTURES, PADDING_BEHIND_CACHE, STATIC_CACHE
 from ..methods.base import Method
 from ..report.report import Report
 from ..selection.selector import Choice, Selector

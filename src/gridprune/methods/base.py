@@ -8,23 +8,21 @@ family never computes a score. What a runner must know is declared on the class.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any, ClassVar, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ..core.budget import Budget, Keep
 from ..core.token_map import TokenMap, Zones
-from ..errors import BudgetError, MissingCueError, SelectionError, SettingError, UnsupportedCallError
+from ..errors import BudgetError, MissingCueError, SettingError, UnsupportedCallError
 
 Stage = Literal["pixels", "pre-llm", "in-llm"]
 
-_PER_TOKEN = ("saliency", "relevance", "features", "tower_features", "keys", "laplacian", "quality", "sensitivity")
+PER_TOKEN = ("saliency", "relevance", "features", "tower_features", "keys", "laplacian", "quality", "sensitivity")
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,7 +94,7 @@ class Cues:
         for name, value in self.tensors().items():
             if name in ("word_relevance", "head_relevance"):
                 taken[name] = value.gather(2, indices[:, None, :].expand(-1, value.shape[1], -1))
-            elif name in _PER_TOKEN:
+            elif name in PER_TOKEN:
                 index = indices if value.dim() == 2 else indices[..., None].expand(-1, -1, value.shape[2])
                 taken[name] = value.gather(1, index)
         saliency_at = {depth: value.gather(1, indices) for depth, value in self.saliency_at.items()}
@@ -302,16 +300,6 @@ class Method(ABC):
             raise SettingError(f"{type(self).__name__}.{name} must be {expected}, got {value!r}.")
 
 
-@contextmanager
-def deciding(device: torch.device) -> Iterator[None]:
-    """Where cues and selections are computed: without gradients, and in fp32 whatever `torch.autocast` is in force."""
-    with torch.no_grad(), ExitStack() as plain:
-        for kind in {device.type, "cpu"}:
-            if torch.amp.is_autocast_available(kind):
-                plain.enter_context(torch.autocast(kind, enabled=False))
-        yield
-
-
 @dataclass(frozen=True)
 class Needs:
     """What has to be read of an image and its question, for one method or for several that share one look.
@@ -333,72 +321,4 @@ class Needs:
             cues=frozenset().union(*(method.needs for method in methods)),
             saliency_depths=tuple(sorted({depth for method in methods for depth in method.saliency_depths})),
             uses_text=any(method.uses_text for method in methods),
-        )
-
-
-def checked_select(method: Method, cues: Cues, token_map: TokenMap, k: int | None = None) -> Selection:
-    """Run `method.select` behind the guards every method shares, and check what came out.
-
-    Args:
-        k: how many tokens to keep; None: as many as the method counts.
-
-    Raises:
-        BudgetError: k is not in [1, N].
-        MissingCueError: a cue in `needs` is absent, or has NaN or infinite values.
-        UnsupportedCallError: the method compares frames and there are too few.
-        SelectionError: the method did not choose k different tokens.
-    """
-    with deciding(cues.device):
-        if k is not None:
-            method.check_count(token_map, k)
-        _check_cues(method, cues, len(token_map))
-        if method.min_frames > 1 and (frames := token_map.groups("frame").count) < method.min_frames:
-            raise UnsupportedCallError(
-                f"{method.name} compares frames: it needs a clip of at least {method.min_frames}, got {frames}. "
-                "Choose another method for single images."
-            )
-        if k is None:
-            k = method.count(cues, token_map)
-            method.check_count(token_map, k)
-        selection = method.select(cues, token_map, k)
-        _check_selection(method, selection, (cues.batch, k), len(token_map))
-        return selection
-
-
-def _check_cues(method: Method, cues: Cues, n: int) -> None:
-    """Raise a :class:`MissingCueError` if a cue that `method` reads is absent, of another size, or not finite."""
-    missing = [depth for depth in method.saliency_depths if depth not in cues.saliency_at]
-    if missing:
-        raise MissingCueError(f"{method.name} needs saliency at tower depths {missing}, which were not computed.")
-    found = {name: cues.require(name) for name in sorted(method.needs)}
-    for name, value in found.items():
-        if name in _PER_TOKEN and value.shape[1] != n:
-            raise MissingCueError(f"The cue {name!r} covers {value.shape[1]} visual tokens, but the map has {n}.")
-    found |= {f"saliency_at[{depth}]": cues.saliency_at[depth] for depth in method.saliency_depths}
-    numbers = {name: value for name, value in found.items() if value.is_floating_point()}
-    if not numbers:
-        return
-    finite = torch.stack([torch.isfinite(value).all().to(cues.device) for value in numbers.values()])
-    broken = [name for name, fine in zip(numbers, finite.tolist()) if not fine]  # one read for all cues
-    if broken:
-        raise MissingCueError(
-            f"The cue {broken[0]!r} holds NaN or infinite values: the vision tower overflowed or the picture is "
-            "broken. Check the pixel values, or run the tower in float32 or bfloat16."
-        )
-
-
-def _check_selection(method: Method, selection: Selection, shape: tuple[int, int], n: int) -> None:
-    """Raise a :class:`SelectionError` unless `selection` holds ascending, different tokens of N, k for each image."""
-    kept, finite = selection.on_host
-    right = tuple(kept.shape) == shape and kept.dtype == torch.int64
-    if not right or not (np.diff(kept.numpy(), axis=1, prepend=-1, append=n) > 0).all():
-        raise SelectionError(
-            f"{method.name} was to choose {shape[1]} different ones of {n} visual tokens, in ascending order, for each "
-            f"of {shape[0]} images; what it gave is something else. Settings or cues may be beyond what float32 can "
-            f"hold: {method.explain()}. If they are ordinary, the method is wrong."
-        )
-    if not finite:
-        raise SelectionError(
-            f"{method.name} merges with weights that are NaN or infinite: its settings or cues are beyond what float32 "
-            "can hold. Choose a method that only drops tokens, or run the tower in float32."
         )

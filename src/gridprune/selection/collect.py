@@ -17,7 +17,8 @@ from ..cues.structure import laplacian_moments
 from ..cues.text_tower import TextTower
 from ..errors import MissingCueError, QuestionError, UnsupportedModelError
 from ..families.base import CLIP_TEXT, EMBEDDINGS, Blocks, Encoded, Family, embedding_table
-from ..methods.base import Cues, Method, Needs, deciding
+from ..methods.base import Cues, Method, Needs
+from ..methods.checks import deciding
 
 if TYPE_CHECKING:
     from ..core.token_map import TokenMap

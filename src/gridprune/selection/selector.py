@@ -10,7 +10,8 @@ from torch import Tensor
 
 from ..core.token_map import TokenMap
 from ..families.base import Encoded, Family
-from ..methods.base import Cues, Method, Needs, Selection, checked_select
+from ..methods.base import Cues, Method, Needs, Selection
+from ..methods.checks import checked_select
 from .collect import TextSide, check_available, collect, tower_features, wanted_blocks
 from .encoder_cache import EncoderCache
 
