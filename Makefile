@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 SAMPLE := examples/scene.png
 QUESTION := $(shell cat examples/scene.txt 2>/dev/null)
 
-.PHONY: help install demo page test test-page test-oldest test-processors test-lmms test-vllm lint types format results docs clean
+.PHONY: help install demo page test test-fast test-page test-oldest test-processors test-lmms test-vllm lint types format results docs clean
 
 help:  ## show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -33,6 +33,10 @@ page: $(STAMP)  ## open the page: pictures, questions, what is kept, and both an
 
 test: $(STAMP)  ## run the tests
 	$(BIN)/python -m pytest
+
+test-fast: $(STAMP)  ## run the core, the methods and three families, in a minute
+	$(BIN)/python -m pytest tests/core tests/methods tests/golden tests/test_house.py tests/test_defaults.py
+	$(BIN)/python -m pytest tests/hf/test_contract.py -k "[llava] or [llava-next] or [qwen2.5-vl]"
 
 test-page: $(STAMP)  ## run the page and the run report in Debian's Chromium, without a window
 	$(BIN)/python -m pip install -q $(PIP_ARGS) -c constraints.txt -e '.[demo,page-tests]'

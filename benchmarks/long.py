@@ -86,4 +86,4 @@ def _encoded(rig: Rig, token_map: TokenMap) -> Encoded:
         keys={block: [torch.randn(by_head)]},
         masks={block: [None]},
     )
-    return Encoded(None, [], [token_map], CropBatch([crops], tower.prefix), captured)
+    return Encoded(None, [torch.zeros(len(token_map), 1)], [token_map], CropBatch([crops], tower.prefix), captured)

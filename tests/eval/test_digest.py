@@ -59,9 +59,9 @@ print(*[module.__file__ for name, module in sys.modules.items() if name.split(".
 """
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     used = {Path(line) for line in done.stdout.splitlines() if line.startswith(str(PACKAGE))}
-    assert PACKAGE / "quotas.py" in used
+    assert PACKAGE / "core" / "allocate.py" in used
     uncounted = used - set(store.deciding_files())
-    assert uncounted <= {PACKAGE / "bench" / "metrics.py"}, uncounted  # metrics are computed from rows, after a run
+    assert uncounted <= {PACKAGE / "eval" / "metrics.py"}, uncounted  # metrics are computed from rows, after a run
 
 
 def test_what_decides_a_run_is_in_its_identity(loaded, monkeypatch):

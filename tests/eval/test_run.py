@@ -9,6 +9,7 @@ from typer import Typer
 from typer.testing import CliRunner
 
 from gridprune.cli import eval as cli
+from gridprune.cli.sign import sign_command
 from gridprune.errors import SettingError
 from gridprune.eval import data, entries, own, run, shared, store
 
@@ -122,11 +123,11 @@ def test_timing_lies_apart(finished):
 
 @pytest.fixture
 def runner(loaded, monkeypatch):
-    monkeypatch.setattr(cli, "_load", lambda *arguments: loaded)
+    for module in ("eval", "sign"):
+        monkeypatch.setattr(f"gridprune.cli.{module}.load_model", lambda *arguments: loaded)
     app = Typer()
     app.command("eval")(cli.eval_command)
-    app.command("sign")(cli.sign_command)
-    app.command("results")(cli.results_command)
+    app.command("sign")(sign_command)
     return lambda *arguments: CliRunner().invoke(app, list(arguments), catch_exceptions=False)
 
 

@@ -44,7 +44,7 @@ def test_batch_reads_it_before_it_measures(reads, tmp_path):
     words = [
         "batch",
         tmp_path,
-        "What is it?",
+        "What is red?",
         "-o",
         tmp_path / "o.jsonl",
         "--clip",
@@ -66,7 +66,7 @@ def test_a_model_that_keeps_no_cache_is_compared(monkeypatch, tmp_path):
     assert [one.kv_bytes for one in without] == [0, 0]
     *_, memory = _figures(without[1], without[0], 576)
     assert (memory.share, memory.ratio) == (0.0, "")
-    monkeypatch.setattr("gridprune.runtime.load", lambda *args, **kwargs: loaded)
+    monkeypatch.setattr("gridprune.runtime.ask.load", lambda *args, **kwargs: loaded)
     scene.save(tmp_path / "a.png")
     result = CliRunner().invoke(
         app, ["ask", str(tmp_path / "a.png"), "What is red?", "--compare"], catch_exceptions=False
@@ -97,7 +97,7 @@ def test_a_torchvision_that_does_not_fit_torch_is_one_line(monkeypatch, tmp_path
     importlib.invalidate_caches()
     scene = tmp_path / "a.png"
     Image.new("RGB", (64, 48)).save(scene)
-    result = CliRunner().invoke(app, ["ask", str(scene), "What is it?"], catch_exceptions=False)
+    result = CliRunner().invoke(app, ["ask", str(scene), "What is red?"], catch_exceptions=False)
     assert result.exit_code == 2
     (line,) = result.stderr.strip().splitlines()
     assert line.startswith("error: torchvision 9.0 does not fit torch ")
@@ -111,7 +111,7 @@ def test_an_error_of_transformers_import_is_put_down_to_torchvision(monkeypatch)
     def broken():
         raise InstallationError("torchvision 9.0 does not fit")
 
-    monkeypatch.setattr("gridprune.cli.check_torchvision", broken)
+    monkeypatch.setattr("gridprune.cli.options.check_torchvision", broken)
     monkeypatch.setattr("gridprune.families.registry.describe", lambda: [][0])
     result = CliRunner().invoke(app, ["families"])
     assert (result.exit_code, result.stderr) == (2, "error: torchvision 9.0 does not fit\n")

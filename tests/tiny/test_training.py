@@ -121,7 +121,7 @@ def rows(folder: Path) -> list[tuple[object, ...]]:
 def test_resume_after_a_kill_gives_the_same_weights(
     stage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(f"gridprune.tiny.{stage}.evaluate_{stage}", lambda *a, **k: {})
+    monkeypatch.setattr(f"training.boxes.{stage}.evaluate_{stage}", lambda *a, **k: {})
     torch.set_num_threads(1)
 
     def run(folder: Path, stop: int | None = None) -> torch.nn.Module:

@@ -72,7 +72,7 @@ def test_keeping_all_reads_and_answers_as_the_stock_model(loaded, picture, read)
 
 
 def test_every_command_runs(loaded, picture, tmp_path, monkeypatch):
-    monkeypatch.setattr("gridprune.runtime.load", lambda *args, **kwargs: loaded)
+    monkeypatch.setattr("gridprune.runtime.ask.load", lambda *args, **kwargs: loaded)
     picture.save(tmp_path / "a.png")
     question = {"image": "a.png", "question": QUESTION, "answer": "nothing", "boxes": [[20, 20, 300, 200]]}
     (tmp_path / "q.jsonl").write_text(json.dumps(question))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import typer
 
 from .ask import ask_command, explain_command
@@ -22,7 +24,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_show_locals=False,
 )
-for name, command in {
+_COMMANDS: dict[str, Callable[..., None]] = {
     "ask": ask_command,
     "explain": explain_command,
     "demo": demo_command,
@@ -34,7 +36,8 @@ for name, command in {
     "sign": sign_command,
     "plan": plan_command,
     "export-clip": export_clip_command,
-}.items():
+}
+for name, command in _COMMANDS.items():
     app.command(name)(reported(command))
 app.command("serve", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(
     reported(serve_command)

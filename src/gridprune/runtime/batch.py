@@ -220,10 +220,9 @@ def run(
     Raises:
         GridPruneError: this model and this method cannot go together, whatever is asked.
     """
-    from ..hf.pruning import prune
     from .failures import Failures
 
-    prune(loaded.model, method, processor=loaded.processor, clip=loaded.clip)
+    loaded.pruning(method)  # what cannot work fails here, and the text half is read before the first measurement
     ask = _Asker(loaded, method, compare, max_new_tokens)
     left = output.open_tasks(tasks)
     failures = Failures()

@@ -1,0 +1,79 @@
+"""The house as code: who may import whom, and how much a room holds."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "src" / "gridprune"
+
+# A folder imports from what stands before it, and from the modules at the top.
+LAYERS = (
+    "core", "cues", "methods", "families", "selection", "report", "hf", "embedded", "tiny", "vllm", "runtime", "eval",
+    "lmms", "demo", "cli",
+)  # fmt: skip
+PURE = ("core", "methods")  # never import transformers
+TOP = {"__init__", "compat", "costs", "errors"}
+
+
+def files(folder: str = "") -> list[Path]:
+    return sorted((PACKAGE / folder).rglob("*.py"))
+
+
+def imported(file: Path) -> Iterator[str]:
+    """Absolute names of what a file imports, anywhere in it."""
+    package = ["gridprune", *file.relative_to(PACKAGE).parts[:-1]]
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            stem = package[: len(package) - node.level + 1] if node.level else []
+            module = ".".join([*stem, *([node.module] if node.module else [])])
+            yield from (f"{module}.{name.name}" for name in node.names)
+
+
+def room(name: str) -> str:
+    """The folder that an absolute name of the package lies in; "" for the modules at the top."""
+    part = name.split(".")[1]
+    return part if part in LAYERS else ""
+
+
+def test_every_folder_is_a_layer():
+    assert {path.name for path in PACKAGE.iterdir() if path.is_dir() and path.name != "__pycache__"} == set(LAYERS)
+    assert {path.stem for path in PACKAGE.glob("*.py")} == TOP
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_nothing_imports_upwards(layer):
+    above = set(LAYERS[LAYERS.index(layer) + 1 :])
+    climbs = [
+        f"{file.relative_to(PACKAGE)} imports {name}"
+        for file in files(layer)
+        for name in imported(file)
+        if name.startswith("gridprune.") and room(name) in above
+    ]
+    assert climbs == []
+
+
+@pytest.mark.parametrize("module", sorted(TOP - {"__init__"}))
+def test_the_top_stands_on_nothing(module):
+    assert [name for name in imported(PACKAGE / f"{module}.py") if room(f"{name}.") and "gridprune" in name] == []
+
+
+@pytest.mark.parametrize("layer", PURE)
+def test_pure_layers_know_no_transformers(layer):
+    assert [f"{file}: {name}" for file in files(layer) for name in imported(file) if "transformers" in name] == []
+
+
+def test_files_and_functions_stay_small():
+    long = []
+    for file in files():
+        text = file.read_text(encoding="utf-8")
+        long += [f"{file.relative_to(PACKAGE)}: {lines} lines"] if (lines := text.count("\n")) > 400 else []
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef) and (node.end_lineno or 0) - node.lineno >= 60:
+                long.append(f"{file.relative_to(PACKAGE)}: {node.name} has more than 60 lines")
+    assert long == []
