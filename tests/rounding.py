@@ -32,7 +32,7 @@ def assert_same(found: Tensor, expected: Tensor, *, terms: int, depth: int = 1) 
     if not found.is_floating_point():
         assert torch.equal(found, expected)
         return
-    size = float(expected[expected.isfinite()].abs().max())
+    size = float(expected.detach()[expected.isfinite()].abs().max())
     atol = bound(size, terms=terms, depth=depth, dtype=found.dtype)
     torch.testing.assert_close(found, expected.to(found.dtype), atol=atol, rtol=0.0)
 
