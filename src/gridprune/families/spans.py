@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,22 +19,23 @@ def placeholder_runs(ids: Tensor, placeholder: int, lengths: Sequence[int]) -> l
     Raises:
         UnsupportedCallError: a picture's placeholders run over two rows.
     """
-    where = (ids == placeholder).nonzero()  # [total, 2]
-    if len(where) != sum(lengths):
+    rows, columns = np.nonzero(ids.numpy() == placeholder)
+    if len(rows) != sum(lengths):
         return None
-    found = []
-    for part in torch.split(where, list(lengths)):
-        if len(part) and int(part[0, 0]) != int(part[-1, 0]):
+    found, start = [], 0
+    for length in lengths:
+        if rows[start] != rows[start + length - 1]:
             raise UnsupportedCallError("The placeholders of one picture run over two rows of the batch.")
-        found.append((int(part[0, 0]), part[:, 1]))
+        found.append((int(rows[start]), torch.from_numpy(columns[start : start + length])))
+        start += length
     return found
 
 
 def runs(ids: Tensor, placeholder: int) -> list[tuple[int, Tensor]]:
     """Row and columns of every unbroken run of placeholders in `ids` (B, L) on the CPU."""
     found = []
-    for row in range(len(ids)):
-        columns = (ids[row] == placeholder).nonzero()[:, 0]
-        breaks = ((columns[1:] - columns[:-1]) > 1).nonzero()[:, 0] + 1
-        found += [(row, part) for part in columns.tensor_split(breaks) if len(part)]
+    for row, here in enumerate(ids.numpy() == placeholder):
+        columns = np.flatnonzero(here)
+        parts = np.split(columns, np.flatnonzero(np.diff(columns) > 1) + 1)
+        found += [(row, torch.from_numpy(part)) for part in parts if len(part)]
     return found

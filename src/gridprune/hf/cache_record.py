@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ..errors import UnsupportedCallError
@@ -105,8 +104,5 @@ def recall(cache: Any, batch: int, *, inside: bool = False) -> CacheState:
         raise UnsupportedCallError(f"The cache holds a pruned prompt of {rows} rows, but the call has {batch}.")
     copies = batch // rows
     layout = layout.rows(copies)
-    generated = torch.arange(layout.full, layout.full + cached - layout.width, device="cpu").expand(batch, -1)
     delta = None if record.delta is None else record.delta.repeat_interleave(copies, dim=0)
-    return CacheState(
-        PromptLayout(torch.cat([layout.columns, generated], dim=1), layout.full + generated.shape[1]), delta
-    )
+    return CacheState(layout.followed(cached - layout.width), delta)

@@ -7,6 +7,7 @@ from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -156,12 +157,13 @@ class Prompt:
 
     def _ignored(self, count: int | Tensor, copies: int) -> int | Tensor:
         """How many columns of the short prompt the first `count` of every row (B * copies) become."""
-        latest = self.layout.rows(copies).latest
-        reached = torch.cat([torch.full_like(latest[:, :1], -1), latest], dim=1) + 1
-        each = torch.as_tensor(count, device=latest.device).expand(len(latest))
-        behind = (each - self.layout.full).clamp(min=0)
-        short = reached.gather(1, each.clamp(max=self.layout.full)[:, None])[:, 0] + behind
-        return short if isinstance(count, Tensor) or bool((short != short[0]).any()) else int(short[0])
+        latest = np.pad(self.layout.rows(copies).latest + 1, ((0, 0), (1, 0)))
+        each = np.broadcast_to(torch.as_tensor(count).cpu().numpy(), len(latest))
+        whole = self.layout.full
+        reached = np.take_along_axis(latest, each.clip(max=whole)[:, None], axis=1)[:, 0] + (each - whole).clip(min=0)
+        if isinstance(count, Tensor) or (reached != reached[0]).any():
+            return torch.from_numpy(reached)
+        return int(reached[0])
 
     def restored(self, output: Any, columns: Columns) -> Any:
         """What `generate` returned, a tensor or an output object, with the original prompt."""

@@ -69,7 +69,7 @@ class Prefill:
     def outputs(self) -> Columns:
         """Where the parts of an output belong."""
         full = self.ids.shape[1]
-        layouts = {columns.shape[1]: PromptLayout(columns.cpu(), full) for columns in self.spans.values()}
+        layouts = {columns.shape[1]: PromptLayout(columns.cpu().numpy(), full) for columns in self.spans.values()}
         return Columns(list(layouts.values()), list(layouts.values()))
 
 

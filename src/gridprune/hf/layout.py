@@ -1,15 +1,17 @@
 """The shortened prompt: which columns of the original stay, and how everything of the same length follows.
 
-Pure index arithmetic on the CPU. A :class:`PromptLayout` says for every column of the shortened batch which original
-column it is; -1 is padding that was needed because rows were shortened by different amounts.
+Pure index arithmetic, in numpy: the host's part of a call costs no kernel launches. A :class:`PromptLayout` says for
+every column of the shortened batch which original column it is; -1 is padding that was needed because rows were
+shortened by different amounts.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -27,17 +29,18 @@ ALONG_PROMPT = {
 @dataclass(frozen=True, eq=False)
 class PromptLayout:
     """Attributes:
-    columns: (B, W) int64 on the CPU, the original column of each column, or -1 for padding.
+    columns: (B, W) int64, the original column of each column, or -1 for padding.
     full: length L of the original prompt.
     """
 
-    columns: Tensor
+    columns: np.ndarray
     full: int
+    _copies: dict[torch.device, tuple[Tensor, Tensor | None]] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
     def unchanged(cls, batch: int, length: int) -> PromptLayout:
         """Every column where it was."""
-        return cls(torch.arange(length, device="cpu").expand(batch, -1), length)
+        return cls(np.broadcast_to(np.arange(length, dtype=np.int64), (batch, length)), length)
 
     @property
     def width(self) -> int:
@@ -54,12 +57,12 @@ class PromptLayout:
         return self.width == self.full and not self.padded
 
     @cached_property
-    def latest(self) -> Tensor:
+    def latest(self) -> np.ndarray:
         """(B, L) for every original column the last column of the shortened prompt at or before it; -1 before all."""
-        order = torch.arange(self.width, device=self.columns.device).expand_as(self.columns)
-        spare = self.columns.masked_fill(self.columns < 0, self.full)  # where padding is written, and cut off again
-        marks = torch.full_like(self.columns[:, :1], -1).repeat(1, self.full + 1)
-        return marks.scatter(1, spare, order)[:, : self.full].cummax(dim=1).values
+        spare = np.where(self.columns < 0, self.full, self.columns)  # where padding is written, and cut off again
+        marks = np.full((len(spare), self.full + 1), -1)
+        np.put_along_axis(marks, spare, np.broadcast_to(np.arange(self.width), spare.shape), axis=1)
+        return np.maximum.accumulate(marks[:, : self.full], axis=1)  # type: ignore[no-any-return]
 
     def spread(self, values: Tensor) -> Tensor:
         """(B, L, ...) from what was computed along the shortened prompt, (B, W, ...).
@@ -70,13 +73,13 @@ class PromptLayout:
         """
         if self.identity:
             return values
-        start = torch.arange(len(values), device=self.columns.device)[:, None] * self.width
-        source = (self.latest.clamp(min=0) + start).flatten().to(values.device)
-        found = values.flatten(0, 1).index_select(0, source).unflatten(0, self.latest.shape)
+        source = self.latest.clip(min=0) + np.arange(len(values))[:, None] * self.width
+        found = values.flatten(0, 1).index_select(0, _tensor(source.ravel(), values.device))
+        found = found.unflatten(0, self.latest.shape)
         nothing = self.latest < 0
-        if not bool(nothing.any()):
+        if not nothing.any():
             return found
-        return found.masked_fill(nothing.to(values.device).view(*nothing.shape, *[1] * (values.dim() - 2)), 0)
+        return found.masked_fill(_tensor(nothing, values.device).view(*nothing.shape, *[1] * (values.dim() - 2)), 0)
 
     def spread_keys(self, attention: Tensor) -> Tensor:
         """(B, H, R, L + n) from attention paid to the shortened prompt and n columns behind it, (B, H, R, W + n)."""
@@ -86,61 +89,80 @@ class PromptLayout:
                 "Attention maps over a cache that holds a window of the prompt cannot be put back at the prompt's "
                 "columns; call without output_attentions."
             )
-        behind = torch.arange(self.full, self.full + more, device=self.columns.device).expand(len(self.columns), -1)
-        columns = torch.cat([self.columns.masked_fill(self.columns < 0, self.full + more), behind], dim=1)
+        columns = self.followed(more).columns
+        index = _tensor(np.where(columns < 0, self.full + more, columns), attention.device)
         out = attention.new_zeros(*attention.shape[:-1], self.full + more + 1)
-        index = columns.to(attention.device)[:, None, None].expand(*attention.shape)
-        return out.scatter(-1, index, attention)[..., :-1]
+        return out.scatter(-1, index[:, None, None].expand(*attention.shape), attention)[..., :-1]
 
     def gather(self, values: Tensor, fill: int) -> Tensor:
         """(..., B, W) from values (..., B, L) along the prompt."""
-        columns = self.columns.to(values.device)
-        picked = values.gather(-1, columns.clamp(min=0).expand(*values.shape[:-1], -1))
-        return picked.masked_fill(columns < 0, fill)
+        if self.identity:
+            return values
+        index, padding = self._on(values.device)
+        if values.shape[:-1] != index.shape[:-1]:
+            index = index.expand(*values.shape[:-1], -1)
+        picked = values.gather(-1, index)
+        return picked if padding is None else picked.masked_fill(padding, fill)
+
+    def _on(self, device: torch.device) -> tuple[Tensor, Tensor | None]:
+        """Where each column comes from, and which are padding if any is; copied once to each device."""
+        if device not in self._copies:
+            padding = _tensor(self.columns < 0, device) if self.padded else None
+            self._copies[device] = _tensor(self.columns.clip(min=0), device), padding
+        return self._copies[device]
 
     def behind(self, column: int, original: int) -> PromptLayout:
         """The part behind the first `column` columns, counted from the original column `original`."""
+        if column == original == 0:
+            return self
         rest = self.columns[:, column:]
-        return PromptLayout(torch.where(rest < 0, rest, rest - original), self.full - original)
+        return PromptLayout(np.where(rest < 0, rest, rest - original), self.full - original)
+
+    def followed(self, more: int) -> PromptLayout:
+        """With so many columns of later tokens behind."""
+        later = np.arange(self.full, self.full + more, dtype=np.int64)
+        behind = np.broadcast_to(later, (len(self.columns), more))
+        return PromptLayout(np.concatenate([self.columns, behind], axis=1), self.full + more)
 
     def rows(self, copies: int) -> PromptLayout:
         """Every row repeated, as beams and several return sequences repeat them."""
-        return self if copies == 1 else PromptLayout(self.columns.repeat_interleave(copies, dim=0), self.full)
+        return self if copies == 1 else PromptLayout(self.columns.repeat(copies, axis=0), self.full)
 
 
-def shorten(keep: Tensor, mask: Tensor | None, past: PromptLayout) -> PromptLayout:
+def _tensor(values: np.ndarray, device: torch.device) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(values)).to(device)
+
+
+def shorten(keep: np.ndarray, mask: np.ndarray | None, past: PromptLayout) -> PromptLayout:
     """The layout that keeps the true columns of every row, behind what a cache holds already.
 
     Rows are aligned on the side the batch is padded on: on the right unless the mask pads there. Padding of the
     original is dropped.
 
     Args:
-        keep: (B, L) bool on the CPU.
-        mask: (B, L) bool on the CPU, or None: what is not padding.
+        keep: (B, L) bool.
+        mask: (B, L) bool, or None: what is not padding.
         past: the layout of what the cache holds; taken over unchanged.
     """
     start = past.full
-    if past.identity and bool(keep.all()):
+    if past.identity and keep.all():
         return PromptLayout.unchanged(*keep.shape)
-    new = keep[:, start:] if mask is None else keep[:, start:] & _inside(mask[:, start:], drop=start == 0)
-    pads_right = mask is not None and bool((~mask[:, -1]).any())
+    new = keep[:, start:] if mask is None or start else keep & _inside(mask)
+    pads_right = mask is not None and not mask[:, -1].all()
     count = new.sum(1)
-    width = int(count.max())
-    # The sort is stable: kept columns keep their order and come first.
-    order = (~new).long().argsort(dim=1, stable=True)[:, :width] + start
-    columns = torch.where(torch.arange(width, device=count.device) < count[:, None], order, -1)
+    width = int(count.max(initial=0))
+    order = np.argsort(~new, axis=1, kind="stable")[:, :width] + start  # kept columns come first, in their order
+    columns = np.where(np.arange(width) < count[:, None], order, -1)
     if not pads_right:
-        shift = (torch.arange(width, device=count.device) - (width - count)[:, None]) % max(width, 1)
-        columns = columns.gather(1, shift)
-    return PromptLayout(torch.cat([past.columns, columns], dim=1), keep.shape[1])
+        shift = (np.arange(width) - (width - count)[:, None]) % max(width, 1)
+        columns = np.take_along_axis(columns, shift, axis=1)
+    return PromptLayout(np.concatenate([past.columns, columns], axis=1), keep.shape[1])
 
 
-def _inside(mask: Tensor, *, drop: bool) -> Tensor:
-    """True between the first and last real token of each row; everywhere if a row has none or nothing is dropped."""
-    if not drop:
-        return torch.ones_like(mask)
-    inside = (mask.cumsum(1) > 0) & (mask.flip(1).cumsum(1).flip(1) > 0)
-    return inside | ~mask.any(1, keepdim=True)
+def _inside(mask: np.ndarray) -> np.ndarray:
+    """True between the first and last real token of each row; everywhere if a row has none."""
+    inside = np.logical_or.accumulate(mask, axis=1) & np.logical_or.accumulate(mask[:, ::-1], axis=1)[:, ::-1]
+    return inside | ~mask.any(1, keepdims=True)  # type: ignore[no-any-return]
 
 
 def along(call: dict[str, Any], layout: PromptLayout, tail: PromptLayout) -> dict[str, Tensor]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,6 +26,7 @@ class FedPrompt:
         call: all arguments.
         ids: (B, n) as they were given, from the original column `offset` on.
         mask: (B, L) of the whole prompt, or None.
+        told, real: `ids` and `mask` on the host, the latter as bool.
         layout: of the whole prompt.
         past: what a cache holds of it.
     """
@@ -32,6 +34,8 @@ class FedPrompt:
     call: dict[str, Any]
     ids: Tensor
     mask: Tensor | None
+    told: Tensor
+    real: np.ndarray | None
     layout: PromptLayout
     past: CacheState
     offset: int
@@ -43,6 +47,14 @@ class FedPrompt:
             return self.ids.new_ones(len(self.ids), self.layout.width)
         return self.layout.gather(self.mask, 0)
 
+    @cached_property
+    def padding(self) -> np.ndarray:
+        """(B, W) bool, the padding of the shortened prompt."""
+        columns = self.layout.columns
+        if self.real is None:
+            return columns < 0
+        return (columns < 0) | ~np.take_along_axis(self.real, columns.clip(min=0), axis=1)
+
     @property
     def cut(self) -> Tensor:
         """(B, 1) tokens of each row that are gone."""
@@ -51,9 +63,8 @@ class FedPrompt:
 
     def counted(self, first: int) -> Tensor | None:
         """(B, W) positions that count kept tokens from `first`, if the model would count otherwise by itself."""
-        kept = self.kept_mask
-        needed = self.mask is not None and bool((kept == 0).any())
-        return contiguous_positions(kept, first) if needed else None
+        needed = self.mask is not None and self.padding.any()
+        return contiguous_positions(self.kept_mask, first) if needed else None
 
     def original(self, first: int) -> Tensor:
         """(B, W) every kept token's own position."""
@@ -93,17 +104,18 @@ class FedPrompt:
         if type(family).rope is Family.rope:
             return None
         start = self.past.full if self.past.known else 0  # an unknown past is counted as well
-        if not self.past.known and (self.offset or not _all_given(family, self.call, self.ids)):
+        if not self.past.known and (self.offset or not _all_given(family, self.call, self.told)):
             raise UnsupportedCallError(_ELSEWHERE)
         types = self.call.get("mm_token_type_ids")
         if types is None:
-            types = family.token_types(self.ids)
+            types = family.token_types(self.told)
         part = slice(start - self.offset, None)
-        mask = None if self.mask is None else self.mask[:, start:]
-        rope = family.rope(self.call, self.ids[:, part], mask, types[:, -self.ids.shape[1] :][:, part])
+        mask = None if self.real is None else torch.from_numpy(self.real[:, start:]).long()
+        # Counted on the host, where it is: the model's own way reads one number after the other.
+        rope = family.rope(self.call, self.told[:, part], mask, types.cpu()[:, -self.told.shape[1] :][:, part])
         if rope is None:
             return None
-        positions, following = rope
+        positions, following = (each.to(self.ids.device) for each in rope)
         kept = self.kept_mask
         if start == self.past.full:
             reached = kept[:, : self.past.cached].sum(1, keepdim=True)

@@ -7,10 +7,11 @@ import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -162,15 +163,17 @@ class PromptPruner:
             return self._stock(call, ids, past, length)
         mask = self._mask(call, ids, length, generating)
         cpu_ids, cpu_mask = ids.cpu(), None if mask is None else mask.cpu().bool()
-        keep = torch.ones(len(ids), length, dtype=torch.bool, device="cpu")
+        keep, real = np.ones((len(ids), length), dtype=bool), None if cpu_mask is None else cpu_mask.numpy()
         found = [self._pending(selector, vision, cpu_ids, past.full, offset) for selector, vision in seen]
         outputs = {
             each.selector.family.modality: self._prune_images(each, cpu_ids, cpu_mask, keep, offset) for each in found
         }
-        layout = shorten(keep, cpu_mask, past.layout)
-        plan = self._short_call(call, ids, mask, layout, past, offset, outputs, generating)
+        layout = shorten(keep, real, past.layout)
+        plan = self._short_call(
+            call, FedPrompt(call, ids, mask, cpu_ids, real, layout, past, offset), outputs, generating
+        )
         if not layout.identity:
-            plan.dropped = ~keep[:, offset:]
+            plan.dropped = torch.from_numpy(~keep[:, offset:])
         return plan
 
     def _stock(self, call: dict[str, Any], ids: Tensor, past: CacheState, length: int) -> ShortenedCall | None:
@@ -185,16 +188,9 @@ class PromptPruner:
         )
 
     def _short_call(
-        self,
-        call: dict[str, Any],
-        ids: Tensor,
-        mask: Tensor | None,
-        layout: PromptLayout,
-        past: CacheState,
-        offset: int,
-        outputs: dict[str, Any],
-        generating: bool,
+        self, call: dict[str, Any], fed: FedPrompt, outputs: dict[str, Any], generating: bool
     ) -> ShortenedCall:
+        ids, layout, past, offset = fed.ids, fed.layout, fed.past, fed.offset
         pixels = {key for stream in self.family.streams for key in stream.pixel_keys}
         vision = {key for stream in self.family.streams for key in stream.vision_keys}
         dropped = pixels if layout.identity else {*vision, "position_ids"}
@@ -205,17 +201,16 @@ class PromptPruner:
         if layout.identity:
             if not past.known:
                 return ShortenedCall(None, ids, short, new)
-            rope = FedPrompt(call, ids, mask, layout, past, offset).rope(self.family)
+            rope = fed.rope(self.family)
             return ShortenedCall(CacheRecord(layout, rope and rope[1]), ids, short, new)
         tail = layout if not offset else layout.behind(past.cached, offset)
-        if mask is None and (layout.padded or self.positions == "original"):
-            mask = ids.new_ones(len(ids), layout.full)
-        if mask is not None:
-            short["attention_mask"] = mask
+        if fed.mask is None and (layout.padded or self.positions == "original"):
+            fed = replace(fed, mask=ids.new_ones(len(ids), layout.full))
+        if fed.mask is not None:
+            short["attention_mask"] = fed.mask
         short |= along(short, layout, tail)
         short["input_ids"] = tail.gather(ids, pad_token(self.model))
-        self._check_padding(short.get("attention_mask"), past)
-        fed = FedPrompt(call, ids, mask, layout, past, offset)
+        self._check_padding(fed)
         positions, delta = self._positions(fed, generating)
         if positions is not None:
             short["position_ids"] = positions if generating else positions[..., -tail.width :]
@@ -223,16 +218,17 @@ class PromptPruner:
             CacheRecord(layout, delta), ids, short, new, rope_deltas=None if delta is None else delta - fed.cut
         )
 
-    def _check_padding(self, mask: Tensor | None, past: CacheState) -> None:
-        if past.cached and mask is not None and bool((mask[:, past.cached :] == 0).any()):
-            self._refuse(PADDING_BEHIND_CACHE)
-            window = self.family.window
-            if window is not None and mask.shape[1] > window:
-                raise UnsupportedCallError(
-                    f"{type(self.model).__name__} does not take {PADDING_BEHIND_CACHE}: some of its layers see the last"
-                    f" {window} tokens, and the padding that evens out rows of a later turn would count among them. "
-                    "Give the rows one at a time."
-                )
+    def _check_padding(self, fed: FedPrompt) -> None:
+        if not fed.past.cached or fed.mask is None or not fed.padding[:, fed.past.cached :].any():
+            return
+        self._refuse(PADDING_BEHIND_CACHE)
+        window = self.family.window
+        if window is not None and fed.layout.width > window:
+            raise UnsupportedCallError(
+                f"{type(self.model).__name__} does not take {PADDING_BEHIND_CACHE}: some of its layers see the last"
+                f" {window} tokens, and the padding that evens out rows of a later turn would count among them. "
+                "Give the rows one at a time."
+            )
 
     def _refuse(self, limit: str) -> None:
         """Raise if the family declares this limit of its stock model."""
@@ -273,7 +269,7 @@ class PromptPruner:
             self._refuse(LATER_PICTURES)
         return PendingImages(selector, vision, places)
 
-    def _prune_images(self, new: PendingImages, ids: Tensor, mask: Tensor | None, keep: Tensor, offset: int) -> Any:
+    def _prune_images(self, new: PendingImages, ids: Tensor, mask: Tensor | None, keep: np.ndarray, offset: int) -> Any:
         """Encode the images, select, clear `keep` in place, and return the encoder output to hand on."""
         selector, places = new.selector, new.places
         if not places:
@@ -289,9 +285,12 @@ class PromptPruner:
             ids, [(place.row, place.columns) for place in places], None if mask is None else mask[:, offset:]
         )
         choices = selector.choose(self.method, encoded, asked)
-        output = self._gathered(selector, encoded, choices, places, keep, offset)
+        masks = [place.token_map.keep_mask(choice.kept) for place, choice in zip(places, choices)]
+        for place, stays in zip(places, masks):
+            keep[place.row, place.columns.numpy() + offset] = stays.numpy()
+        output = self._gathered(selector, encoded, choices, masks, [place.row for place in places])
         seconds = between - started, time.perf_counter() - between
-        self.reports.extend(self._reports(new, choices, asked, seconds))
+        self.reports.extend(self._reports(new, choices, masks, asked, seconds))
         return output
 
     def _gathered(
@@ -299,24 +298,25 @@ class PromptPruner:
         selector: Selector,
         encoded: Encoded,
         choices: Sequence[Choice],
-        places: Sequence[ImageSpan],
-        keep: Tensor,
-        offset: int,
+        masks: list[Tensor],
+        rows: Sequence[int],
     ) -> Any:
         """The encoder output with the kept embeddings; as it is where all tokens stay as they are."""
-        masks = [place.token_map.keep_mask(choice.kept) for place, choice in zip(places, choices)]
-        for place, stays in zip(places, masks):
-            keep[place.row, place.columns + offset] = stays
         resized = self.method.stage == "pixels"
-        if all(bool(mask.all()) for mask in masks) and not self.method.merges and not resized:
+        if all(mask.numpy().all() for mask in masks) and not self.method.merges and not resized:
             return encoded.output
         kept = encoded.embeddings
         if not resized:
             kept = [selector.gather(encoded, i, choice, masks[i]) for i, choice in enumerate(choices)]
-        return selector.family.handed_on(encoded, kept, masks, [place.row for place in places])
+        return selector.family.handed_on(encoded, kept, masks, rows)
 
     def _reports(
-        self, new: PendingImages, choices: Sequence[Choice], asked: Sequence[str], seconds: tuple[float, float]
+        self,
+        new: PendingImages,
+        choices: Sequence[Choice],
+        masks: Sequence[Tensor],
+        asked: Sequence[str],
+        seconds: tuple[float, float],
     ) -> list[Report]:
         """One per image; the seconds of encoder and decision are shared out equally."""
         family, maps = new.selector.family, [place.token_map for place in new.places]
@@ -334,6 +334,7 @@ class PromptPruner:
                 processor=self.processor,
                 encode_seconds=seconds[0] / len(choices),
                 decision_seconds=seconds[1] / len(choices),
+                mask=masks[i],
             )
             for i, choice in enumerate(choices)
         ]
@@ -388,7 +389,7 @@ def _new_images(
         if places is not None:
             return [ImageSpan(p.row, p.columns + start, p.token_map) for p in places], vision
     places = family.places(ids, vision)
-    new = [i for i, place in enumerate(places) if int(place.columns[0]) >= start]
+    new = [i for i, place in enumerate(places) if place.columns.numpy()[0] >= start]
     if len(new) < len(places):
         vision = family.take_places(vision, places, new)
     return [places[i] for i in new], vision

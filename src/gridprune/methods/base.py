@@ -174,6 +174,11 @@ class Selection:
         return self.on_host[0]
 
     @cached_property
+    def rows(self) -> tuple[Tensor, ...]:
+        """`kept` of each image, (k,)."""
+        return self.kept.unbind()
+
+    @cached_property
     def on_host(self) -> tuple[Tensor, bool]:
         """`indices`, and whether the weights of a merge are finite, in one copy from the device."""
         if self.merge is None:

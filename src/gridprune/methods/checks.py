@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
 import numpy as np
@@ -38,22 +38,26 @@ def checked_select(method: Method, cues: Cues, token_map: TokenMap, k: int | Non
     with deciding(cues.device):
         if k is not None:
             method.check_count(token_map, k)
-        _check_cues(method, cues, len(token_map))
+        check_finite = _check_cues(method, cues, len(token_map))
         if method.min_frames > 1 and (frames := token_map.groups("frame").count) < method.min_frames:
             raise UnsupportedCallError(
                 f"{method.name} compares frames: it needs a clip of at least {method.min_frames}, got {frames}. "
                 "Choose another method for single images."
             )
-        if k is None:
-            k = method.count(cues, token_map)
-            method.check_count(token_map, k)
-        selection = method.select(cues, token_map, k)
+        try:
+            if k is None:
+                k = method.count(cues, token_map)
+                method.check_count(token_map, k)
+            selection = method.select(cues, token_map, k)
+        finally:  # read when everything is under way; broken cues are the better reason
+            check_finite()
         _check_selection(method, selection, (cues.batch, k), len(token_map))
         return selection
 
 
-def _check_cues(method: Method, cues: Cues, n: int) -> None:
-    """Raise a :class:`MissingCueError` if a cue that `method` reads is absent, of another size, or not finite."""
+def _check_cues(method: Method, cues: Cues, n: int) -> Callable[[], None]:
+    """Raise a :class:`MissingCueError` if a cue that `method` reads is absent or of another size; what is returned
+    raises one if a cue is not finite, and waits for the device to know."""
     missing = [depth for depth in method.saliency_depths if depth not in cues.saliency_at]
     if missing:
         raise MissingCueError(f"{method.name} needs saliency at tower depths {missing}, which were not computed.")
@@ -63,15 +67,18 @@ def _check_cues(method: Method, cues: Cues, n: int) -> None:
             raise MissingCueError(f"The cue {name!r} covers {value.shape[1]} visual tokens, but the map has {n}.")
     found |= {f"saliency_at[{depth}]": cues.saliency_at[depth] for depth in method.saliency_depths}
     numbers = {name: value for name, value in found.items() if value.is_floating_point()}
-    if not numbers:
-        return
-    finite = torch.stack([torch.isfinite(value).all().to(cues.device) for value in numbers.values()])
-    broken = [name for name, fine in zip(numbers, finite.tolist()) if not fine]  # one read for all cues
-    if broken:
-        raise MissingCueError(
-            f"The cue {broken[0]!r} holds NaN or infinite values: the vision tower overflowed or the picture is "
-            "broken. Check the pixel values, or run the tower in float32 or bfloat16."
-        )
+    zeros = [(value - value).sum(dtype=torch.float32).to(cues.device) for value in numbers.values()]  # or NaN
+    packed = torch.stack(zeros) if zeros else None
+
+    def check_finite() -> None:
+        broken = [] if packed is None else [name for name, zero in zip(numbers, packed.tolist()) if zero != 0]
+        if broken:
+            raise MissingCueError(
+                f"The cue {broken[0]!r} holds NaN or infinite values: the vision tower overflowed or the picture is "
+                "broken. Check the pixel values, or run the tower in float32 or bfloat16."
+            )
+
+    return check_finite
 
 
 def _check_selection(method: Method, selection: Selection, shape: tuple[int, int], n: int) -> None:

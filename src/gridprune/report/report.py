@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,8 +34,6 @@ class Report:
         kept_indices: (k,) int64 ascending, among the candidates.
         kept_mask: (n,) bool among all visual tokens, separators included.
         zones: the partition that got budgets, or None.
-        zone_budgets: (Z,) int64, or None.
-        relevance, saliency, scores: (N,) fp32 over the candidates, or None if the method did not ask.
         relevance_sign: which end of `relevance` means relevant on this tower.
         relevance_source, saliency_source: where these come from, or "".
         merged: whether kept tokens absorbed others.
@@ -54,16 +53,14 @@ class Report:
     kept_indices: Tensor
     kept_mask: Tensor
     zones: Zones | None
-    zone_budgets: Tensor | None
-    relevance: Tensor | None
-    saliency: Tensor | None
-    scores: Tensor | None
     relevance_sign: int
     relevance_source: str
     saliency_source: str
     merged: bool
     encode_seconds: float | None
     decision_seconds: float | None
+    _scores: dict[str, Tensor | None]  # (B, N) each, where they were computed
+    _row: int
     _picture: Callable[[], Tensor]
     _processor: Any
     layer_average: float | None = None
@@ -85,12 +82,9 @@ class Report:
         encode_seconds: float | None,
         decision_seconds: float | None,
         layer_average: float | None = None,
+        mask: Tensor | None = None,
     ) -> Report:
-        """Take one row out of a batched selection and its cues."""
-
-        def own(values: Tensor | None) -> Tensor | None:
-            return None if values is None else values[row].detach().cpu()
-
+        """One row of a batched selection and its cues; `mask` is `kept_mask`, where it is known."""
         return cls(
             method=method.name,
             settings=method.explain(),
@@ -99,22 +93,47 @@ class Report:
             question=question,
             token_map=token_map,
             kept_indices=kept,
-            kept_mask=token_map.keep_mask(kept),
+            kept_mask=token_map.keep_mask(kept) if mask is None else mask,
             zones=selection.zones,
-            zone_budgets=own(selection.budgets),
-            relevance=own(cues.relevance),
-            saliency=own(cues.saliency),
-            scores=own(selection.scores),
             relevance_sign=cues.relevance_sign,
             relevance_source=cues.relevance_source if cues.relevance is not None else "",
             saliency_source=family.saliency_source() if cues.saliency is not None else "",
             merged=selection.merge is not None,
             encode_seconds=encode_seconds,
             decision_seconds=decision_seconds,
+            _scores={"relevance": cues.relevance, "saliency": cues.saliency, "scores": selection.scores},
+            _row=row,
             _picture=picture,
             _processor=processor,
             layer_average=layer_average,
         )
+
+    @cached_property
+    def zone_budgets(self) -> Tensor | None:
+        """(Z,) int64: tokens kept of each zone; None without zones."""
+        if self.zones is None:
+            return None
+        return torch.bincount(self.zones.index[self.kept_indices], minlength=self.zones.count)
+
+    @cached_property
+    def relevance(self) -> Tensor | None:
+        """(N,) fp32 over the candidates, or None if the method did not ask."""
+        return self._own("relevance")
+
+    @cached_property
+    def saliency(self) -> Tensor | None:
+        """(N,) fp32 over the candidates, or None if the method did not ask."""
+        return self._own("saliency")
+
+    @cached_property
+    def scores(self) -> Tensor | None:
+        """(N,) fp32 over the candidates: what the method ranked them by, if it did."""
+        return self._own("scores")
+
+    def _own(self, name: str) -> Tensor | None:
+        """Copied to the host when somebody looks, so that no call waits for it."""
+        values = self._scores[name]
+        return None if values is None else values[self._row].detach().cpu()
 
     @property
     def total(self) -> int:

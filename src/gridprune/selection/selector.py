@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from ..core.token_map import TokenMap
@@ -27,7 +29,7 @@ class Choice:
     @property
     def kept(self) -> Tensor:
         """(k,) candidate indices on the CPU."""
-        return self.selection.kept[self.row]
+        return self.selection.rows[self.row]
 
 
 @dataclass(eq=False)
@@ -117,7 +119,7 @@ class Selector:
         """
         embeddings, token_map, merge = encoded.embeddings[image], encoded.maps[image], choice.selection.merge
         mask = token_map.keep_mask(choice.kept) if mask is None else mask
-        kept = embeddings[mask.nonzero()[:, 0].to(embeddings.device)]
+        kept = embeddings[_where(mask, embeddings.device)]
         if merge is None:
             return kept
         one = slice(choice.row, choice.row + 1)
@@ -129,5 +131,10 @@ class Selector:
         else:
             candidates = embeddings[token_map.candidate_positions.to(embeddings.device)]
             merged = own.apply(candidates[None], len(choice.kept))[0]
-        content = (~token_map.separator[mask]).nonzero()[:, 0].to(kept.device)
+        content = _where(~token_map.separator[mask], kept.device)
         return kept.index_copy(0, content, merged.to(kept.dtype))
+
+
+def _where(mask: Tensor, device: torch.device) -> Tensor:
+    """Indices of the true entries of a mask on the CPU, on `device`."""
+    return torch.from_numpy(np.flatnonzero(mask.numpy())).to(device)
