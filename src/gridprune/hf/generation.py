@@ -158,7 +158,7 @@ class Prompt:
     def _ignored(self, count: int | Tensor, copies: int) -> int | Tensor:
         """How many columns of the short prompt the first `count` of every row (B * copies) become."""
         latest = np.pad(self.layout.rows(copies).latest + 1, ((0, 0), (1, 0)))
-        each = np.broadcast_to(torch.as_tensor(count).cpu().numpy(), len(latest))
+        each = np.broadcast_to(torch.as_tensor(count, device="cpu").numpy(), len(latest))
         whole = self.layout.full
         reached = np.take_along_axis(latest, each.clip(max=whole)[:, None], axis=1)[:, 0] + (each - whole).clip(min=0)
         if isinstance(count, Tensor) or (reached != reached[0]).any():
