@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -100,3 +101,8 @@ def test_very_long_question(run):
 def test_help_costs_no_heavy_import():
     code = "import sys, gridprune.cli; sys.exit(bool({'torch', 'transformers', 'gradio', 'vllm'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_the_package_is_a_command():
+    done = subprocess.run([sys.executable, "-m", "gridprune", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == version("gridprune")

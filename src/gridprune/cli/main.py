@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Annotated
 
 import typer
 
+from .. import __version__
 from .ask import ask_command, explain_command
 from .batch import batch_command
 from .demo import demo_command
@@ -24,6 +26,22 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_show_locals=False,
 )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+_VERSION = typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop.")
+
+
+@app.callback()
+def options(version: Annotated[bool, _VERSION] = False) -> None:
+    pass
+
+
 _COMMANDS: dict[str, Callable[..., None]] = {
     "ask": ask_command,
     "explain": explain_command,
