@@ -12,10 +12,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page, ViewportSize, sync_playwright
 
 IMAGES = Path(__file__).resolve().parent.parent / "docs" / "images"
-DESK, PHONE = {"width": 1280, "height": 980}, {"width": 390, "height": 844}
+DESK, PHONE = ViewportSize(width=1280, height=980), ViewportSize(width=390, height=844)
 
 
 def main() -> None:
@@ -25,7 +25,7 @@ def main() -> None:
     parser.add_argument("--phone", action="store_true", help="also take the page on a narrow screen")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-c", "from gridprune.cli import app; app()", "demo", "--port", "0"]
+    command = [sys.executable, "-m", "gridprune", "demo", "--port", "0"]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         assert server.stdout is not None
@@ -40,14 +40,14 @@ def main() -> None:
         server.wait()
 
 
-def _take(page: Page, address: str, target: Path, **options: bool) -> None:
+def _take(page: Page, address: str, target: Path, full_page: bool = False) -> None:
     page.set_default_timeout(120_000)
     page.goto(address)
     page.locator(".gp-map").first.wait_for()
     page.locator("#gp-keep input[type=number]").fill("48")
     page.locator("#gp-keep input[type=number]").press("Enter")
     page.locator(".gp-map[aria-label^='48 of']").first.wait_for()
-    page.screenshot(path=target, **options)
+    page.screenshot(path=target, full_page=full_page)
 
 
 if __name__ == "__main__":
