@@ -12,8 +12,8 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from gridprune.embedded import bitmaps
-from gridprune.embedded.vocabulary import CLASSES
+from training.embedded import bitmaps
+from training.embedded.vocabulary import CLASSES
 
 EMOJI = {
     "apple": "\U0001f34e\U0001f34f", "banana": "\U0001f34c", "lemon": "\U0001f34b", "carrot": "\U0001f955",

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from gridprune.embedded.draws import Draws
-from gridprune.embedded.scenes import Item, Scene
-from gridprune.embedded.vocabulary import (
+from gridprune.tiny.draws import Draws
+from training.embedded.scenes import Item, Scene
+from training.embedded.vocabulary import (
     BACKGROUNDS,
     BOS,
     COLOR_NAMES,

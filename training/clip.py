@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gridprune.embedded.scenes import GRID, PATCH
-from gridprune.embedded.vocabulary import EOS, VOCABULARY
+from training.embedded.scenes import GRID, PATCH
+from training.embedded.vocabulary import EOS, VOCABULARY
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)

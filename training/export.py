@@ -23,10 +23,10 @@ from transformers import (
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from gridprune.embedded.checksums import digest
-from gridprune.embedded.loading import SUMS, tower_prefix
-from gridprune.embedded.scenes import GRID, PATCH, VIEW
-from gridprune.embedded.vocabulary import BOS, EOS, IMAGE, PAD, SPECIALS, SPELLINGS, SPLIT, VOCABULARY
+from gridprune.tiny.checksums import digest
+from training.embedded.loading import SUMS, tower_prefix
+from training.embedded.scenes import GRID, PATCH, VIEW
+from training.embedded.vocabulary import BOS, EOS, IMAGE, PAD, SPECIALS, SPELLINGS, SPLIT, VOCABULARY
 
 from .clip import CLIP, MEAN, STD, TowerConfig
 from .joint import Projector

@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from gridprune.embedded.draws import Draws
-from gridprune.embedded.questions import balanced, training
-from gridprune.embedded.scenes import GRID, Scene, make_scene
+from gridprune.tiny.draws import Draws
+from training.embedded.questions import balanced, training
+from training.embedded.scenes import GRID, Scene, make_scene
 
 from .clip import CLIP, normalise, patchify
 from .lm import LanguageModel, answer_loss, exact

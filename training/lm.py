@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gridprune.embedded.vocabulary import BOS, CLASSES, COUNTS, EOS, LETTERS, TOKEN_ID, VOCABULARY, WORDS
+from training.embedded.vocabulary import BOS, CLASSES, COUNTS, EOS, LETTERS, TOKEN_ID, VOCABULARY, WORDS
 
 from .packing import Packed
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gridprune.embedded.questions import Question
-from gridprune.embedded.vocabulary import ANSWER, EOS, PAD, encode
+from training.embedded.questions import Question
+from training.embedded.vocabulary import ANSWER, EOS, PAD, encode
 
 IGNORE = -100
 

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gridprune.embedded.cells import evidence_mask
-from gridprune.embedded.questions import balanced
-from gridprune.embedded.scenes import GRID, make_scene
+from training.embedded.cells import evidence_mask
+from training.embedded.questions import balanced
+from training.embedded.scenes import GRID, make_scene
 
 from .captions import tokenize
 from .clip import CLIP, TowerConfig, normalise, patchify

@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from gridprune.embedded.draws import Draws
-from gridprune.embedded.questions import KINDS, Question, balanced, training
-from gridprune.embedded.scenes import GRID, Scene, make_scene
-from gridprune.embedded.vocabulary import (
+from gridprune.tiny.draws import Draws
+from training.embedded.questions import KINDS, Question, balanced, training
+from training.embedded.scenes import GRID, Scene, make_scene
+from training.embedded.vocabulary import (
     ANSWER,
     BACKGROUNDS,
     COLORS,

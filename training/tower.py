@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from gridprune.embedded.draws import Draws
-from gridprune.embedded.scenes import GRID, make_scene
+from gridprune.tiny.draws import Draws
+from training.embedded.scenes import GRID, make_scene
 
 from .captions import caption, tokenize
 from .clip import CLIP, TowerConfig, normalise, patchify

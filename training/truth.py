@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gridprune.embedded.cells import overlap
-from gridprune.embedded.scenes import PATCH, Scene
-from gridprune.embedded.vocabulary import (
+from training.embedded.cells import overlap
+from training.embedded.scenes import PATCH, Scene
+from training.embedded.vocabulary import (
     COLOR_NAMES,
     COLORS,
     COUNTS,

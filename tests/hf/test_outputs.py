@@ -313,6 +313,7 @@ def test_rope_deltas_count_the_given_prompt(case):
     with torch.no_grad():
         stock = net(**call)
     output, _ = forward(net, call, Uneven())
-    if stock.get("rope_deltas") is None:
-        pytest.skip("this transformers hands out none")
-    assert torch.equal(output.rope_deltas.cpu(), stock.rope_deltas.cpu())
+    if stock.get("rope_deltas") is None:  # some versions and models hand out none
+        assert output.get("rope_deltas") is None
+    else:
+        assert torch.equal(output.rope_deltas.cpu(), stock.rope_deltas.cpu())

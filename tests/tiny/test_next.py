@@ -121,7 +121,7 @@ def test_resume_after_a_kill_gives_the_same_weights(tmp_path: Path, monkeypatch:
         return train_next(folder, RECIPE.next, clip, joint, seed=3, stop=stop, report=lambda line: None)
 
     monkeypatch.setattr("training.boxes.next.evaluate_next", lambda *a, **k: {})
-    monkeypatch.setattr("training.boxes.runs.Run.maybe_save", lambda self, step, steps: self.save(step))
+    monkeypatch.setattr("training.runs.Run.maybe_save", lambda self, step, steps: self.save(step))
     before = untrained()[1].state_dict()
     straight = run(tmp_path / "straight")
     run(tmp_path / "killed", stop=3)

@@ -129,7 +129,7 @@ def test_resume_after_a_kill_gives_the_same_weights(
             return train_symbolic(folder, RECIPE.symbolic, RECIPE.lm, seed=3, stop=stop, report=quiet)
         return train_tower(folder, RECIPE.tower_training, RECIPE.tower, seed=3, stop=stop, report=quiet)
 
-    monkeypatch.setattr("training.boxes.runs.Run.maybe_save", lambda self, step, steps: self.save(step))
+    monkeypatch.setattr("training.runs.Run.maybe_save", lambda self, step, steps: self.save(step))
     straight = run(tmp_path / "straight")
     run(tmp_path / "killed", stop=3)
     resumed = run(tmp_path / "killed")

@@ -10,13 +10,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from gridprune.embedded.draws import Draws
-from gridprune.embedded.loading import EmbeddedWeightsError, load, tower_prefix, write_standard
-from gridprune.embedded.questions import balanced
-from gridprune.embedded.scenes import make_scene
-from gridprune.embedded.vocabulary import NOUNS, UNK, WORDS, encode
+from gridprune.tiny.draws import Draws
 from training.captions import LIMIT, caption
 from training.clip import CLIP, normalise
+from training.embedded.loading import EmbeddedWeightsError, load, tower_prefix, write_standard
+from training.embedded.questions import balanced
+from training.embedded.scenes import make_scene
+from training.embedded.vocabulary import NOUNS, UNK, WORDS, encode
 from training.export import build_tokenizer
 from training.gates import ladder
 from training.joint import FEWEST, PATCHES, JointModel, Projector, features, lengths_of, places_of, train_pictured

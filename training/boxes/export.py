@@ -28,7 +28,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
 
 from gridprune.cues.text_tower import store_sign
-from gridprune.embedded.checksums import digest
+from gridprune.tiny.checksums import digest
 from gridprune.tiny.forms import NEXT
 from gridprune.tiny.scenes import GRID, PATCH, SIDE
 from gridprune.tiny.vocabulary import BOS, CAPITALS, EOS, IMAGE, PAD, SPECIALS, VOCABULARY

@@ -20,12 +20,12 @@ from torch import Tensor, nn
 from gridprune.tiny.questions import FAMILIES, balanced, training
 from gridprune.tiny.scenes import GRID, Scene, make_scene
 
+from ..optim import Lengths, descend, length_at, make_optimizers, schedule
+from ..runs import Run
 from .cells import cells
 from .clip import TinyCLIP, patchify
 from .lm import TinyLM, answer_loss, exact
-from .optim import Lengths, descend, length_at, make_optimizers, schedule
 from .packing import pack
-from .runs import Run
 from .symbolic import SymbolicLM
 
 PATCHES = GRID * GRID

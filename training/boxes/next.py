@@ -21,12 +21,12 @@ from gridprune.tiny.forms import NEXT
 from gridprune.tiny.questions import FAMILIES, balanced, training
 from gridprune.tiny.scenes import Scene, make_scene
 
+from ..optim import Lengths, descend, length_at, make_optimizers, schedule
+from ..runs import Run
 from .clip import TinyCLIP
 from .joint import JointModel
 from .lm import answer_loss, exact
-from .optim import Lengths, descend, length_at, make_optimizers, schedule
 from .packing import pack
-from .runs import Run
 from .views import count, occupied, view_features, with_newlines
 
 TOKENS = count(NEXT)

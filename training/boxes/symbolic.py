@@ -27,11 +27,11 @@ from gridprune.tiny.vocabulary import (
     label_word,
 )
 
+from ..optim import Lengths, descend, length_at, make_optimizers, schedule
+from ..runs import Run
 from .cells import cells
 from .lm import LMConfig, TinyLM, answer_loss, exact
-from .optim import Lengths, descend, length_at, make_optimizers, schedule
 from .packing import Packed, pack
-from .runs import Run
 
 
 @dataclass(frozen=True)

@@ -20,10 +20,10 @@ from gridprune.tiny.questions import balanced, training
 from gridprune.tiny.scenes import GRID, Scene, make_scene
 from gridprune.tiny.vocabulary import BOS, COLORS, EOS, N_CLASSES, N_COLORS, N_LABELS, PAD, encode, label_word
 
+from ..optim import descend, make_optimizers, schedule
+from ..runs import Run
 from .cells import cells, evidence_mask
 from .clip import TinyCLIP, TowerConfig, patchify
-from .optim import descend, make_optimizers, schedule
-from .runs import Run
 
 PATCHES = GRID * GRID
 PAIRS = N_CLASSES * N_COLORS

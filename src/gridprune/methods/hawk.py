@@ -95,9 +95,8 @@ class FirstLayer(Wrapper):
         check_heads(self)
 
     @classmethod
-    def fits(cls, method: type[Method] | Method) -> bool:
-        needs = (method() if isinstance(method, type) else method).needs if super().fits(method) else frozenset()
-        return "relevance" in needs and "word_relevance" not in needs
+    def fits(cls, method: Method) -> bool:
+        return super().fits(method) and "relevance" in method.needs and "word_relevance" not in method.needs
 
     @property
     def needs(self) -> frozenset[str]:

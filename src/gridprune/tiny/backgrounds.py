@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from ..embedded.draws import Draws
+from .draws import Draws
 
 Canvas = np.ndarray  # int32 [S, S, 3]
 

@@ -20,8 +20,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from ..embedded.checksums import digest
 from ..errors import CheckpointError
+from .checksums import digest
 from .forms import FORMS, LLAVA, NEXT, Form
 
 

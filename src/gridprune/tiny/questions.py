@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TypeGuard
 
-from ..embedded.draws import Draws
+from .draws import Draws
 from .scenes import Box, Item, Scene
 from .vocabulary import CLASSES, COLORS, COUNTS, GROUPS, LETTERS, PLURALS, REGIONS, article, label_word
 

@@ -13,8 +13,8 @@ from functools import cached_property
 import numpy as np
 from PIL import Image
 
-from ..embedded.draws import Draws, rotated
 from .backgrounds import background
+from .draws import Draws, rotated
 from .forms import GRID, LLAVA, PATCH, VIEW, Form
 from .sprites import Sprite, pixels, sprites
 from .vocabulary import CLASSES, COLOR_RGB, COLORS, COUNTS, GROUPS, LETTERS, N_CLASSES, REGIONS, WORDS

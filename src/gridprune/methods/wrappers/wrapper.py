@@ -50,7 +50,7 @@ class Wrapper(Method):
         return super().explain() | {name: {"name": method.name} | method.explain() for name, method in held.items()}
 
     @classmethod
-    def fits(cls, method: type[Method] | Method) -> bool:
+    def fits(cls, method: Method) -> bool:
         """Whether this wrapper can hold `method`."""
         plain = method.stage == "pre-llm" and method.fixed_count and not method.merges
         return plain and cls.requires <= method.capabilities
@@ -62,5 +62,5 @@ class Wrapper(Method):
         if not isinstance(method, Method):
             raise SettingError(f"{type(self).__name__}.{name} must be a method, such as DivPrune(), got {method!r}.")
         if not self.fits(method):
-            fitting = ", ".join(sorted(n for n in BUILT_IN if self.fits(get(n))))
+            fitting = ", ".join(sorted(n for n in BUILT_IN if self.fits(get(n)())))
             raise SettingError(f"{self.name} cannot hold {method.name!r}. It composes with: {fitting}.")

@@ -9,11 +9,11 @@ from functools import cache
 import numpy as np
 import pytest
 
-from gridprune.embedded.cells import evidence_mask
-from gridprune.embedded.phrases import FORMS
-from gridprune.embedded.questions import KINDS, Question, balanced, template_prior, training
-from gridprune.embedded.scenes import Scene, make_scene
-from gridprune.embedded.vocabulary import (
+from training.embedded.cells import evidence_mask
+from training.embedded.phrases import FORMS
+from training.embedded.questions import KINDS, Question, balanced, template_prior, training
+from training.embedded.scenes import Scene, make_scene
+from training.embedded.vocabulary import (
     BACKGROUNDS,
     COLOR_RGB,
     COLORS,

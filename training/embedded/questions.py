@@ -8,7 +8,8 @@ from typing import TypeVar
 
 import numpy as np
 
-from .draws import Draws
+from gridprune.tiny.draws import Draws
+
 from .phrases import asked, color_name, typed
 from .scenes import PATCH, Box, Item, Scene
 from .vocabulary import (

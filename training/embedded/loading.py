@@ -22,8 +22,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from ..errors import CheckpointError
-from .checksums import digest
+from gridprune.errors import CheckpointError
+from gridprune.tiny.checksums import digest
 
 TOWER = "vision_model."  # prefix of the tower's tensors in CLIP
 SUMS = "checksums.json"

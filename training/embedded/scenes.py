@@ -1,6 +1,6 @@
 """Scenes: a seeded layout (geometry only) of objects and signs, or of a page of text, and its rendering.
 
-Every fifth scene is a page. Layouts are drawn so that the questions of :mod:`gridprune.embedded.questions` can be
+Every fifth scene is a page. Layouts are drawn so that the questions of :mod:`training.embedded.questions` can be
 answered with exactly balanced answers: what they are about is dealt from permutations, never drawn.
 """
 
@@ -13,9 +13,10 @@ from functools import cached_property
 import numpy as np
 from PIL import Image
 
+from gridprune.tiny.draws import Draws, rotated
+
 from .backgrounds import background
 from .bitmaps import Bitmap
-from .draws import Draws, rotated
 from .vocabulary import BACKGROUNDS, COLOR_RGB, COLORS, COUNTS, LETTERS, N_CLASSES, REGIONS, WORDS
 
 __all__ = ["FORMS", "GRID", "LLAVA", "NEXT", "PATCH", "VIEW", "Box", "Form", "Item", "Scene", "Targets", "make_scene"]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from .draws import Draws
+from gridprune.tiny.draws import Draws
+
 from .vocabulary import COLOR_NAMES, COLORS, NOUNS, article
 
 #: Forms by template. ``{a}``, ``{noun}``, ``{plural}``, ``{other}``, ``{others}`` and ``{color}`` are filled in.

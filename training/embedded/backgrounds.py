@@ -10,7 +10,8 @@ from functools import cache
 
 import numpy as np
 
-from .draws import Draws
+from gridprune.tiny.draws import Draws
+
 from .vocabulary import BACKGROUNDS
 
 ROOM = 32  # pixels by which a texture is larger than the picture cut from it

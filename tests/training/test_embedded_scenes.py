@@ -7,11 +7,11 @@ import hashlib
 import numpy as np
 import pytest
 
-from gridprune.embedded.backgrounds import SPLITS as BACKGROUND_SPLITS
-from gridprune.embedded.bitmaps import LOOKS, drawing, drawings, fonts
-from gridprune.embedded.questions import balanced
-from gridprune.embedded.scenes import LLAVA, NEXT, PATCH, Form, Scene, make_scene
-from gridprune.embedded.vocabulary import COLOR_RGB, N_CLASSES
+from training.embedded.backgrounds import SPLITS as BACKGROUND_SPLITS
+from training.embedded.bitmaps import LOOKS, drawing, drawings, fonts
+from training.embedded.questions import balanced
+from training.embedded.scenes import LLAVA, NEXT, PATCH, Form, Scene, make_scene
+from training.embedded.vocabulary import COLOR_RGB, N_CLASSES
 
 SPLITS = ("train", "dev", "test")
 CHECKSUMS = {"train": "ef4f5c5a681088d7", "dev": "ae1814e79658ebc7", "test": "23a2ba00d7a7826d"}

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from gridprune.tiny.draws import Draws
+
 from .bitmaps import LOOKS, drawing, drawings, fonts, word
-from .draws import Draws
 from .scenes import PATCH, Box, Form, Item, Targets
 from .vocabulary import COLOR_RGB, COLORS, N_CLASSES, WORDS
 
