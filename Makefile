@@ -24,10 +24,10 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install -q $(PIP_ARGS) -c constraints.txt -e '.[dev]'
 	@touch $@
 
-demo: $(STAMP)  ## ask the embedded model about a sample picture, with all and with 64 of 576 visual tokens
+demo: $(STAMP)  ## ask the embedded model about a sample image, with all and with 64 of 576 visual tokens
 	$(BIN)/gridprune ask $(SAMPLE) "$(QUESTION)" --keep 64 --compare --overlay examples/scene.kept.png
 
-page: $(STAMP)  ## open the page: pictures, questions, what is kept, and both answers
+page: $(STAMP)  ## open the page: images, questions, what is kept, and both answers
 	$(BIN)/python -m pip install -q $(PIP_ARGS) -c constraints.txt -e '.[demo]'
 	$(BIN)/gridprune demo
 
@@ -79,10 +79,10 @@ format: $(STAMP)  ## let ruff put things in order
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-results: $(STAMP)  ## write tables, plots and pictures into README.md and docs/
+results: $(STAMP)  ## write tables, plots and images into README.md and docs/
 	$(BIN)/python -m scripts.results --write
 	$(BIN)/gridprune explain $(SAMPLE) "$(QUESTION)" --keep 64 -o docs/images/explain.png
-	$(BIN)/python -m scripts.docs_pictures
+	$(BIN)/python -m scripts.docs_images
 	$(BIN)/python -m scripts.methods_page
 
 docs: $(STAMP)  ## build the documentation site into site/

@@ -67,7 +67,7 @@ def _worth_it(row: dict[str, Any], cap: float) -> bool:
 def _no_decision(method: Method) -> str:
     if method.stage != "pre-llm":
         return f"acts at the stage {method.stage!r}: nothing is decided between encoder and language model"
-    return "compares the frames of clips" if method.min_frames > 1 else ""
+    return "compares the frames of videos" if method.min_frames > 1 else ""
 
 
 def _over_sizes(
@@ -163,7 +163,7 @@ def _against(name: str, cues: Cues, token_map: TokenMap, k: int, rounds: int) ->
 
 
 def random_cues(tokens: int, width: int = WIDTH) -> tuple[Cues, TokenMap]:
-    """Random cues of every kind for a near-square picture of `tokens` tokens; embeddings are of this width."""
+    """Random cues of every kind for a near-square image of `tokens` tokens; embeddings are of this width."""
     rows = int(tokens**0.5)
     while tokens % rows:
         rows -= 1

@@ -1,4 +1,4 @@
-"""Picture in, first token out: unpruned, pruned, with k native tokens, and as research code prunes."""
+"""Image in, first token out: unpruned, pruned, with k native tokens, and as research code prunes."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def has_cls(rig: Rig) -> bool:
 
 
 def _native(rig: Rig, k: int) -> Any:
-    """The limit: the same encoder, then k visual tokens as if the picture had no more, and newlines as pruning has.
+    """The limit: the same encoder, then k visual tokens as if the image had no more, and newlines as pruning has.
 
     Blocks behind the feature layer are left out, as pruning leaves them out: nothing but looking and choosing differs.
     """

@@ -18,10 +18,10 @@ QUESTION = "what is this"
 
 
 class Rig:
-    """One shape with random weights and one random picture.
+    """One shape with random weights and one random image.
 
     Attributes:
-        vision, map: the picture, and where its tokens lie.
+        vision, map: the image, and where its tokens lie.
         inside: modules that are timed within every call: tower, projector, language model, and the blocks of each kind.
         missing: by kind of block, how many more the real model has than were built.
         rows: budget -> visual tokens the pruned prompt holds: newlines of rows that keep a token stay beside the k.
@@ -56,7 +56,7 @@ class Rig:
 
     @property
     def lengths(self) -> list[int]:
-        """Tokens of a picture in the prompt: all, separators included, and every budget."""
+        """Tokens of an image in the prompt: all, separators included, and every budget."""
         return [len(self.map), *self.shape.keeps]
 
     # -- the whole model's time from the built one's ---------------------------------------------------------------
@@ -85,7 +85,7 @@ class Rig:
     # -- prompts -------------------------------------------------------------------------------------------------
 
     def call(self) -> dict[str, Any]:
-        """The arguments of a forward call with the picture."""
+        """The arguments of a forward call with the image."""
         ids = self.prompt(len(self.map))
         types = {} if self.shape.clip else {"mm_token_type_ids": (ids == IMAGE_TOKEN).int()}  # for M-RoPE
         return {"input_ids": ids, "logits_to_keep": 1, **self.vision, **types}

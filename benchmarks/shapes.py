@@ -60,19 +60,19 @@ class Shape:
     """What to build and how long its prompt is.
 
     Attributes:
-        tokens: visual tokens of the picture, as the real model has them.
+        tokens: visual tokens of the image, as the real model has them.
         layers, tower_layers: of the real model.
         build_tower: tower blocks to build.
         keeps: budgets to measure.
         make: (layers, tower blocks) -> model.
-        vision: the vision arguments of one random picture.
-        prompt: text tokens around the picture.
+        vision: the vision arguments of one random image.
+        prompt: text tokens around the image.
         build_layers: language-model layers to build.
-        tower_full: tower blocks of the real model that attend to the whole picture, if the others keep to windows; the
+        tower_full: tower blocks of the real model that attend to the whole image, if the others keep to windows; the
             last one built does.
         pairs: how many pairs of pruned and native calls are made at least.
         clip: whether relevance comes from a CLIP text tower.
-        one_size: whether its processor makes every picture one view of one size.
+        one_size: whether its processor makes every image one view of one size.
     """
 
     name: str
@@ -143,8 +143,8 @@ def _qwen(layers: int, blocks: int) -> Any:
     return Qwen2_5_VLForConditionalGeneration(config)
 
 
-def _qwen_picture(rows: int, columns: int) -> dict[str, Any]:
-    """A picture of rows x columns patches of 14 x 14 pixels, two frames deep."""
+def _qwen_image(rows: int, columns: int) -> dict[str, Any]:
+    """An image of rows x columns patches of 14 x 14 pixels, two frames deep."""
     pixels = torch.randn(rows * columns, 3 * 2 * 14 * 14)
     return {"pixel_values": pixels, "image_grid_thw": torch.tensor([[1, rows, columns]])}
 
@@ -179,14 +179,14 @@ SHAPES = {
             one_size=False,
         ),
         Shape(
-            *("qwen2.5-vl-7b", 1296, 28, 32, 2, (144,), _qwen, lambda: _qwen_picture(72, 72)),
+            *("qwen2.5-vl-7b", 1296, 28, 32, 2, (144,), _qwen, lambda: _qwen_image(72, 72)),
             tower_full=4,
             pairs=4,
             clip=False,
             one_size=False,
         ),
         Shape(
-            *("qwen2.5-vl-7b-5k", 5040, 28, 32, 2, (560,), _qwen, lambda: _qwen_picture(144, 140)),
+            *("qwen2.5-vl-7b-5k", 5040, 28, 32, 2, (560,), _qwen, lambda: _qwen_image(144, 140)),
             tower_full=4,
             pairs=6,
             clip=False,

@@ -151,7 +151,7 @@ class _Bench:
         rounds = 3 * self.rounds
         variants: dict[str, Callable[[], Any]] = {"cues": self._cues, "decision": self._decision}
         if any(len(self.journal.values.get(name, ())) < rounds for name in variants):
-            self._decision()  # encodes the picture, which is not what is timed
+            self._decision()  # encodes the image, which is not what is timed
         if self.rig.text is not None:
             tower, question = build_text(self.rig.family.vision_config), torch.full((1, 16), 7)
             question[0, -1] = 3
@@ -197,8 +197,8 @@ class _Bench:
         from transformers import CLIPImageProcessor
 
         processor = CLIPImageProcessor(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
-        picture = Image.effect_noise((640, 480), 60).convert("RGB")
-        return {"image processing": lambda: processor(picture, return_tensors="pt")}
+        image = Image.effect_noise((640, 480), 60).convert("RGB")
+        return {"image processing": lambda: processor(image, return_tensors="pt")}
 
     def _cache(self, length: int) -> Any:
         """What the call left in its cache; where an earlier run made it, random numbers in one of the same shape."""

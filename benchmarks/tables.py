@@ -158,7 +158,7 @@ def capture(result: Result) -> str:
 
 
 def parts(result: Result) -> str:
-    """Seconds of the stages between a picture and the first token."""
+    """Seconds of the stages between an image and the first token."""
     lines = []
     for name, part in _shapes(result).items():
         stages, shape, whole = part["stages"], part["shape"], part["extrapolated"]
@@ -225,7 +225,7 @@ def _foot(result: Result) -> str:
         f"Random weights, {machine['dtype']}, {machine['attention']}, {machine['clock']}, {machine['processor']}, "
         f"torch {machine['torch']}, all interleaved. Built: {built}. Every call times its blocks; times of the whole "
         "model add the missing ones at what one of their kind took in the same call, so that what happens once a "
-        "picture (text tower, cues, decision) weighs what it weighs in the whole model. Built blocks alone are what "
+        "image (text tower, cues, decision) weighs what it weighs in the whole model. Built blocks alone are what "
         "was timed, without the text tower: there the decision weighs more. Both ratios carry the clock's noise on "
         "matrix products that are the same in either call; looking and choosing is what pruning spends more than the "
         "limit outside tower, projector and language model, text tower included, over the limit's time. In brackets "

@@ -2,7 +2,7 @@
 
 Two servers stand side by side, the stock architecture and the pruned one, on the same random LLaVA of middle size. They
 are measured in turns, so that whatever slows the machine slows both; the one that waits is idle. Every request has a
-picture and a question of its own, so that no cache helps. Run it in vLLM's environment:
+image and a question of its own, so that no cache helps. Run it in vLLM's environment:
 
     PYTHONPATH=tests/vllm/startup .venv-vllm/bin/python -m benchmarks.vllm_bench --out results/vllm.json
 """
@@ -88,8 +88,8 @@ def build(folder: Path, layers: int) -> None:
     build_tokenizer(close=True).save_pretrained(folder / "clip")
 
 
-def picture(number: int) -> str:
-    """A data URL of a picture that no other request has."""
+def image(number: int) -> str:
+    """A data URL of an image that no other request has."""
     blocks = np.random.default_rng(number).integers(0, 256, (12, 12, 3), dtype=np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(blocks).resize((SIDE, SIDE), Image.Resampling.NEAREST).save(buffer, "JPEG")
@@ -100,7 +100,7 @@ def request(number: int, tokens: int) -> dict[str, Any]:
     """A chat request; greedy, of a fixed length."""
     words = np.random.default_rng(number).choice(VOCABULARY[len(SPECIALS) :], 8)
     content = [
-        {"type": "image_url", "image_url": {"url": picture(number)}},
+        {"type": "image_url", "image_url": {"url": image(number)}},
         {"type": "text", "text": " ".join(words)},
     ]
     message = {"role": "user", "content": content}

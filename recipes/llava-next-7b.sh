@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # LLaVA-NeXT-7B (Vicuna) at 640, 320 and 160 of 2880 visual tokens.
 #
-# Resolution: every picture is stretched to 672 x 672 first, so that N is 2880 (an overview and four tiles) for all, as
-# the paper counts. `resize= recipes/llava-next-7b.sh` leaves pictures as they are: N then depends on their shape.
+# Resolution: every image is stretched to 672 x 672 first, so that N is 2880 (an overview and four tiles) for all, as
+# the paper counts. `resize= recipes/llava-next-7b.sh` leaves images as they are: N then depends on their shape.
 # Budget: one count over all views; newline tokens come on top, one for every row that keeps a token.
 set -euo pipefail
 cd "$(dirname "$0")"

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Qwen2.5-VL-7B at 192, 128, 64 and 32 of 576 visual tokens.
 #
-# Resolution: every picture is stretched to 672 x 672 first: 24 x 24 tokens of 28 x 28 pixels, N = 576 for all.
+# Resolution: every image is stretched to 672 x 672 first: 24 x 24 tokens of 28 x 28 pixels, N = 576 for all.
 # `resize=1008x1008` gives 1296 tokens, the other count in use. What the GridPrune paper did is not known to us.
 # Relevance: mean cosine with the question's input embeddings (there is no CLIP text tower); positions are kept (M-RoPE).
 set -euo pipefail

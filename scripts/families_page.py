@@ -23,10 +23,10 @@ Relevance by CLIP's text tower needs CLIP's text half (`prune(..., clip=...)`) a
 Relevance by SigLIP's takes a SigLIP checkpoint with both towers in the same place: SigLIP's pooling head is applied to each
 patch alone, which its training never asked for, so measure the sign with `gridprune sign` before you trust it (+ until
 then); towers that were trained further with their language model have drifted from it. Relevance by input embeddings is the mean cosine of a visual token with the question's tokens, sign +, and needs the
-processor. "Attention received" is the column mean of the attention matrix of one block that sees the whole picture: the
+processor. "Attention received" is the column mean of the attention matrix of one block that sees the whole image: the
 penultimate one, and in Qwen2.5-VL the last full-attention block. Of more than 1,024 patches every ceil(S / 1,024)-th votes.
 
-Separators that are visual tokens (newlines of LLaVA-NeXT and LLaVA-OneVision, [CLS] in the clips of Video-LLaVA) are not
+Separators that are visual tokens (newlines of LLaVA-NeXT and LLaVA-OneVision, [CLS] in the videos of Video-LLaVA) are not
 counted in a budget; a newline stays if, and only if, its row keeps a token. Separators that are text stay text.
 """
 
@@ -35,17 +35,17 @@ LIMITS = """
 
 * Positions: contiguous by default, `positions="original"` on request; models with M-RoPE (Qwen) always keep theirs.
 * Methods that merge before the projector run where it takes patches one by one (LLaVA, LLaVA-NeXT, LLaVA-OneVision,
-  PaliGemma, DeepSeek-VL, Video-LLaVA pictures); elsewhere they are refused. Methods that merge projected embeddings run everywhere.
-* `downsample` runs on LLaVA-1.5; elsewhere the processor sets the token count, so give it a smaller picture.
-* Idefics3 and SmolVLM: where pictures end and how their tiles lie is read from the prompt's tile markers.
-* InternVL: a call does not say how tiles lie in a picture. Each tile is a plane of its own, and only the view of the whole
-  picture has boxes.
-* Frames of a clip count as pictures in InternVL, Idefics3 and SmolVLM, each with its own budget;
-  `gridprune ask clip.mp4` refuses them.
+  PaliGemma, DeepSeek-VL, Video-LLaVA images); elsewhere they are refused. Methods that merge projected embeddings run everywhere.
+* `downsample` runs on LLaVA-1.5; elsewhere the processor sets the token count, so give it a smaller image.
+* Idefics3 and SmolVLM: where images end and how their tiles lie is read from the prompt's tile markers.
+* InternVL: a call does not say how tiles lie in an image. Each tile is a plane of its own, and only the view of the whole
+  image has boxes.
+* Frames of a video count as images in InternVL, Idefics3 and SmolVLM, each with its own budget;
+  `gridprune ask video.mp4` refuses them.
 * Aya Vision, Command A Vision, Qianfan-OCR and LFM2-VL: as InternVL.
-* GLM: clips are refused (their frames share the pictures' placeholder); Gemma 4: clips are refused, audio stays whole.
+* GLM: videos are refused (their frames share the images' placeholder); Gemma 4: videos are refused, audio stays whole.
   DeepSeek-VL, Janus: one view, as LLaVA-1.5.
-* LLaVA-OneVision: in a later turn of a batch with `batch_num_images`, give the new pictures only.
+* LLaVA-OneVision: in a later turn of a batch with `batch_num_images`, give the new images only.
 
 ## Models that other libraries hold
 
@@ -71,8 +71,8 @@ is what was seen; the others are sorted by what their source shows.
 | the same protocol (`get_image_features`, `mm_encoder_outputs`), a geometry of their own: a family file away | DeepseekOcr2, DeepseekVLHybrid, Exaone4_5_, FuyuForCausalLM, Glm5Next, Granite4Vision, GraniteDocling, HyperCLOVAXVisionV2, Inkling2, Kimi_K25, Lfm3Vl, MiniCPMOcr, MiniMaxM3Sparse, MistralLarge4, Molmo2, MuseGlimmer, Step3p7, UnlimitedOcr, VideoLlama3 |
 | as above, with M-RoPE of their own | CohereCompass, Cosmos3Edge, Ernie4_5_VLMoe, HunYuanVL, PaddleOCRVL, Qwen4Exp |
 | as above, with audio in the same sequence | Cosmos3Omni, DiffusionGemmaForBlockDiffusion, Dots3Note, Gemma4Unified, Inkling, MuseSpark, NemotronH_Omni_Reasoning_V3, Qwen2_5OmniThinker, Qwen3OmniMoeThinker |
-| a resampler: tokens have no place in the picture | Aria, Blip2, Idefics2, InstructBlip, InstructBlipVideo, MiniCPMV4_6, MiniCPMV4_7 |
-| pictures as discrete codes | Chameleon, Emu3 |
+| a resampler: tokens have no place in the image | Aria, Blip2, Idefics2, InstructBlip, InstructBlipVideo, MiniCPMV4_6, MiniCPMV4_7 |
+| images as discrete codes | Chameleon, Emu3 |
 | `forward` takes no `mm_encoder_outputs`: there is no supported way to hand on fewer tokens | Blip, EvollaForProteinText2Text, Florence2, GitForCausalLM, IdeficsForVisionText2Text, Kosmos2, Kosmos2_5, Mistral4ForCausalLM, Mllama, PI0, PPFormulaNet, Pix2Struct, T5Gemma2, Udop, VisionEncoderDecoderModel |
 """
 
@@ -80,12 +80,12 @@ is what was seen; the others are sorted by what their source shows.
 def families_table() -> str:
     from gridprune.families import available, describe
 
-    lines = ["| family | classes | saliency | relevance | clips |", "|---|---|---|---|---|"]
+    lines = ["| family | classes | saliency | relevance | videos |", "|---|---|---|---|---|"]
     for entry, family in zip(describe(), available()):
         classes = "<br>".join(f"`{name}`" for name in entry["classes"])
         given = f"<br>or {family.text_tower}, if given" if family.text_tower not in ("", family.relevance) else ""
-        clips = "yes" if entry["video"] else "-"
-        lines.append(f"| {entry['name']} | {classes} | {entry['saliency']} | {entry['relevance']}{given} | {clips} |")
+        videos = "yes" if entry["video"] else "-"
+        lines.append(f"| {entry['name']} | {classes} | {entry['saliency']} | {entry['relevance']}{given} | {videos} |")
     return "\n".join(lines)
 
 
@@ -100,13 +100,13 @@ def limits_table() -> str:
 
 def matrix_table() -> str:
     from gridprune.families import available
-    from gridprune.families.limits import CHUNKED_PREFILL, LATER_PICTURES, PADDING_BEHIND_CACHE, STATIC_CACHE
+    from gridprune.families.limits import CHUNKED_PREFILL, LATER_IMAGES, PADDING_BEHIND_CACHE, STATIC_CACHE
     from hf import test_contract
     from hf.cases import CASES
 
     about = {"test_chunked_prefill": {CHUNKED_PREFILL}, "test_static_cache": {STATIC_CACHE}}
-    about["test_second_turn_of_forward_equals_from_scratch"] = {LATER_PICTURES, PADDING_BEHIND_CACHE}
-    about["test_second_turn_of_generate_equals_from_scratch"] = {LATER_PICTURES}
+    about["test_second_turn_of_forward_equals_from_scratch"] = {LATER_IMAGES, PADDING_BEHIND_CACHE}
+    about["test_second_turn_of_generate_equals_from_scratch"] = {LATER_IMAGES}
     families = {name: family for family in available() for name in family.classes}
     families["LlavaForConditionalGeneration"] = next(f for f in available() if f.name == "llava")
     tests = [(name, member) for name, member in vars(test_contract).items() if name.startswith("test_")]

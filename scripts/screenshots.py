@@ -1,4 +1,4 @@
-"""Take the pictures of the page for README.md and docs/: docs/images/page.png, and page-phone.png with --phone.
+"""Take the images of the page for README.md and docs/: docs/images/page.png, and page-phone.png with --phone.
 
 Serves the embedded model on a free port, opens it in Chromium without a window, and photographs the first sample with
 its first question. Needs gridprune[demo,page-tests] and Chromium.

@@ -55,7 +55,7 @@ class Gate:
 
 @torch.no_grad()
 def scores_of(clip: CLIP, pixels: Tensor, asked: Sequence[Question], noise: torch.Generator) -> dict[str, Tensor]:
-    """Scores of the patches [Q, 576] by selection, for one picture uint8 [1, S, S, 3] and its questions."""
+    """Scores of the patches [Q, 576] by selection, for one image uint8 [1, S, S, 3] and its questions."""
     index = torch.arange(PATCHES, device=pixels.device)[None]
     patches = normalise(patchify(pixels))
     places = clip.project(clip.vision(patches, index)[:, 1:])[0]

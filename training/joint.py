@@ -1,6 +1,6 @@
 """Stages 3 and 4, as LLaVA is made: the projector on captions, then projector and language model on questions.
 
-The towers stay frozen. Every picture of a batch keeps a number of visual tokens of its own, from 8 to all, in places
+The towers stay frozen. Every image of a batch keeps a number of visual tokens of its own, from 8 to all, in places
 that chance decides: the question never chooses them, so that fewer tokens hurt by what is lost alone.
 """
 
@@ -35,7 +35,7 @@ FEWEST = 8  # visual tokens of the shortest prompt
 
 @dataclass(frozen=True)
 class JointConfig:
-    """Length and rates of a stage; ``all_tokens`` percent of the batches have one picture with all visual tokens."""
+    """Length and rates of a stage; ``all_tokens`` percent of the batches have one image with all visual tokens."""
 
     steps: int = 6000
     batch: int = 8
@@ -102,7 +102,7 @@ class JointModel(nn.Module):
 
 @torch.no_grad()
 def features(clip: CLIP, pixels: Tensor) -> Tensor:
-    """Penultimate states of all patches of uint8 pictures [B, S, S, 3], [B, 576, D]."""
+    """Penultimate states of all patches of uint8 images [B, S, S, 3], [B, 576, D]."""
     index = torch.arange(PATCHES, device=pixels.device).expand(len(pixels), -1)
     return clip.vision(normalise(patchify(pixels)), index)[:, 1:]
 
@@ -126,7 +126,7 @@ def places_of(n: int, rng: np.random.Generator) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Pictured(Dataset):
+class Imaged(Dataset):
     """Batch ``step``: pixels, kept patches [B, N], how many of them [B], packed text, facts, and places."""
 
     cfg: JointConfig
@@ -154,7 +154,7 @@ class Pictured(Dataset):
         return pixels, torch.from_numpy(index), torch.from_numpy(lengths), text, known, places
 
 
-def train_pictured(
+def train_imaged(
     out: Path,
     cfg: JointConfig,
     clip: CLIP,
@@ -173,7 +173,7 @@ def train_pictured(
     model.to(device).symbolic.requires_grad_(not only)
     optimizers = make_optimizers(model, muon_lr=cfg.muon_lr, adam_lr=cfg.adam_lr)
     run = Run(out, model, optimizers, every=cfg.save_every)
-    data = Pictured(cfg, seed, captions=only)
+    data = Imaged(cfg, seed, captions=only)
     first = run.resume()
     if only and first == 0:
         seen = features(clip, torch.cat([data[step][0] for step in range(4)]).to(device)).flatten(0, 1)
@@ -215,7 +215,7 @@ def evaluate_joint(
     device: str = "cpu",
     keep: Callable[[Tensor, list[Scene]], Tensor] | None = None,
 ) -> dict[str, float]:
-    """Accuracy by kind; ``keep`` takes pictures and scenes and gives kept patches [B, N] (None: all of them)."""
+    """Accuracy by kind; ``keep`` takes images and scenes and gives kept patches [B, N] (None: all of them)."""
     hits: dict[str, list[bool]] = {}
     indices = list(indices)
     for start in range(0, len(indices), 10):

@@ -1,4 +1,4 @@
-"""Several questions behind one picture: block-diagonal text, restarted positions, loss on answers only."""
+"""Several questions behind one image: block-diagonal text, restarted positions, loss on answers only."""
 
 from __future__ import annotations
 

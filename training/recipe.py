@@ -13,7 +13,7 @@ import torch
 from .clip import CLIP, TowerConfig
 from .export import to_clip, to_llava, write
 from .gates import gates, ladder
-from .joint import JointConfig, JointModel, Projector, ProjectorConfig, train_pictured
+from .joint import JointConfig, JointModel, Projector, ProjectorConfig, train_imaged
 from .lm import LMConfig
 from .symbolic import SymbolicConfig, SymbolicLM, train_symbolic
 from .tower import TowerTraining, train_tower
@@ -53,7 +53,7 @@ def gpu() -> Recipe:
 
 def small() -> Recipe:
     """Seconds: for tests and for trying the pipeline, not for a useful model."""
-    pictured = {"steps": 4, "batch": 2, "questions": 4, "check_scenes": 5, "check_every": 4, "save_every": 2}
+    imaged = {"steps": 4, "batch": 2, "questions": 4, "check_scenes": 5, "check_every": 4, "save_every": 2}
     tower = TowerConfig(width=192, layers=3, mlp=192, text_width=32, text_layers=1, text_heads=2, text_mlp=64)
     return Recipe(
         tower=tower,
@@ -65,8 +65,8 @@ def small() -> Recipe:
             steps=4, batch=2, questions=4, lengths=((0.0, (32, 48)),), check_every=4, check_scenes=5, save_every=2,
             captions_every=4,
         ),
-        projector=ProjectorConfig(**pictured),
-        joint=JointConfig(**pictured),
+        projector=ProjectorConfig(**imaged),
+        joint=JointConfig(**imaged),
         gate_scenes=5,
     )  # fmt: skip
 
@@ -125,7 +125,7 @@ def train(
     for stage, before, cfg in (("projector", "symbolic", recipe.projector), ("joint", "projector", recipe.joint)):
         if stage in stages:
             model = trained_joint(out, recipe, before)
-            train_pictured(out / stage, cfg, trained_clip(out, recipe), model, name=stage, **options)
+            train_imaged(out / stage, cfg, trained_clip(out, recipe), model, name=stage, **options)
     if "export" in stages:
         clip, model = trained_clip(out, recipe), trained_joint(out, recipe, "joint")
         write(out / "weights", to_clip(clip), to_llava(clip, model.projector, model.lm))

@@ -1,6 +1,6 @@
 """Stage 1: the vision and the text tower, trained from scratch by captions alone.
 
-The loss is CLIP's: the right caption of every picture of a batch, and the right picture of every caption. No boxes, no
+The loss is CLIP's: the right caption of every image of a batch, and the right image of every caption. No boxes, no
 labels of patches, no classes come near it. Most steps see a random part of the patches (FLIP, arXiv 2212.00794), the
 last ones all of them.
 """
@@ -44,7 +44,7 @@ class TowerTraining:
 
 @dataclass(frozen=True)
 class Captioned(Dataset):
-    """Batch ``step`` of pictures and captions: patches as bytes [B, P, 192], their numbers [B, P], ids [B, T]."""
+    """Batch ``step`` of images and captions: patches as bytes [B, P, 192], their numbers [B, P], ids [B, T]."""
 
     cfg: TowerTraining
     seed: int
@@ -120,7 +120,7 @@ def train_tower(
 
 @torch.no_grad()
 def retrieval(clip: nn.Module, scenes: int, device: str = "cpu", split: str = "dev") -> dict[str, float]:
-    """Share of development pictures whose caption is found among all, and of captions whose picture is."""
+    """Share of development images whose caption is found among all, and of captions whose image is."""
     images, texts = [], []
     for start in range(0, scenes, 16):
         batch = [make_scene(split, i) for i in range(start, min(start + 16, scenes))]
@@ -131,4 +131,4 @@ def retrieval(clip: nn.Module, scenes: int, device: str = "cpu", split: str = "d
     pairs = torch.cat(images) @ torch.cat(texts).mT
     right = torch.arange(scenes, device=pairs.device)
     found = [(pairs.argmax(axis) == right).float().mean().item() for axis in (1, 0)]
-    return {"caption_of_picture": round(found[0], 3), "picture_of_caption": round(found[1], 3)}
+    return {"caption_of_image": round(found[0], 3), "image_of_caption": round(found[1], 3)}

@@ -40,7 +40,7 @@ class Cells:
 
 
 def cells(scene: Scene, patch: int = PATCH) -> Cells:
-    """Ground truth of every patch of a scene; the patches of an overview cover more pixels of the picture."""
+    """Ground truth of every patch of a scene; the patches of an overview cover more pixels of the image."""
     side = scene.form.side
     shape = (side // patch, side // patch)
     label, color, dot, center, title = (np.zeros(shape, np.int64) for _ in range(5))

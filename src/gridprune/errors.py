@@ -37,7 +37,7 @@ class QuestionError(GridPruneError, ValueError):
 
 
 class ImageError(GridPruneError, ValueError):
-    """A picture that cannot be read, or is out of bounds."""
+    """An image that cannot be read, or is out of bounds."""
 
 
 class CheckpointError(GridPruneError, OSError):

@@ -128,7 +128,7 @@ def test_tower_and_layers_do_the_work_of_k_native_tokens(small, name):
 
 
 def test_a_missing_block_takes_as_long_as_one_of_its_kind(small):
-    """Qwen's tower: 28 blocks within windows, 4 over the whole picture, one of each is built."""
+    """Qwen's tower: 28 blocks within windows, 4 over the whole image, one of each is built."""
     bench = rig.Rig(shapes.get_shape("qwen2.5-vl-7b"))
     timing = {
         name: Timing((value,))
@@ -216,7 +216,7 @@ def test_parts_are_kept_resumed_and_summed_up(tmp_path, monkeypatch):
     assert 0 < result["decision_share_of_prefill"]["576"] < 1
     assert all(row["equal"] for row in result["parts"]["published"].values())
     assert "stage" in result["parts"]["decisions"]["fastv"]["skipped"]
-    assert "clips" in result["parts"]["decisions"]["evs"]["skipped"]
+    assert "videos" in result["parts"]["decisions"]["evs"]["skipped"]
     with pytest.raises(SettingError, match="another kind"):
         run.bench(("capture",), out=out)
     again = run.bench(("published",), rounds=1, quick=True, out=out, fresh=True)

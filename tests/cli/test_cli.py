@@ -46,8 +46,8 @@ def test_ask_prints_the_answer_and_writes_the_overlay(run, tmp_path):
     result = run("ask", SAMPLE, QUESTION, "--keep", "11.1%", "-o", overlay)
     assert result.exit_code == 0, result.stderr
     assert result.stdout.strip()
-    with Image.open(overlay) as picture:
-        assert min(picture.size) >= 480
+    with Image.open(overlay) as image:
+        assert min(image.size) >= 480
 
 
 def test_explain_draws_a_figure(run, tmp_path):
@@ -56,8 +56,8 @@ def test_explain_draws_a_figure(run, tmp_path):
     assert result.exit_code == 0, result.stderr
     report = json.loads(result.stdout)
     assert len(report["relevance"]) == len(report["saliency"]) == 576
-    with Image.open(target) as picture:
-        assert picture.width > 3 * picture.height  # four panels side by side
+    with Image.open(target) as image:
+        assert image.width > 3 * image.height  # four panels side by side
 
 
 def test_methods_json(run):

@@ -16,7 +16,7 @@ from gridprune.errors import CheckpointError, UnsupportedCallError
 from gridprune.eval.decode import prompt_parts
 from gridprune.runtime import Loaded, answer, load, prepare
 
-PICTURE = Image.new("RGB", (192, 192), "teal")
+IMAGE = Image.new("RGB", (192, 192), "teal")
 HISTORY = [("is there a red dog?", "no")]
 WITH_BOS = (  # the beginning of a text is written, as Gemma's and Mistral's templates do
     "{{ bos_token }}{% for m in messages %}{% for c in m.content %}{% if c.type == 'image' %}<image>{% else %}"
@@ -37,7 +37,7 @@ def loaded() -> Loaded:
 def stock(loaded: Loaded, template: str, question: str, history: Any = ()) -> list[int]:
     """Ids by transformers' own way from messages to tensors."""
     turns = conversation(question, history)
-    turns[0]["content"][0]["image"] = PICTURE
+    turns[0]["content"][0]["image"] = IMAGE
     return loaded.processor.apply_chat_template(  # type: ignore[no-any-return]
         turns, chat_template=template, add_generation_prompt=True, tokenize=True, return_dict=True
     )["input_ids"][0]
@@ -45,7 +45,7 @@ def stock(loaded: Loaded, template: str, question: str, history: Any = ()) -> li
 
 def ids_of(loaded: Loaded, way: str, question: str) -> list[int]:
     if way == "ask":
-        return prepare(loaded, PICTURE, question)["input_ids"][0].tolist()  # type: ignore[no-any-return]
+        return prepare(loaded, IMAGE, question)["input_ids"][0].tolist()  # type: ignore[no-any-return]
     image = loaded.model.config.image_token_id
     front, behind = prompt_parts(loaded.processor, question, image)
     return [*front, *[image] * 576, *behind]
@@ -75,7 +75,7 @@ def test_a_template_for_text_gets_the_placeholder_among_the_words(loaded: Loaded
 def test_without_any_template_a_prompt_is_refused_not_invented(loaded: Loaded) -> None:
     loaded.processor.chat_template = loaded.processor.tokenizer.chat_template = None
     with pytest.raises(CheckpointError, match=r"chat_template\.jinja"):
-        prepare(loaded, PICTURE, "what is red?")
+        prepare(loaded, IMAGE, "what is red?")
 
 
 def test_paligemma_was_never_taught_to_chat_and_gets_the_words_alone() -> None:
@@ -96,8 +96,8 @@ def test_question_in_messages_is_the_last_that_a_user_asks() -> None:
 def test_a_conversation_sent_again_is_guided_by_what_it_asks_last(loaded: Loaded) -> None:
     """By every way to the model: `ask` from the messages, `prune` from the ids alone."""
     question, method = "what color is the dog?", GridPrune(keep=8)
-    given = answer(loaded, PICTURE, question, method, history=HISTORY, max_new_tokens=1)
-    inputs = prepare(loaded, PICTURE, question, HISTORY)
+    given = answer(loaded, IMAGE, question, method, history=HISTORY, max_new_tokens=1)
+    inputs = prepare(loaded, IMAGE, question, HISTORY)
     with prune(loaded.model, method, processor=loaded.processor, clip=loaded.clip) as pruning:
         loaded.model.generate(**inputs, max_new_tokens=1, do_sample=False)
     assert given.report is not None
@@ -114,7 +114,7 @@ def test_a_conversation_sent_again_is_guided_by_what_it_asks_last(loaded: Loaded
 
 
 def test_a_cache_keeps_what_was_chosen_for_an_earlier_question(loaded: Loaded) -> None:
-    first, later = prepare(loaded, PICTURE, "is there a red dog?"), prepare(loaded, PICTURE, "is there a cat?", HISTORY)
+    first, later = prepare(loaded, IMAGE, "is there a red dog?"), prepare(loaded, IMAGE, "is there a cat?", HISTORY)
     cache = DynamicCache(config=loaded.model.config.get_text_config())
     with prune(loaded.model, GridPrune(keep=8), processor=loaded.processor, clip=loaded.clip) as pruning:
         for inputs in (first, later):

@@ -121,8 +121,8 @@ def visit(server, browser):
 
 @pytest.fixture(scope="session")
 def upload() -> dict[str, object]:
-    """A picture as a browser sends it."""
-    return {"name": "own picture.png", "mimeType": "image/png", "buffer": png(make_scene("dev", 5).image)}
+    """An image as a browser sends it."""
+    return {"name": "own image.png", "mimeType": "image/png", "buffer": png(make_scene("dev", 5).image)}
 
 
 def png(image: Image.Image) -> bytes:

@@ -1,4 +1,4 @@
-"""The page over other checkpoints: pictures in tiles, towers without a text half, grids that follow the picture."""
+"""The page over other checkpoints: images in tiles, towers without a text half, grids that follow the image."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from PIL import Image
 from gridprune.demo.choice import Choice
 from gridprune.demo.engine import Engine
 from gridprune.demo.export import as_python, save
-from gridprune.demo.session import Picture, Session
+from gridprune.demo.session import Conversation, Session
 from gridprune.demo.view import answers_html, maps_html
 from gridprune.runtime import Loaded
 
@@ -58,20 +58,20 @@ def engine(loaded) -> Engine:
 
 
 @pytest.mark.parametrize("size", [(64, 40), (30, 90), (50, 50)])
-def test_pictures_in_tiles(engine, size):
-    visitor = Session([Picture("own", Image.effect_noise(size, 90).convert("RGB"))])
+def test_images_in_tiles(engine, size):
+    visitor = Session([Conversation("own", Image.effect_noise(size, 90).convert("RGB"))])
     visitor.ask(engine, "Where is the key?", Choice(keep=20, method="fastervlm", compare="uniform"), False)
     visitor.again(engine, Choice(keep=12, method="fastervlm", compare="uniform"))
-    turn = visitor.picture.turn
+    turn = visitor.conversation.turn
     assert [column.answer.visual_tokens for column in turn.columns] == [turn.total, 12, 12]
-    assert turn.total == engine.tokens(visitor.picture.image)
+    assert turn.total == engine.tokens(visitor.conversation.image)
     assert turn.seen.relevance is None  # no text half of CLIP beside it
     assert len(turn.seen.saliency) == turn.total
     assert "this model gives no relevance" in maps_html(turn)
     answers_html(turn)
-    told = json.loads(save(engine, visitor.picture, "json")[0])
+    told = json.loads(save(engine, visitor.conversation, "json")[0])
     assert len(told["answers"][1]["kept_indices"]) == 12
-    assert "load('tiles')" in as_python(engine, visitor.picture, turn)
+    assert "load('tiles')" in as_python(engine, visitor.conversation, turn)
 
 
 def test_only_what_the_model_can_do_is_offered(engine):

@@ -73,8 +73,8 @@ def test_the_first_answer_comes_unasked(visit):
 def test_upload_ask_and_a_second_turn(visit, upload):
     page = visit().page
     page.locator(".gp-drop input").set_input_files(upload)
-    page.locator(".gp-thumb[title='own picture.png'][aria-pressed=true]").wait_for()
-    page.get_by_role("img", name="own picture.png").last.wait_for()  # nothing was asked about it yet
+    page.locator(".gp-thumb[title='own image.png'][aria-pressed=true]").wait_for()
+    page.get_by_role("img", name="own image.png").last.wait_for()  # nothing was asked about it yet
     assert page.locator(".gp-map").count() == 0
     ask(page, "What does the blue sign say?")
     first = card(page, 1).locator(".gp-text").inner_text()
@@ -85,7 +85,7 @@ def test_upload_ask_and_a_second_turn(visit, upload):
     assert "What does the blue sign say?" in past.inner_text()
     assert first in past.inner_text()
     assert "history" in page.locator(".gp-code pre").text_content()
-    page.locator(".gp-thumb").first.click()  # back to the first picture, whose turn is still there
+    page.locator(".gp-thumb").first.click()  # back to the first image, whose turn is still there
     page.locator(".gp-question", has_text="What does the sign say?").wait_for()
 
 
@@ -160,8 +160,8 @@ def test_downloads_and_the_file_works_alone(visit, browser, tmp_path):
             page.get_by_role("link", name=ending, exact=True).click()
         saved[ending] = tmp_path / f"saved.{ending.lower()}"
         started.value.save_as(saved[ending])
-    with Image.open(saved["PNG"]) as picture:
-        assert picture.width > 3 * picture.height
+    with Image.open(saved["PNG"]) as image:
+        assert image.width > 3 * image.height
     told = json.loads(saved["JSON"].read_text())
     assert len(told["answers"][1]["kept_indices"]) == 64
     alone, urls = browser.new_page(), []
@@ -188,7 +188,7 @@ def test_files_that_are_refused_say_why(visit, tmp_path):
     page = visit().page
     problem = page.locator(".gp-controls .gp-problem")
     refused = {
-        "text.png": (b"this is text", "not a picture"),
+        "text.png": (b"this is text", "not an image"),
         "huge.png": (bytes(MAX_BYTES + 1), f"at most {MAX_BYTES:,} are read"),
         "bomb.png": (png(Image.new("1", (20_000, 20_000))), "decode safely"),
     }
@@ -281,7 +281,7 @@ def test_nothing_leaves_this_machine_and_nothing_is_left_on_it(visit, server, up
     visitor = visit()
     page = visitor.page
     page.locator(".gp-drop input").set_input_files(upload)
-    page.locator(".gp-thumb[title='own picture.png'][aria-pressed=true]").wait_for()
+    page.locator(".gp-thumb[title='own image.png'][aria-pressed=true]").wait_for()
     ask(page, "Where is the star?")
     set_keep(page, 96)
     with page.expect_download() as started:

@@ -36,28 +36,28 @@ def bomb() -> bytes:
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not a picture"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not a picture"),
-        (b"", "not a picture"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not an image"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not an image"),
+        (b"", "not an image"),
         (png(Image.effect_noise((64, 64), 90))[:900], "fetched again"),
         (bomb(), "too large"),
     ],
     ids=["svg", "postscript", "nothing", "truncated", "bomb"],
 )
-def test_what_is_no_picture_is_refused_in_words(ask, data, words):
-    status, reply = ask("/picture?name=../../etc/passwd", data)
+def test_what_is_no_image_is_refused_in_words(ask, data, words):
+    status, reply = ask("/image?name=../../etc/passwd", data)
     assert status == 422
     assert words in json.loads(reply)["problem"]
     assert "BytesIO" not in reply
 
 
-def test_a_picture_becomes_a_ticket(ask):
-    status, reply = ask("/picture?name=a.png", png(Image.new("RGB", (8, 8))))
+def test_a_image_becomes_a_ticket(ask):
+    status, reply = ask("/image?name=a.png", png(Image.new("RGB", (8, 8))))
     assert status == 200
     assert set(json.loads(reply)) == {"ticket"}
 
 
-@pytest.mark.parametrize(("path", "most"), [("/picture", MAX_BYTES), ("/gradio_api/queue/join", MAX_EVENT)])
+@pytest.mark.parametrize(("path", "most"), [("/image", MAX_BYTES), ("/gradio_api/queue/join", MAX_EVENT)])
 def test_bodies_are_bounded(ask, path, most):
     try:
         status, _ = ask(path, bytes(most + 1))

@@ -13,9 +13,9 @@ import torch
 from gridprune.demo.choice import KNOBS, Choice, chosen, preset
 from gridprune.demo.engine import Engine
 from gridprune.demo.export import as_python, save
-from gridprune.demo.limits import MAX_PICTURES, MAX_QUESTION, MAX_SESSIONS
+from gridprune.demo.limits import MAX_IMAGES, MAX_QUESTION, MAX_SESSIONS
 from gridprune.demo.samples import samples
-from gridprune.demo.session import Picture, Session, Sessions
+from gridprune.demo.session import Conversation, Session, Sessions
 from gridprune.demo.view import answers_html, maps_html, problem_html
 from gridprune.errors import QuestionError
 from gridprune.methods import create
@@ -44,11 +44,11 @@ def test_the_page_answers_as_an_application_does(engine, loaded, name):
     assert torch.equal(there.report.kept_indices, here.report.kept_indices)
 
 
-def test_a_picture_is_looked_at_once(engine, loaded):
+def test_a_image_is_looked_at_once(engine, loaded):
     looks = []
     hook = loaded.model.model.vision_tower.register_forward_hook(lambda *_: looks.append(1))
     try:
-        visitor = Session([Picture("one", make_scene("dev", 11).image)])
+        visitor = Session([Conversation("one", make_scene("dev", 11).image)])
         visitor.ask(engine, QUESTION, Choice(keep=64, compare="fastervlm"), False)
         for keep in range(32, 40):
             visitor.again(engine, Choice(keep=keep, compare="cdpruner"))
@@ -60,60 +60,60 @@ def test_a_picture_is_looked_at_once(engine, loaded):
 
 def test_another_k_leaves_the_answer_of_all_tokens_alone(engine, session):
     session.ask(engine, QUESTION, Choice(keep=64), False)
-    before = session.picture.turn
+    before = session.conversation.turn
     session.again(engine, Choice(keep=32, compare="random"))
-    after = session.picture.turn
+    after = session.conversation.turn
     assert after.columns[0] is before.columns[0]
     assert [column.answer.visual_tokens for column in after.columns] == [576, 32, 32]
-    assert not session.picture.past
+    assert not session.conversation.past
 
 
 def test_words_that_the_model_does_not_know_are_named(engine, session):
     with pytest.raises(QuestionError, match=r"'colour' \('color'\?\)"):
         session.ask(engine, "What colour is the card?", Choice(keep=64), False)
-    assert session.picture.turn is None
+    assert session.conversation.turn is None
 
 
 def test_more_tokens_than_there_are_means_all(engine, session):
     session.ask(engine, QUESTION, Choice(keep=9999), False)
-    assert [column.answer.visual_tokens for column in session.picture.turn.columns] == [576, 576]
+    assert [column.answer.visual_tokens for column in session.conversation.turn.columns] == [576, 576]
 
 
 def test_follow_ups_hold_the_column_s_own_answers(engine, session):
     session.ask(engine, QUESTION, Choice(keep=64), False)
-    first = session.picture.turn
+    first = session.conversation.turn
     session.ask(engine, "Where is the key?", Choice(keep=64), True)
-    second = session.picture.turn
+    second = session.conversation.turn
     assert second.history(0) == [(QUESTION, first.columns[0].text)]
     assert second.history(1) == [(QUESTION, first.columns[1].text)]
     session.ask(engine, "Where is the cat?", Choice(keep=64), False)
-    assert session.picture.turn.history(1) == []
-    assert [past.question for past in session.picture.past] == [QUESTION, "Where is the key?"]
+    assert session.conversation.turn.history(1) == []
+    assert [past.question for past in session.conversation.past] == [QUESTION, "Where is the key?"]
     session.clear()
-    assert session.picture.turn is None
-    assert not session.picture.past
+    assert session.conversation.turn is None
+    assert not session.conversation.past
 
 
 def test_a_method_that_cannot_says_so_in_its_column(engine, session):
     session.ask(engine, QUESTION, Choice(keep=64, compare="fastv"), False)
-    full, kept, problem = session.picture.turn.columns
+    full, kept, problem = session.conversation.turn.columns
     assert full.answer.text
     assert kept.answer.text
     assert "keep at least" in problem.problem
-    assert "keep at least" in answers_html(session.picture.turn)
-    maps_html(session.picture.turn)
+    assert "keep at least" in answers_html(session.conversation.turn)
+    maps_html(session.conversation.turn)
 
 
 @pytest.mark.parametrize("question", ["", "  \n ", "word " * MAX_QUESTION])
 def test_questions_that_are_none(engine, session, question):
     with pytest.raises(QuestionError):
         session.ask(engine, question, Choice(keep=64), False)
-    assert session.picture.turn is None
+    assert session.conversation.turn is None
 
 
 def test_words_of_visitors_are_escaped(engine, session):
     session.ask(engine, "<B>Is there a dog?</B>", Choice(keep=64), False)
-    for html in (answers_html(session.picture.turn), save(engine, session.picture, "html")[0].decode()):
+    for html in (answers_html(session.conversation.turn), save(engine, session.conversation, "html")[0].decode()):
         assert "<B>" not in html
         assert "&lt;B&gt;Is there" in html
     assert problem_html("<script>alert(1)</script>").count("<script") == 0
@@ -134,31 +134,31 @@ def test_knobs_count_only_when_turned():
 def test_copied_python_gives_the_same_answer(engine, session, own, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     if own:
-        session.add(Picture('it\'s "mine".png', make_scene("dev", 5).image))
-        session.picture.image.save(session.picture.name)
+        session.add(Conversation('it\'s "mine".png', make_scene("dev", 5).image))
+        session.conversation.image.save(session.conversation.name)
     session.ask(engine, QUESTION, Choice(keep=48), False)
     session.ask(engine, "Where is the dog?", Choice(keep=48, knobs=(("zone", 3),)), True)
-    code, printed = as_python(engine, session.picture, session.picture.turn), io.StringIO()
+    code, printed = as_python(engine, session.conversation, session.conversation.turn), io.StringIO()
     with contextlib.redirect_stdout(printed):
         exec(compile(code, "copied.py", "exec"), {})
-    assert printed.getvalue().strip() == session.picture.turn.columns[1].text
+    assert printed.getvalue().strip() == session.conversation.turn.columns[1].text
     assert (tmp_path / "kept.png").is_file()
 
 
 def test_downloads(engine, session):
-    assert save(engine, session.picture, "json") is None  # nothing was asked yet
+    assert save(engine, session.conversation, "json") is None  # nothing was asked yet
     session.ask(engine, QUESTION, Choice(keep=64, compare="fastv"), False)
-    content, kind = save(engine, session.picture, "json")
+    content, kind = save(engine, session.conversation, "json")
     told = json.loads(content)
     assert kind == "application/json"
     assert told["question"] == QUESTION
     assert told["answers"][1]["visual_tokens"] == {"total": 576, "kept": 64}
     assert "keep at least" in told["answers"][2]["problem"]
-    assert save(engine, session.picture, "png")[0].startswith(b"\x89PNG")
-    html = save(engine, session.picture, "html")[0].decode()
+    assert save(engine, session.conversation, "png")[0].startswith(b"\x89PNG")
+    html = save(engine, session.conversation, "html")[0].decode()
     assert QUESTION in html
     assert "http" not in html.replace("http://www.w3.org", "").replace("https://arxiv.org", "")
-    assert save(engine, session.picture, "exe") is None
+    assert save(engine, session.conversation, "exe") is None
 
 
 def test_of_a_checkpoint_folder_only_the_name_is_told(loaded, tmp_path):
@@ -167,19 +167,20 @@ def test_of_a_checkpoint_folder_only_the_name_is_told(loaded, tmp_path):
     engine = Engine(replace(loaded, name=str(folder)))
     visitor = Session(samples())
     visitor.ask(engine, QUESTION, Choice(keep=64), False)
-    told = as_python(engine, visitor.picture, visitor.picture.turn) + save(engine, visitor.picture, "json")[0].decode()
+    asked = visitor.conversation
+    told = as_python(engine, asked, asked.turn) + save(engine, asked, "json")[0].decode()
     assert "my-llava" in told
     assert str(tmp_path) not in told
 
 
-def test_visitors_and_their_pictures_are_bounded():
+def test_visitors_and_their_images_are_bounded():
     visitors = Sessions(lambda: Session(samples()))
     first = visitors.of("first")
-    for number in range(MAX_PICTURES + 3):
-        first.add(Picture(f"{number}", make_scene("dev", number).image))
-    own = [picture.name for picture in first.pictures if picture.scene is None]
-    assert own == [str(number) for number in range(3, MAX_PICTURES + 3)]
-    assert first.picture.name == own[-1]
+    for number in range(MAX_IMAGES + 3):
+        first.add(Conversation(f"{number}", make_scene("dev", number).image))
+    own = [each.name for each in first.conversations if each.scene is None]
+    assert own == [str(number) for number in range(3, MAX_IMAGES + 3)]
+    assert first.conversation.name == own[-1]
     assert visitors.by_key(first.key) is first
     assert visitors.by_key("") is None
     for number in range(MAX_SESSIONS):

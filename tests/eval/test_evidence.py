@@ -49,7 +49,7 @@ def test_closeness_puts_evidence_first_then_the_nearest():
     assert scores[inside].min() > scores[~inside].max()
     order = scores.argsort(descending=True)
     assert bool(inside[order[: int(inside.sum())]].all())
-    beside, far = 6 * 24, 12 * 24 + 12  # just below the first box; the middle of the picture
+    beside, far = 6 * 24, 12 * 24 + 12  # just below the first box; the middle of the image
     assert scores[beside] > scores[far]
     assert closeness(MAP, []).unique().tolist() == [0.0]
 

@@ -8,14 +8,14 @@ import pytest
 from gridprune.eval.metrics import Table, best_peers, interval, leaderboard, resamples, summarise
 
 
-def scene(number, families, full, **cells):
-    questions = [[f"{number}-{i}", family, "?", "yes"] for i, family in enumerate(families)]
+def scene(number, kinds, full, **cells):
+    questions = [[f"{number}-{i}", kind, "?", "yes"] for i, kind in enumerate(kinds)]
     answers = {"full": full, **cells}
     return {
         "scene": number,
         "questions": questions,
         "answers": answers,
-        "recall": {cell: [0.5, None, 1.0][: len(families)] for cell in answers},
+        "recall": {cell: [0.5, None, 1.0][: len(kinds)] for cell in answers},
         "tokens": dict.fromkeys(answers, 64),
     }
 
@@ -38,7 +38,7 @@ CONFIG = {
 def test_accuracy_and_retention():
     table = Table.of(ROWS)
     assert table.accuracy("full") == pytest.approx(4 / 6)
-    assert table.by_family("m|64") == {"a": 0.25, "b": 0.5}
+    assert table.by_kind("m|64") == {"a": 0.25, "b": 0.5}
     # a: 1 of 4 against 3 of 4; b: 1 of 2 against 1 of 2
     assert float(table.retention("m|64")) == pytest.approx((1 / 3 + 1) / 2)
     assert float(table.retention("gridprune|64")) == pytest.approx((4 / 3 + 1) / 2)
@@ -92,7 +92,7 @@ def test_summary_contract():
     found = summarise(ROWS, CONFIG, resample_count=50)
     assert {"model", "split", "n", "full", "rows"} <= set(found)
     row = found["rows"][0]
-    assert {"method", "keep", "accuracy", "retention", "ci", "evidence_recall", "families"} <= set(row)
+    assert {"method", "keep", "accuracy", "retention", "ci", "evidence_recall", "kinds"} <= set(row)
     assert (found["n"], found["scenes"]) == (6, 2)
     assert row["evidence_recall"] == 0.75
     assert row["against_subject"]["difference"] == round(2 / 3 - 7 / 6, 4)

@@ -14,7 +14,7 @@ from gridprune.eval import data, entries, metrics, own, run, shared, store
 
 @pytest.fixture
 def written(tmp_path):
-    """Writes a file of questions beside a picture."""
+    """Writes a file of questions beside an image."""
     Image.new("RGB", (40, 20), "gray").save(tmp_path / "a.png")
 
     def write(*lines, start="", end="\n"):
@@ -30,10 +30,10 @@ def line(**more):
 
 
 def test_what_a_line_may_hold(written):
-    lines = [line(answer=["cat", "a kitten"], boxes=[[0, 0, 20, 20]]), line(answer="left", family="place")]
+    lines = [line(answer=["cat", "a kitten"], boxes=[[0, 0, 20, 20]]), line(answer="left", kind="place")]
     found = data.own(written(*lines))
     (scene,) = found.scenes()
-    assert (found.total, len(scene.questions), scene.questions[1].family) == (2, 2, "place")
+    assert (found.total, len(scene.questions), scene.questions[1].kind) == (2, 2, "place")
     assert scene.questions[0].boxes == ((0.0, 0.0, 0.5, 1.0),)
     assert scene.questions[0].score("A kitten.") == 1
     assert data.own(found.file, 1).total == 1
@@ -151,7 +151,7 @@ def evaluated(loaded, file, folder):
 
 
 def test_a_run_goes_on_and_says_what_failed(loaded, written, tmp_path):
-    (tmp_path / "broken.png").write_bytes(b"not a picture")
+    (tmp_path / "broken.png").write_bytes(b"not an image")
     Image.new("RGB", (30_000, 1)).save(tmp_path / "line.png")
     bad = [line(image=name, id=name[:9]) for name in ("broken.png", "line.png", "missing.png", "iVBORw0KGgo" * 400)]
     file = written(*bad, line(), line(question="Where?"))
@@ -164,8 +164,8 @@ def test_a_run_goes_on_and_says_what_failed(loaded, written, tmp_path):
 
 
 def test_a_run_in_which_everything_fails_is_an_error(loaded, written, tmp_path):
-    (tmp_path / "broken.png").write_bytes(b"not a picture")
-    with pytest.raises(SettingError, match=r"No question could be answered.*not a picture"):
+    (tmp_path / "broken.png").write_bytes(b"not an image")
+    with pytest.raises(SettingError, match=r"No question could be answered.*not an image"):
         evaluated(loaded, written(line(image="broken.png")), tmp_path / "run")
     assert not store.RunFolder(tmp_path / "run").complete
 

@@ -137,9 +137,9 @@ def test_json_is_one_object(runner, tmp_path):
     assert done.exit_code == 0
     found = json.loads(done.stdout)
     assert (found["model"], found["split"], found["n"]) == ("random", "dev", 3)
-    assert {"accuracy", "families"} <= set(found["full"])
+    assert {"accuracy", "kinds"} <= set(found["full"])
     row = found["rows"][0]
-    assert {"method", "keep", "accuracy", "retention", "ci", "evidence_recall", "families"} <= set(row)
+    assert {"method", "keep", "accuracy", "retention", "ci", "evidence_recall", "kinds"} <= set(row)
     assert (row["method"], row["keep"]) == ("random", 16)
 
 

@@ -1,4 +1,4 @@
-"""A run written by hand: two pictures, a few questions, two methods that differ where the tests look."""
+"""A run written by hand: two images, a few questions, two methods that differ where the tests look."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def row(scene: data.Scene, *, with_kept: bool = True) -> dict:
     }
     found = {
         "scene": scene.number,
-        "questions": [[q.id, q.family, q.text, q.answers[0]] for q in scene.questions],
+        "questions": [[q.id, q.kind, q.text, q.answers[0]] for q in scene.questions],
         "answers": answers,
         "recall": {cell: None if cell == "full" else 0.5 for cell in answers},
         "tokens": {"full": 576} | {f"{method}|{keep}": keep for method in METHODS for keep in KEEPS},

@@ -1,4 +1,4 @@
-"""What the page is given: numbers of the run, pictures made again, refusals in words."""
+"""What the page is given: numbers of the run, images made again, refusals in words."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_numbers_are_those_of_the_run(run, found):
     assert by["gridprune", "4"]["retention"] == 0
     assert by["gridprune", "16"]["seconds"] == pytest.approx(0.021)
     assert by["gridprune", "4"]["seconds"] is None  # reading 4 tokens was not timed
-    assert sum(family["asked"] for family in found["families"]) == sum(len(row["questions"]) for row in rows)
+    assert sum(kind["asked"] for kind in found["kinds"]) == sum(len(row["questions"]) for row in rows)
     assert {method["label"]: bool(method["note"]) for method in found["methods"]} == {
         "gridprune": False,
         "pooling": True,
@@ -51,7 +51,7 @@ def test_numbers_are_those_of_the_run(run, found):
     assert {row["decide"] for row in untimed["rows"]} == {None}
 
 
-def test_questions_carry_answers_pictures_and_kept_tokens(found, asked):
+def test_questions_carry_answers_images_and_kept_tokens(found, asked):
     scenes = list(asked.scenes())
     browser = found["browser"]
     assert [q["text"] for q in browser["questions"]] == [q.text for scene in scenes for q in scene.questions]
@@ -79,7 +79,7 @@ def test_a_run_without_kept_tokens_still_shows_its_questions(asked, tmp_path):
     assert all("kept" not in scene and scene["image"] for scene in browser["scenes"])
 
 
-def test_pictures_of_other_questions_are_left_out(run, monkeypatch, asked):
+def test_images_of_other_questions_are_left_out(run, monkeypatch, asked):
     other = data.generated("dev", 22, seed=5)
     monkeypatch.setattr("gridprune.eval.html.questions.data.generated", lambda *arguments: other)
     browser = inside(report(run, questions=200))["browser"]

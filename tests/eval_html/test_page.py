@@ -1,4 +1,4 @@
-"""The page in a browser: filters find what the run says, pictures show what was kept, nothing is fetched."""
+"""The page in a browser: filters find what the run says, images show what was kept, nothing is fetched."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def page(opened):
 
 @pytest.fixture(scope="module")
 def answers(run):
-    """(family, gridprune right, pooling right) of every question at 16 tokens."""
+    """(kind, gridprune right, pooling right) of every question at 16 tokens."""
     _, rows = read(run)
     return [
         (question[1], row["answers"]["gridprune|16"][i] == 1, row["answers"]["pooling|16"][i] == 1)
@@ -67,7 +67,7 @@ def test_filters_find_what_the_run_says(page, answers):
     assert "No question fits" in page.inner_text("#detail")
 
 
-def test_the_picture_shows_what_was_kept(page):
+def test_the_image_shows_what_was_kept(page):
     page.select_option("#keep", "16")
     page.select_option("#b", "pooling")
     page.click("#list li:nth-child(2) button")

@@ -1,4 +1,4 @@
-"""Golden selections: which tokens every method keeps of a few made-up pictures, so that a change shows in review.
+"""Golden selections: which tokens every method keeps of a few made-up images, so that a change shows in review.
 
     python tests/golden/golden.py            # write the files of methods whose selections changed, and say which
 
@@ -45,20 +45,20 @@ def signed(salt: int, *shape: int) -> Tensor:
     return (integers(count, salt, 101) - 50).float().view(1, *shape)
 
 
-def pictures() -> dict[str, tuple[TokenMap, tuple[int, ...]]]:
-    """Maps, and how many of their tokens to keep: a picture, one of three crops, a clip."""
+def images() -> dict[str, tuple[TokenMap, tuple[int, ...]]]:
+    """Maps, and how many of their tokens to keep: an image, one of three crops, a clip."""
     crops = TokenMap.from_grid(15, 6)
     view = crops.row // 5
     three = replace(crops, row=crops.row % 5, view=view, plane=view)
     return {
-        "picture": (TokenMap.from_grid(9, 10), (7, 30)),
+        "image": (TokenMap.from_grid(9, 10), (7, 30)),
         "crops": (three, (12,)),
         "clip": (TokenMap.from_grid(5, 6, frames=3), (12,)),
     }
 
 
 def cues(n: int, salt: int) -> Cues:
-    """One picture's cues of every kind."""
+    """One image's cues of every kind."""
     s = 100 * salt
     words = signed(s + 1, WORDS, n) / 500
     flat = ranks(n, s + 2) / 100
@@ -99,9 +99,9 @@ def jittered(given: Cues, number: int) -> Cues:
 
 
 def selections(method: Method, salt: int, jitter: int = 0) -> dict[str, list[int]]:
-    """What `method` keeps of each picture, by "picture/k"."""
+    """What `method` keeps of each image, by "image/k"."""
     found = {}
-    for name, (token_map, counts) in pictures().items():
+    for name, (token_map, counts) in images().items():
         if token_map.groups("frame").count < method.min_frames:
             continue
         given = cues(len(token_map), salt)

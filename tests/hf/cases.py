@@ -1,6 +1,6 @@
 """All rows of the matrix that the installed transformers knows."""
 
-from .models import CLIPS, STILL
+from .models import STILL, VIDEOS
 from .newer import NEWER
 
-CASES = [*STILL, *NEWER, *CLIPS]
+CASES = [*STILL, *NEWER, *VIDEOS]

@@ -1,6 +1,6 @@
 """Shared test kit: tiny random models, prompts built without any processor, and a reference built token by token.
 
-A new family is one :class:`Case`: how to build a model, what a picture looks like to it, and which ids stand for it.
+A new family is one :class:`Case`: how to build a model, what an image looks like to it, and which ids stand for it.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ TEXT = {
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A random picture.
+class Sample:
+    """A random image.
 
     Attributes:
         size: height and width in pixels, or what else the family counts by (see its case).
         seed: decides the pixels.
-        frames: frames of a clip; 0 for a still picture.
+        frames: frames of a video; 0 for a still image.
     """
 
     size: tuple[int, int]
@@ -49,7 +49,7 @@ class Picture:
         return torch.randn(*shape, generator=torch.Generator().manual_seed(self.seed + 7))
 
 
-Row = Sequence[int | Picture]
+Row = Sequence[int | Sample]
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,11 +58,11 @@ class Case:
 
     Attributes:
         build: a fresh random model.
-        tokens: the ids that stand for a picture, separators included.
-        vision: the vision arguments for the pictures of each row.
-        sizes: picture sizes to test with, different token counts first if the family has them.
+        tokens: the ids that stand for an image, separators included.
+        vision: the vision arguments for the images of each row.
+        sizes: image sizes to test with, different token counts first if the family has them.
         extras: further arguments along the prompt, from the ids.
-        frames: frames of the clips this case is about; 0 for still pictures.
+        frames: frames of the videos this case is about; 0 for still images.
         placeholder: the id that stands for a visual token.
         reference: further arguments of the reference call, from what was written out.
         run: the reference call itself, for models whose forward cannot take all that `inputs_embeds` leave out.
@@ -70,8 +70,8 @@ class Case:
 
     name: str
     build: Callable[[], Any]
-    tokens: Callable[[Picture], list[int]]
-    vision: Callable[[list[list[Picture]]], dict[str, Any]]
+    tokens: Callable[[Sample], list[int]]
+    vision: Callable[[list[list[Sample]]], dict[str, Any]]
     sizes: tuple[tuple[int, int], ...]
     extras: Callable[[Tensor], dict[str, Tensor]] = lambda ids: {}
     frames: int = 0
@@ -79,8 +79,8 @@ class Case:
     reference: Callable[[Any, Row, Written], dict[str, Any]] | None = None
     run: Callable[[Any, Case, Row, Written, Sequence[Tensor], dict[str, Any]], Any] | None = None
 
-    def picture(self, number: int) -> Picture:
-        return Picture(self.sizes[number % len(self.sizes)], seed=number, frames=self.frames)
+    def image(self, number: int) -> Sample:
+        return Sample(self.sizes[number % len(self.sizes)], seed=number, frames=self.frames)
 
     def ids(self, row: Row) -> list[int]:
         return [token for item in row for token in ([item] if isinstance(item, int) else self.tokens(item))]
@@ -93,20 +93,20 @@ class Case:
         real = [[1] * len(row) for row in ids]
         padded = torch.tensor([i + p if right else p + i for i, p in zip(ids, pads)])
         mask = torch.tensor([r + p if right else p + r for r, p in zip(real, pads)])
-        pictures = [[item for item in row if isinstance(item, Picture)] for row in rows]
-        vision = self.vision(pictures) if any(pictures) else {}
+        images = [[item for item in row if isinstance(item, Sample)] for row in rows]
+        vision = self.vision(images) if any(images) else {}
         return {"input_ids": padded, "attention_mask": mask, **vision, **self.extras(padded)}
 
-    def features(self, model: Any, pictures: Sequence[Picture]) -> list[Tensor]:
-        """Per picture the embeddings that the model's own encoder gives, (n, D)."""
-        if not pictures:
+    def features(self, model: Any, images: Sequence[Sample]) -> list[Tensor]:
+        """Per image the embeddings that the model's own encoder gives, (n, D)."""
+        if not images:
             return []
-        counts = [self.tokens(picture).count(self.placeholder) for picture in pictures]
-        return list(torch.cat(self._flat(self._encoded(model, pictures).pooler_output)).split(counts))
+        counts = [self.tokens(image).count(self.placeholder) for image in images]
+        return list(torch.cat(self._flat(self._encoded(model, images).pooler_output)).split(counts))
 
-    def _encoded(self, model: Any, pictures: Sequence[Picture]) -> Any:
+    def _encoded(self, model: Any, images: Sequence[Sample]) -> Any:
         encoder = model.model.get_video_features if self.frames else model.model.get_image_features
-        return encoder(**self.vision([list(pictures)]), return_dict=True)
+        return encoder(**self.vision([list(images)]), return_dict=True)
 
     @staticmethod
     def _flat(pooled: Any) -> list[Tensor]:
@@ -115,7 +115,7 @@ class Case:
 
 @dataclass(frozen=True, kw_only=True)
 class Uneven(Method):
-    """Keeps a number of tokens that depends on the picture: what merging of uneven budgets is tested with."""
+    """Keeps a number of tokens that depends on the image: what merging of uneven budgets is tested with."""
 
     salt: int = 0
 
@@ -152,7 +152,7 @@ def model(case: Case) -> Any:
 
 @dataclass
 class Written:
-    """A prompt of kept tokens, written out one by one: (n, D) embeddings, original columns, ids, and which picture."""
+    """A prompt of kept tokens, written out one by one: (n, D) embeddings, original columns, ids, and which image."""
 
     embeddings: list[Tensor] = field(default_factory=list)
     columns: list[int] = field(default_factory=list)
@@ -164,10 +164,10 @@ def write(case: Case, net: Any, row: Row, masks: Sequence[Tensor]) -> Written:
     """The kept tokens of one row, token by token.
 
     Args:
-        masks: per picture of the row (n,) bool, which of its tokens stay.
+        masks: per image of the row (n,) bool, which of its tokens stay.
     """
-    pictures = [item for item in row if isinstance(item, Picture)]
-    features = case.features(net, pictures)
+    images = [item for item in row if isinstance(item, Sample)]
+    features = case.features(net, images)
     table = net.get_input_embeddings()
     out, column, number = Written(), 0, 0
     for item in row:

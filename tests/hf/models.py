@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import transformers as hf
 
-from .kit import IMAGE, TEXT, VIDEO, VOCABULARY, Case, Picture, Written
+from .kit import IMAGE, TEXT, VIDEO, VOCABULARY, Case, Sample, Written
 
 CLIP = {
     "hidden_size": 24,
@@ -41,11 +41,11 @@ def _llava(attention: str = "sdpa") -> Any:
     return hf.LlavaForConditionalGeneration(config)
 
 
-def square(rows: list[list[Picture]], side: int = 24) -> dict[str, Any]:
+def square(rows: list[list[Sample]], side: int = 24) -> dict[str, Any]:
     return {"pixel_values": torch.stack([p.pixels(3, side, side) for row in rows for p in row])}
 
 
-LLAVA = Case("llava", _llava, lambda picture: [IMAGE] * 36, square, ((24, 24),))
+LLAVA = Case("llava", _llava, lambda image: [IMAGE] * 36, square, ((24, 24),))
 
 
 # -- LLaVA-NeXT --------------------------------------------------------------------------------------------------------
@@ -73,7 +73,7 @@ def _anyres_tiles(size: tuple[int, int]) -> int:
 
 
 def anyres_count(size: tuple[int, int], side: int = 6) -> int:
-    """Tokens of a picture: overview, mosaic cut to the picture's shape, and a newline behind every row of it."""
+    """Tokens of an image: overview, mosaic cut to the image's shape, and a newline behind every row of it."""
     from transformers.models.llava_next.modeling_llava_next import get_anyres_image_grid_shape
 
     down, across = get_anyres_image_grid_shape(list(size), PINPOINTS, 24)
@@ -86,20 +86,20 @@ def anyres_count(size: tuple[int, int], side: int = 6) -> int:
     return side * side + rows * (columns + 1)
 
 
-def _anyres(rows: list[list[Picture]]) -> dict[str, Any]:
-    pictures = [p for row in rows for p in row]
-    most = max(_anyres_tiles(p.size) for p in pictures)
-    pixels = torch.zeros(len(pictures), most, 3, 24, 24)
-    for i, picture in enumerate(pictures):
-        tiles = _anyres_tiles(picture.size)
-        pixels[i, :tiles] = picture.pixels(tiles, 3, 24, 24)
-    return {"pixel_values": pixels, "image_sizes": torch.tensor([p.size for p in pictures])}
+def _anyres(rows: list[list[Sample]]) -> dict[str, Any]:
+    images = [p for row in rows for p in row]
+    most = max(_anyres_tiles(p.size) for p in images)
+    pixels = torch.zeros(len(images), most, 3, 24, 24)
+    for i, image in enumerate(images):
+        tiles = _anyres_tiles(image.size)
+        pixels[i, :tiles] = image.pixels(tiles, 3, 24, 24)
+    return {"pixel_values": pixels, "image_sizes": torch.tensor([p.size for p in images])}
 
 
 LLAVA_NEXT = Case(
     "llava-next",
     _llava_next,
-    lambda picture: [IMAGE] * anyres_count(picture.size),
+    lambda image: [IMAGE] * anyres_count(image.size),
     _anyres,
     ((48, 40), (20, 48), (48, 48)),
 )
@@ -154,20 +154,20 @@ def _qwen3_vl(kind: str = "Qwen3VL", **experts: Any) -> Any:
     return getattr(hf, f"{kind}ForConditionalGeneration")(config)
 
 
-def _qwen_grid(picture: Picture) -> tuple[int, int, int]:
-    return (max(picture.frames, 1), *picture.size)
+def _qwen_grid(image: Sample) -> tuple[int, int, int]:
+    return (max(image.frames, 1), *image.size)
 
 
-def _qwen_tokens(picture: Picture) -> list[int]:
-    frames, rows, columns = _qwen_grid(picture)
-    return [102, *[VIDEO if picture.frames else IMAGE] * (frames * rows * columns // 4), 103]
+def _qwen_tokens(image: Sample) -> list[int]:
+    frames, rows, columns = _qwen_grid(image)
+    return [102, *[VIDEO if image.frames else IMAGE] * (frames * rows * columns // 4), 103]
 
 
-def _qwen_vision(rows: list[list[Picture]]) -> dict[str, Any]:
-    pictures = [p for row in rows for p in row]
-    grids = [_qwen_grid(p) for p in pictures]
-    pixels = torch.cat([p.pixels(t * h * w, 3 * 2 * 4 * 4) for p, (t, h, w) in zip(pictures, grids)])
-    kind = "video" if pictures[0].frames else "image"
+def _qwen_vision(rows: list[list[Sample]]) -> dict[str, Any]:
+    images = [p for row in rows for p in row]
+    grids = [_qwen_grid(p) for p in images]
+    pixels = torch.cat([p.pixels(t * h * w, 3 * 2 * 4 * 4) for p, (t, h, w) in zip(images, grids)])
+    kind = "video" if images[0].frames else "image"
     name = "pixel_values_videos" if kind == "video" else "pixel_values"
     return {name: pixels, f"{kind}_grid_thw": torch.tensor(grids)}
 
@@ -181,8 +181,8 @@ def _mrope(net: Any, row: Any, written: Written) -> dict[str, Any]:
     positions: list[tuple[int, int, int]] = []
     following = 0
     for item in row:
-        for kind in [item] if isinstance(item, int) else ["start", "picture", "end"]:
-            if kind != "picture":
+        for kind in [item] if isinstance(item, int) else ["start", "image", "end"]:
+            if kind != "image":
                 positions.append((following,) * 3)
                 following += 1
                 continue
@@ -211,11 +211,11 @@ _FRAME_STEP = {
 
 def _deepstack(net: Any, case: Case, row: Any, written: Written, masks: Any, call: dict[str, Any]) -> Any:
     """Qwen3-VL's forward from embeddings leaves the deepstack planes out: call its language model with them."""
-    pictures = [item for item in row if isinstance(item, Picture)]
+    images = [item for item in row if isinstance(item, Sample)]
     labels, arguments = call.pop("labels", None), {}
     loss_arguments = {name: call.pop(name) for name in ("num_items_in_batch",) if name in call}
-    if pictures:
-        planes = [torch.cat(list(plane)) for plane in case._encoded(net, pictures).deepstack_features]
+    if images:
+        planes = [torch.cat(list(plane)) for plane in case._encoded(net, images).deepstack_features]
         kept = torch.cat([mask.bool() for mask in masks])
         visual = torch.tensor([[place is not None for place in written.visual]])
         arguments = {"visual_pos_masks": visual, "deepstack_visual_embeds": [plane[kept] for plane in planes]}
@@ -247,7 +247,7 @@ def _vip_llava() -> Any:
     )
 
 
-VIP_LLAVA = Case("vip-llava", _vip_llava, lambda picture: [IMAGE] * 36, square, ((24, 24),))
+VIP_LLAVA = Case("vip-llava", _vip_llava, lambda image: [IMAGE] * 36, square, ((24, 24),))
 
 # -- LLaVA-OneVision ---------------------------------------------------------------------------------------------------
 
@@ -281,7 +281,7 @@ def _onevision_count(size: tuple[int, int]) -> int:
 
 
 def _mosaic(size: tuple[int, int], side: int = 6) -> tuple[int, int]:
-    """Rows and columns of the mosaic, cut to the picture's shape."""
+    """Rows and columns of the mosaic, cut to the image's shape."""
     from transformers.models.llava_next.modeling_llava_next import get_anyres_image_grid_shape
 
     down, across = get_anyres_image_grid_shape(list(size), PINPOINTS, 24)
@@ -295,22 +295,22 @@ def _mosaic(size: tuple[int, int], side: int = 6) -> tuple[int, int]:
 ONEVISION = Case(
     "llava-onevision",
     _onevision,
-    lambda picture: [IMAGE] * _onevision_count(picture.size),
+    lambda image: [IMAGE] * _onevision_count(image.size),
     _anyres,
     ((48, 40), (20, 48), (48, 48)),
 )
 
 
-def _clip_vision(rows: list[list[Picture]]) -> dict[str, Any]:
-    clips = [p for row in rows for p in row]
-    return {"pixel_values_videos": torch.stack([p.pixels(p.frames, 3, 24, 24) for p in clips])}
+def _video_vision(rows: list[list[Sample]]) -> dict[str, Any]:
+    videos = [p for row in rows for p in row]
+    return {"pixel_values_videos": torch.stack([p.pixels(p.frames, 3, 24, 24) for p in videos])}
 
 
-ONEVISION_CLIPS = Case(
-    "llava-onevision-clips",
+ONEVISION_VIDEOS = Case(
+    "llava-onevision-videos",
     _onevision,
-    lambda clip: [VIDEO] * (clip.frames * 9 + 1),
-    _clip_vision,
+    lambda video: [VIDEO] * (video.frames * 9 + 1),
+    _video_vision,
     ((24, 24),),
     frames=3,
     placeholder=VIDEO,
@@ -331,14 +331,14 @@ def _internvl() -> Any:
     )
 
 
-def tile_vision(rows: list[list[Picture]]) -> dict[str, Any]:
+def tile_vision(rows: list[list[Sample]]) -> dict[str, Any]:
     return {"pixel_values": torch.cat([p.pixels(p.size[0], 3, 24, 24) for row in rows for p in row])}
 
 
 INTERNVL = Case(
     "internvl",
     _internvl,
-    lambda picture: [102, *[IMAGE] * (9 * picture.size[0]), 103],  # a picture's size is its number of tiles
+    lambda image: [102, *[IMAGE] * (9 * image.size[0]), 103],  # an image's size is its number of tiles
     tile_vision,
     ((3, 0), (1, 0), (2, 0)),
 )
@@ -357,9 +357,9 @@ def _idefics3(kind: str) -> Any:
     return getattr(hf, f"{kind}ForConditionalGeneration")(config)
 
 
-def _idefics3_tokens(picture: Picture) -> list[int]:
-    """Tiles with their markers, then the whole picture; a picture's size is the shape of its mosaic."""
-    down, across = picture.size
+def _idefics3_tokens(image: Sample) -> list[int]:
+    """Tiles with their markers, then the whole image; an image's size is the shape of its mosaic."""
+    down, across = image.size
     tokens: list[int] = []
     for row in range(down):
         for column in range(across):
@@ -368,7 +368,7 @@ def _idefics3_tokens(picture: Picture) -> list[int]:
     return [*tokens, *([9] if down else []), 104, 105, *[IMAGE] * 9, 104]
 
 
-def _idefics3_vision(rows: list[list[Picture]]) -> dict[str, Any]:
+def _idefics3_vision(rows: list[list[Sample]]) -> dict[str, Any]:
     tiles = [[p.pixels(p.size[0] * p.size[1] + 1, 3, 24, 24) for p in row] for row in rows]
     joined = [torch.cat(row) if row else torch.zeros(0, 3, 24, 24) for row in tiles]
     pixels = torch.zeros(len(rows), max(len(row) for row in joined), 3, 24, 24)
@@ -414,7 +414,7 @@ def _gemma3_types(net: Any, row: Any, written: Written) -> dict[str, Any]:
 GEMMA3 = Case(
     "gemma3",
     _gemma3,
-    lambda picture: [102, *[IMAGE] * 9, 103],
+    lambda image: [102, *[IMAGE] * 9, 103],
     square,
     ((24, 24),),
     extras=lambda ids: {"token_type_ids": (ids == IMAGE).int()},
@@ -440,7 +440,7 @@ def _paligemma_types(net: Any, row: Any, written: Written) -> dict[str, Any]:
 PALIGEMMA = Case(
     "paligemma",
     _paligemma,
-    lambda picture: [IMAGE] * 36,
+    lambda image: [IMAGE] * 36,
     square,
     ((24, 24),),
     extras=lambda ids: {"token_type_ids": (ids != IMAGE).int()},
@@ -476,52 +476,52 @@ def _mistral3() -> Any:
     )
 
 
-def rows_with_breaks(picture: Picture, side: int) -> list[int]:
-    rows, columns = picture.size[0] // side, picture.size[1] // side
+def rows_with_breaks(image: Sample, side: int) -> list[int]:
+    rows, columns = image.size[0] // side, image.size[1] // side
     return [*[token for _ in range(rows) for token in (*([IMAGE] * columns), 102)][:-1], 103]
 
 
-def padded_vision(rows: list[list[Picture]]) -> dict[str, Any]:
-    pictures = [p for row in rows for p in row]
-    height, width = (max(p.size[i] for p in pictures) for i in (0, 1))
-    pixels = torch.zeros(len(pictures), 3, height, width)
-    for i, picture in enumerate(pictures):
-        pixels[i, :, : picture.size[0], : picture.size[1]] = picture.pixels(3, *picture.size)
-    return {"pixel_values": pixels, "image_sizes": torch.tensor([p.size for p in pictures])}
+def padded_vision(rows: list[list[Sample]]) -> dict[str, Any]:
+    images = [p for row in rows for p in row]
+    height, width = (max(p.size[i] for p in images) for i in (0, 1))
+    pixels = torch.zeros(len(images), 3, height, width)
+    for i, image in enumerate(images):
+        pixels[i, :, : image.size[0], : image.size[1]] = image.pixels(3, *image.size)
+    return {"pixel_values": pixels, "image_sizes": torch.tensor([p.size for p in images])}
 
 
 ANY_SIZE = ((24, 16), (8, 32), (16, 16))
 PIXTRAL_LLAVA = Case("pixtral", _pixtral, lambda p: rows_with_breaks(p, 4), padded_vision, ANY_SIZE)
 MISTRAL3 = Case("mistral3", _mistral3, lambda p: rows_with_breaks(p, 8), padded_vision, ANY_SIZE)
 
-# -- Clips of Qwen-VL --------------------------------------------------------------------------------------------------
+# -- Videos of Qwen-VL ------------------------------------------------------------------------------------------------
 
-_CLIPS = {"frames": 2, "placeholder": VIDEO, "sizes": ((4, 4), (4, 6), (6, 4)), **_QWEN}
-QWEN2_VL_CLIPS = Case("qwen2-vl-clips", _qwen2_vl, **_CLIPS)
-QWEN2_5_VL_CLIPS = Case("qwen2.5-vl-clips", _qwen2_5_vl, **_CLIPS)
+_VIDEOS = {"frames": 2, "placeholder": VIDEO, "sizes": ((4, 4), (4, 6), (6, 4)), **_QWEN}
+QWEN2_VL_VIDEOS = Case("qwen2-vl-videos", _qwen2_vl, **_VIDEOS)
+QWEN2_5_VL_VIDEOS = Case("qwen2.5-vl-videos", _qwen2_5_vl, **_VIDEOS)
 
 
-def _qwen3_clip_tokens(clip: Picture) -> list[int]:
+def _qwen3_video_tokens(video: Sample) -> list[int]:
     """Every frame with its time, which is text, in front."""
-    per_frame = clip.size[0] * clip.size[1] // 4
-    return [token for frame in range(clip.frames) for token in (20 + frame, 21, 102, *[VIDEO] * per_frame, 103)]
+    per_frame = video.size[0] * video.size[1] // 4
+    return [token for frame in range(video.frames) for token in (20 + frame, 21, 102, *[VIDEO] * per_frame, 103)]
 
 
-def _qwen3_clip_positions(net: Any, row: Any, written: Written) -> dict[str, Any]:
+def _qwen3_video_positions(net: Any, row: Any, written: Written) -> dict[str, Any]:
     stills = []
     for item in row:
         if isinstance(item, int):
             stills.append(item)
             continue
         for frame in range(item.frames):
-            stills += [20 + frame, 21, Picture(item.size)]
+            stills += [20 + frame, 21, Sample(item.size)]
     return _mrope(net, stills, written)
 
 
-QWEN3_VL_CLIPS = Case(
-    "qwen3-vl-clips",
+QWEN3_VL_VIDEOS = Case(
+    "qwen3-vl-videos",
     _qwen3_vl,
-    **{**_CLIPS, "tokens": _qwen3_clip_tokens, "reference": _qwen3_clip_positions},
+    **{**_VIDEOS, "tokens": _qwen3_video_tokens, "reference": _qwen3_video_positions},
     run=_deepstack,
 )
 
@@ -554,30 +554,30 @@ def _video_llava() -> Any:
 
 
 LLAVA_NEXT_VIDEO = Case("llava-next-video", _llava_next_video, LLAVA_NEXT.tokens, _anyres, LLAVA_NEXT.sizes)
-LLAVA_NEXT_VIDEO_CLIPS = Case(
-    "llava-next-video-clips",
+LLAVA_NEXT_VIDEO_VIDEOS = Case(
+    "llava-next-video-videos",
     _llava_next_video,
-    lambda clip: [VIDEO] * (clip.frames * 9),
-    _clip_vision,
+    lambda video: [VIDEO] * (video.frames * 9),
+    _video_vision,
     ((24, 24),),
     frames=3,
     placeholder=VIDEO,
 )
 
 
-def _video_llava_pictures(rows: list[list[Picture]]) -> dict[str, Any]:
+def _video_llava_images(rows: list[list[Sample]]) -> dict[str, Any]:
     """Its name for pixels depends on the version of transformers."""
     names = inspect.signature(hf.VideoLlavaModel.get_image_features).parameters
     name = next(name for name in names if name.startswith("pixel_values"))
     return {name: square(rows)["pixel_values"]}
 
 
-VIDEO_LLAVA = Case("video-llava", _video_llava, lambda picture: [IMAGE] * 36, _video_llava_pictures, ((24, 24),))
-VIDEO_LLAVA_CLIPS = Case(
-    "video-llava-clips",
+VIDEO_LLAVA = Case("video-llava", _video_llava, lambda image: [IMAGE] * 36, _video_llava_images, ((24, 24),))
+VIDEO_LLAVA_VIDEOS = Case(
+    "video-llava-videos",
     _video_llava,
-    lambda clip: [VIDEO] * (clip.frames * 37),
-    _clip_vision,
+    lambda video: [VIDEO] * (video.frames * 37),
+    _video_vision,
     ((24, 24),),
     frames=3,
     placeholder=VIDEO,
@@ -611,11 +611,11 @@ QWEN3_5 = Case("qwen3.5", _qwen3_5, **STILL_QWEN)
 QWEN3_5_MOE = Case(
     "qwen3.5-moe", lambda: _qwen3_5("Qwen3_5Moe", **EXPERTS, shared_expert_intermediate_size=16), **STILL_QWEN
 )
-_DATED = {**_CLIPS, "tokens": _qwen3_clip_tokens, "reference": _qwen3_clip_positions}
-QWEN3_5_CLIPS = Case("qwen3.5-clips", _qwen3_5, **{**_DATED, "sizes": ((4, 4), (4, 6), (8, 4))})
+_DATED = {**_VIDEOS, "tokens": _qwen3_video_tokens, "reference": _qwen3_video_positions}
+QWEN3_5_VIDEOS = Case("qwen3.5-videos", _qwen3_5, **{**_DATED, "sizes": ((4, 4), (4, 6), (8, 4))})
 
 STILL = [LLAVA, LLAVA_NEXT, VIP_LLAVA, ONEVISION, QWEN2_VL, QWEN2_5_VL, QWEN3_VL, INTERNVL, IDEFICS3, SMOLVLM]
 STILL += [GEMMA3, PALIGEMMA, PIXTRAL_LLAVA, MISTRAL3, LLAVA_NEXT_VIDEO, VIDEO_LLAVA, QWEN3_5]
 STILL += [QWEN3_VL_MOE, QWEN3_5_MOE]
-CLIPS = [ONEVISION_CLIPS, LLAVA_NEXT_VIDEO_CLIPS, VIDEO_LLAVA_CLIPS, QWEN2_VL_CLIPS, QWEN2_5_VL_CLIPS, QWEN3_VL_CLIPS]
-CLIPS += [QWEN3_5_CLIPS]
+VIDEOS = [ONEVISION_VIDEOS, LLAVA_NEXT_VIDEO_VIDEOS, VIDEO_LLAVA_VIDEOS, QWEN2_VL_VIDEOS, QWEN2_5_VL_VIDEOS]
+VIDEOS += [QWEN3_VL_VIDEOS, QWEN3_5_VIDEOS]

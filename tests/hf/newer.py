@@ -7,7 +7,7 @@ from typing import Any
 import torch
 import transformers as hf
 
-from .kit import IMAGE, PAD, TEXT, VIDEO, VOCABULARY, Case, Picture, Written
+from .kit import IMAGE, PAD, TEXT, VIDEO, VOCABULARY, Case, Sample, Written
 from .models import (
     ANY_SIZE,
     INTERNVL,
@@ -75,8 +75,8 @@ def _janus() -> Any:
     return net
 
 
-DEEPSEEK_VL = Case("deepseek-vl", _deepseek, lambda picture: [102, *[IMAGE] * 36], square, ((24, 24),))
-JANUS = Case("janus", _janus, lambda picture: [102, *[IMAGE] * 36, 103], square, ((24, 24),))
+DEEPSEEK_VL = Case("deepseek-vl", _deepseek, lambda image: [102, *[IMAGE] * 36], square, ((24, 24),))
+JANUS = Case("janus", _janus, lambda image: [102, *[IMAGE] * 36, 103], square, ((24, 24),))
 
 # -- Aya Vision and Command A Vision -----------------------------------------------------------------------------------
 
@@ -91,9 +91,9 @@ def _cohere(kind: str, **settings: Any) -> Any:
     return getattr(hf, f"{kind}ForConditionalGeneration")(config)
 
 
-def _aya_tokens(picture: Picture) -> list[int]:
-    """A picture's size is its number of tiles, the view of the whole picture included; it comes last."""
-    tiles = [token for tile in range(picture.size[0] - 1) for token in (105, 10 + tile, *[IMAGE] * 9)]
+def _aya_tokens(image: Sample) -> list[int]:
+    """An image's size is its number of tiles, the view of the whole image included; it comes last."""
+    tiles = [token for tile in range(image.size[0] - 1) for token in (105, 10 + tile, *[IMAGE] * 9)]
     return [102, *tiles, 104, *[IMAGE] * 9, 103]
 
 
@@ -102,7 +102,7 @@ AYA_VISION = Case("aya-vision", lambda: _cohere("AyaVision"), _aya_tokens, tile_
 COHERE2_VISION = Case(
     "cohere2-vision",
     lambda: _cohere("Cohere2Vision", alignment_intermediate_size=32),
-    lambda picture: [102, *([IMAGE] * 9 + [104]) * picture.size[0], 103],
+    lambda image: [102, *([IMAGE] * 9 + [104]) * image.size[0], 103],
     tile_vision,
     _TILES,
 )
@@ -166,30 +166,30 @@ def _lfm2_vl() -> Any:
 _TILE = (4, 6)
 
 
-def _lfm2_views(picture: Picture) -> list[tuple[int, int]]:
-    """Rows and columns of patches of each view; wide pictures are cut into two tiles and seen as a whole."""
-    return [_TILE, _TILE, picture.size] if picture.size[1] > 6 else [picture.size]
+def _lfm2_views(image: Sample) -> list[tuple[int, int]]:
+    """Rows and columns of patches of each view; wide images are cut into two tiles and seen as a whole."""
+    return [_TILE, _TILE, image.size] if image.size[1] > 6 else [image.size]
 
 
-def _lfm2_tokens(picture: Picture) -> list[int]:
-    *tiles, (rows, columns) = _lfm2_views(picture)
+def _lfm2_tokens(image: Sample) -> list[int]:
+    *tiles, (rows, columns) = _lfm2_views(image)
     cut = [token for number, (r, c) in enumerate(tiles) for token in (105 + number, *[IMAGE] * (r * c // 4))]
     return [102, *cut, *([104] if tiles else []), *[IMAGE] * (rows * columns // 4), 103]
 
 
-def _padded_patches(pictures: list[Picture], grids: list[list[tuple[int, int]]]) -> tuple[torch.Tensor, torch.Tensor]:
+def _padded_patches(images: list[Sample], grids: list[list[tuple[int, int]]]) -> tuple[torch.Tensor, torch.Tensor]:
     """(V, P, 48) patches of all views and (V, P) which of them are real."""
     counts = [[rows * columns for rows, columns in views] for views in grids]
-    rows = [part for p, own in zip(pictures, counts) for part in p.pixels(sum(own), 48).split(own)]
+    rows = [part for p, own in zip(images, counts) for part in p.pixels(sum(own), 48).split(own)]
     real = [torch.ones(len(row), dtype=torch.long) for row in rows]
     pad = torch.nn.utils.rnn.pad_sequence
     return pad(rows, batch_first=True), pad(real, batch_first=True)
 
 
-def _lfm2_vision(rows: list[list[Picture]]) -> dict[str, Any]:
-    pictures = [p for row in rows for p in row]
-    grids = [_lfm2_views(p) for p in pictures]
-    pixels, real = _padded_patches(pictures, grids)
+def _lfm2_vision(rows: list[list[Sample]]) -> dict[str, Any]:
+    images = [p for row in rows for p in row]
+    grids = [_lfm2_views(p) for p in images]
+    pixels, real = _padded_patches(images, grids)
     shapes = torch.tensor([grid for views in grids for grid in views])
     return {"pixel_values": pixels, "pixel_attention_mask": real, "spatial_shapes": shapes}
 
@@ -221,18 +221,18 @@ def _gemma4(**text: Any) -> Any:
     )
 
 
-def _gemma4_vision(rows: list[list[Picture]]) -> dict[str, Any]:
-    pictures = [p for row in rows for p in row]
-    pixels, real = _padded_patches(pictures, [[p.size] for p in pictures])
+def _gemma4_vision(rows: list[list[Sample]]) -> dict[str, Any]:
+    images = [p for row in rows for p in row]
+    pixels, real = _padded_patches(images, [[p.size] for p in images])
     places = torch.full((*real.shape, 2), -1)
-    for i, (down, across) in enumerate(p.size for p in pictures):
+    for i, (down, across) in enumerate(p.size for p in images):
         number = torch.arange(down * across)
         places[i, : len(number)] = torch.stack([number % across, number // across], dim=-1)
     return {"pixel_values": pixels, "image_position_ids": places}
 
 
 def _gemma4_per_layer(net: Any, row: Any, written: Written) -> dict[str, Any]:
-    """What each layer adds per token; a picture's tokens count as padding."""
+    """What each layer adds per token; an image's tokens count as padding."""
     ids = torch.tensor([written.ids])
     return {"per_layer_inputs": net.model.language_model.get_per_layer_inputs(ids.masked_fill(ids == IMAGE, PAD), None)}
 
@@ -242,7 +242,7 @@ def _gemma4_types(net: Any, row: Any, written: Written) -> dict[str, Any]:
 
 
 _GEMMA4 = {
-    "tokens": lambda picture: [102, *[IMAGE] * (picture.size[0] * picture.size[1] // 4), 103],
+    "tokens": lambda image: [102, *[IMAGE] * (image.size[0] * image.size[1] // 4), 103],
     "vision": _gemma4_vision,
     "sizes": ((4, 6), (4, 4), (6, 8)),
     "extras": lambda ids: {"mm_token_type_ids": (ids == IMAGE).int()},

@@ -1,4 +1,4 @@
-"""Several questions on one picture: one vision pass, and the answers of asking each by itself."""
+"""Several questions on one image: one vision pass, and the answers of asking each by itself."""
 
 from __future__ import annotations
 

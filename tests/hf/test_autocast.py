@@ -63,7 +63,7 @@ def available(family, text, need) -> bool:
 def test_cues_of_the_same_encoding_are_the_same(case, net):
     family = families.find(net)
     family = next(stream for stream in family.streams if (stream.modality == "video") == bool(case.frames))
-    vision = family.vision(case.call([*shuffled(1), case.picture(0)]))
+    vision = family.vision(case.call([*shuffled(1), case.image(0)]))
     maps, text = family.token_maps(vision), text_side(family)
     method = Reads(wanted=frozenset(n for n in NEEDS if available(family, text, n)) | {"features"}, at=(0.5,))
     assert {"relevance", "saliency"} <= method.needs
@@ -81,7 +81,7 @@ def test_cues_of_the_same_encoding_are_the_same(case, net):
 
 def test_questions_are_not_remembered_in_half(monkeypatch):
     """A text tower keeps what it embedded: not of a call under autocast for one without."""
-    net, call = model(LLAVA), LLAVA.call([*shuffled(1), LLAVA.picture(0), *shuffled(2)])
+    net, call = model(LLAVA), LLAVA.call([*shuffled(1), LLAVA.image(0), *shuffled(2)])
     found = []
     for first in (True, False):
         with torch.no_grad(), prune(net, GridPrune(keep=8), clip=clip_text(), question="What is red?") as pruning:

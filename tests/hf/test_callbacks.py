@@ -107,7 +107,7 @@ def test_a_later_turn_shows_the_whole_prompt():
     net, first = model(LLAVA), one(LLAVA)
     with prune(net, SOME):
         opening = net.generate(**LLAVA.call(first), max_new_tokens=2, return_dict_in_generate=True)
-    call = LLAVA.call([*first, *opening.sequences[0, -2:].tolist(), *shuffled(3), LLAVA.picture(1), *shuffled(4)])
+    call = LLAVA.call([*first, *opening.sequences[0, -2:].tolist(), *shuffled(3), LLAVA.image(1), *shuffled(4)])
     cache = {"past_key_values": opening.past_key_values}
     prompts, prefixes = seen(net, {**call, **cache}, prune(net, SOME), max_new_tokens=2)
     assert prompts[0][0] == call["input_ids"].tolist()

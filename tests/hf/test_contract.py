@@ -10,28 +10,28 @@ import torch
 
 from gridprune import families, prune
 from gridprune.errors import UnsupportedCallError
-from gridprune.families.limits import CHUNKED_PREFILL, LATER_PICTURES, PADDING_BEHIND_CACHE, STATIC_CACHE
+from gridprune.families.limits import CHUNKED_PREFILL, LATER_IMAGES, PADDING_BEHIND_CACHE, STATIC_CACHE
 from gridprune.methods.registry import create
 from rounding import assert_same_output, bound, chain
 
-from .kit import Picture, Uneven, in_full, reference, shuffled, write
+from .kit import Sample, Uneven, in_full, reference, shuffled, write
 
 KEEP_ALL = create("keep-all")
 SOME = create("fastervlm", keep="30%")
 
 
 def one(case, number=0):
-    """A prompt with one picture."""
-    return [*shuffled(number), case.picture(number), *shuffled(number + 1)]
+    """A prompt with one image."""
+    return [*shuffled(number), case.image(number), *shuffled(number + 1)]
 
 
 def two(case, number=0):
-    """A prompt with two pictures, different ones."""
+    """A prompt with two images, different ones."""
     return [
         *shuffled(number, 3),
-        case.picture(number),
+        case.image(number),
         *shuffled(number + 1, 2),
-        case.picture(number + 1),
+        case.image(number + 1),
         *shuffled(3),
     ]
 
@@ -92,7 +92,7 @@ def test_keep_all_generate_is_bit_identical(case, net):
     assert torch.equal(stack(pruned), stack(plain))
 
 
-def test_prompt_without_pictures_runs_as_it_is(case, net):
+def test_prompt_without_images_runs_as_it_is(case, net):
     call = case.call(shuffled(1))
     with torch.no_grad():
         plain = net(**call).logits
@@ -124,7 +124,7 @@ def test_pruned_generate_equals_reference(case, net):
 
 def test_uneven_counts_equal_reference(case, net):
     row = two(case)
-    for salt in range(8):  # which counts the pictures get is a matter of their pixels
+    for salt in range(8):  # which counts the images get is a matter of their pixels
         pruned, masks = forward(net, case.call(row), Uneven(salt=salt))
         if masks[0].sum() != masks[1].sum():
             break
@@ -142,7 +142,7 @@ def test_labels_and_loss_equal_reference(case, net):
 
 
 def test_rounding_cannot_hide_a_wrong_token(case, net):
-    """What the text behind the pictures makes of one other token is far more than tests of the same output allow."""
+    """What the text behind the images makes of one other token is far more than tests of the same output allow."""
     row = two(case)
     _, masks = forward(net, case.call(row))
     expected = reference(case, net, row, masks).logits[0, -3:]
@@ -203,20 +203,20 @@ def test_cache_holds_kept_tokens_only(case, net):
     assert output.past_key_values.get_seq_length() == len(case.ids(row)) - cut + 3
 
 
-@pytest.mark.parametrize("pictures", ["text", "new", "all"])
-def test_second_turn_of_generate_equals_from_scratch(case, net, limits, pictures):
+@pytest.mark.parametrize("images", ["text", "new", "all"])
+def test_second_turn_of_generate_equals_from_scratch(case, net, limits, images):
     first = one(case)
     opening, masks = generate(net, case.call(first), tokens=3)
     answer = opening.sequences[0, len(case.ids(first)) :].tolist()
-    new = [*shuffled(5)] if pictures == "text" else [*shuffled(5, 2), case.picture(1), *shuffled(6)]
+    new = [*shuffled(5)] if images == "text" else [*shuffled(5, 2), case.image(1), *shuffled(6)]
     whole = [*first, *answer, *new]
     call = case.call(whole)
-    if pictures == "text":
+    if images == "text":
         call = {**case.call(shuffled(1)), **case.extras(call["input_ids"])}
         call |= {"input_ids": case.call(whole)["input_ids"], "attention_mask": case.call(whole)["attention_mask"]}
-    elif pictures == "new":
-        call |= case.vision([[item for item in new if isinstance(item, Picture)]])
-    with refused(LATER_PICTURES, limits if pictures != "text" else {}) as refusal:
+    elif images == "new":
+        call |= case.vision([[item for item in new if isinstance(item, Sample)]])
+    with refused(LATER_IMAGES, limits if images != "text" else {}) as refusal:
         second, more = generate(net, {**call, "past_key_values": opening.past_key_values}, tokens=2)
     if refusal is not None:
         return
@@ -225,20 +225,20 @@ def test_second_turn_of_generate_equals_from_scratch(case, net, limits, pictures
     assert second.sequences[0, : len(case.ids(whole))].tolist() == case.ids(whole)
 
 
-@pytest.mark.parametrize("with_picture", [False, True], ids=["text", "picture"])
-def test_second_turn_of_forward_equals_from_scratch(case, net, limits, with_picture):
+@pytest.mark.parametrize("with_image", [False, True], ids=["text", "image"])
+def test_second_turn_of_forward_equals_from_scratch(case, net, limits, with_image):
     rows = [one(case), [*shuffled(4, 9), *one(case, 1)]]
     call = case.call(*rows)
     opening, masks = forward(net, call)
-    new = [[*shuffled(5, 2), case.picture(1), *shuffled(6)], [*shuffled(7), case.picture(2), *shuffled(8, 2)]]
-    if not with_picture:
+    new = [[*shuffled(5, 2), case.image(1), *shuffled(6)], [*shuffled(7), case.image(2), *shuffled(8, 2)]]
+    if not with_image:
         new = [shuffled(5), shuffled(6)]
     later = case.call(*new)
     for name in ("attention_mask", *case.extras(call["input_ids"])):
         later[name] = torch.cat([call[name], later[name]], dim=1)
     later["past_key_values"] = opening.past_key_values
-    limit = next((each for each in (LATER_PICTURES, PADDING_BEHIND_CACHE) if with_picture and each in limits), "")
-    if with_picture and not limit and families.find(net).window and len(case.sizes) > 1:  # rows of different lengths
+    limit = next((each for each in (LATER_IMAGES, PADDING_BEHIND_CACHE) if with_image and each in limits), "")
+    if with_image and not limit and families.find(net).window and len(case.sizes) > 1:  # rows of different lengths
         limit, limits = PADDING_BEHIND_CACHE, {PADDING_BEHIND_CACHE: "padding would fill the window"}
     with refused(limit, limits) as refusal:
         output, more = forward(net, later)

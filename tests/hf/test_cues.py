@@ -26,7 +26,7 @@ WORDS = processor(VICUNA)
 
 
 def call(case, number=0):
-    return case.call([*shuffled(1), case.picture(number), *shuffled(2)])
+    return case.call([*shuffled(1), case.image(number), *shuffled(2)])
 
 
 def clip_text(width=24, sign=-1):
@@ -86,7 +86,7 @@ def test_windowed_values_come_back_in_order():
     """Qwen2.5-VL's merger on the states as captured and put in order gives the model's own features."""
     net = model(QWEN2_5_VL)
     family = families.find(net)
-    given = QWEN2_5_VL.call([QWEN2_5_VL.picture(0), 5, QWEN2_5_VL.picture(1)])
+    given = QWEN2_5_VL.call([QWEN2_5_VL.image(0), 5, QWEN2_5_VL.image(1)])
     vision = family.vision(given)
     maps = family.token_maps(vision)
     with torch.no_grad():
@@ -125,7 +125,7 @@ def test_embedding_relevance_by_hand(case):
     with torch.no_grad(), prune(net, GridPrune(keep=4), processor=WORDS, question="what?") as pruning:
         net(**call(case))
     (report,) = pruning.reports
-    features = case.features(net, [case.picture(0)])[0]
+    features = case.features(net, [case.image(0)])[0]
     ids = tokenizer()("what?", add_special_tokens=False)["input_ids"]
     with torch.no_grad():
         words = net.get_input_embeddings()(torch.tensor(ids))
@@ -240,10 +240,10 @@ def test_reports_are_plain_and_drawn(tmp_path):
     assert report.figure(tmp_path / "figure.png").stat().st_size > 100
 
 
-def test_reports_of_many_pictures_are_bounded():
+def test_reports_of_many_images_are_bounded():
     net = model(LLAVA)
     with torch.no_grad(), prune(net, create("random", keep=3), max_reports=2) as pruning:
-        net(**LLAVA.call([LLAVA.picture(0), LLAVA.picture(1), LLAVA.picture(2)]))
+        net(**LLAVA.call([LLAVA.image(0), LLAVA.image(1), LLAVA.image(2)]))
     assert len(pruning.reports) == 2
 
 

@@ -30,7 +30,7 @@ def moved(net):
 
 
 def geometry(net, call):
-    """What tells the pictures' maps apart, boxes included."""
+    """What tells the images' maps apart, boxes included."""
     found = []
     for stream in families.find(net).streams:
         vision = stream.vision(call)
@@ -72,7 +72,7 @@ ON_ACCELERATOR = [
     (models.LLAVA, create("prumerge-fixed", keep="40%"), {}),
     (models.LLAVA_NEXT, create("eadp", keep="40%"), {"clip": clip_text(), "question": "What is red?"}),
     (models.QWEN2_5_VL, Uneven(), {"positions": "original"}),
-    (models.QWEN3_VL_CLIPS, create("fastervlm", keep="40%"), {}),
+    (models.QWEN3_VL_VIDEOS, create("fastervlm", keep="40%"), {}),
 ]
 
 

@@ -53,16 +53,16 @@ def test_no_family_loads_a_model():
     assert "qwen" not in loaded
 
 
-def test_structure_of_the_picture():
+def test_structure_of_the_image():
     """The Laplacian's moments of every token are those of the pixels under it."""
     method = create("s2prune", keep=6)
     for case in (LLAVA, LLAVA_NEXT):
         net = model(case)
         with torch.no_grad(), prune(net, method) as pruning:
-            net(**case.call([*shuffled(1), case.picture(0)]))
+            net(**case.call([*shuffled(1), case.image(0)]))
         assert pruning.reports[0].kept == 6
     with pytest.raises(MissingCueError, match="structure"), prune(model(QWEN2_5_VL), method):
-        model(QWEN2_5_VL)(**QWEN2_5_VL.call([5, QWEN2_5_VL.picture(0)]))
+        model(QWEN2_5_VL)(**QWEN2_5_VL.call([5, QWEN2_5_VL.image(0)]))
 
 
 @pytest.mark.skipif(transformers.__version__ != PINNED, reason="the page lists the classes of the pinned version")

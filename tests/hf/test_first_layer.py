@@ -64,7 +64,7 @@ def _per_token(values, length, size):
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_every_family_gives_what_the_stock_model_computes(case):
     net = model(case)
-    call = case.call([5, *WORDS, case.picture(0), 7])
+    call = case.call([5, *WORDS, case.image(0), 7])
     family = next(s for s in families.find(net).streams if s.vision(call) is not None)
     vision = family.vision(call)
     maps, method = family.token_maps(vision), create("hawk", keep=2)
@@ -86,7 +86,7 @@ def test_every_family_gives_what_the_stock_model_computes(case):
 def test_no_text_tower_is_needed():
     net = model(LLAVA)
     with torch.no_grad(), prune(net, create("hawk", keep=5), processor=processor(VICUNA), question="what?") as pruning:
-        net(**LLAVA.call([5, LLAVA.picture(0)]))
+        net(**LLAVA.call([5, LLAVA.image(0)]))
     assert pruning.reports[0].kept == 5
     with pytest.raises(MissingCueError, match="processor"):
         prune(net, create("hawk", keep=5), question="what?")

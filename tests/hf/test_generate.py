@@ -15,7 +15,7 @@ from .kit import in_full, model, reference, shuffled, write
 from .models import LLAVA, LLAVA_NEXT
 
 SOME = create("fastervlm", keep=10)
-ROW = [*shuffled(1), LLAVA.picture(0), *shuffled(2)]
+ROW = [*shuffled(1), LLAVA.image(0), *shuffled(2)]
 PROMPT = 46
 
 
@@ -104,7 +104,7 @@ def test_inputs_under_their_other_name(net):
 
 
 def test_padding_without_a_mask_is_inferred(net):
-    call = LLAVA.call(ROW, [*shuffled(3, 12), LLAVA.picture(1), *shuffled(4)])
+    call = LLAVA.call(ROW, [*shuffled(3, 12), LLAVA.image(1), *shuffled(4)])
     with prune(net, SOME):
         expected = net.generate(**call, max_new_tokens=3, do_sample=False)
         del call["attention_mask"]
@@ -117,7 +117,7 @@ def test_padding_without_a_mask_is_inferred(net):
 @pytest.mark.parametrize("case", [LLAVA, LLAVA_NEXT], ids=lambda case: case.name)
 def test_original_positions(case):
     net = model(case)
-    row = [*shuffled(1), case.picture(0), *shuffled(2), case.picture(1), *shuffled(3)]
+    row = [*shuffled(1), case.image(0), *shuffled(2), case.image(1), *shuffled(3)]
     with torch.no_grad(), prune(net, SOME, positions="original") as pruning:
         pruned = net(**case.call(row)).logits
         masks = [report.kept_mask for report in pruning.reports]
@@ -137,7 +137,7 @@ def test_original_positions(case):
 
 def test_original_positions_of_ragged_batches():
     net = model(LLAVA)
-    rows = [ROW, [*shuffled(3, 12), LLAVA.picture(1), *shuffled(4), LLAVA.picture(2), *shuffled(1)]]
+    rows = [ROW, [*shuffled(3, 12), LLAVA.image(1), *shuffled(4), LLAVA.image(2), *shuffled(1)]]
     with torch.no_grad(), prune(net, SOME, positions="original"):
         batch = net(**LLAVA.call(*rows)).logits
         for i, row in enumerate(rows):
@@ -151,7 +151,7 @@ def test_original_positions_of_ragged_batches():
 def test_merging_before_the_language_model(net):
     with torch.no_grad(), prune(net, create("pooling", keep=9)) as pruning:
         pruned = net(**LLAVA.call(ROW))
-    features = LLAVA.features(net, [LLAVA.picture(0)])[0]
+    features = LLAVA.features(net, [LLAVA.image(0)])[0]
     pooled = torch.nn.functional.avg_pool2d(features.T.view(1, -1, 6, 6), 2)[0].flatten(1).T
     table = net.get_input_embeddings()
     with torch.no_grad():
@@ -162,7 +162,7 @@ def test_merging_before_the_language_model(net):
     assert_same_output(pruned.logits[:, columns], expected, net)
 
 
-def test_downsampling_encodes_a_smaller_picture(net):
+def test_downsampling_encodes_a_smaller_image(net):
     with torch.no_grad(), prune(net, create("downsample", keep=9)):
         pruned = net(**LLAVA.call(ROW), use_cache=True)
         assert pruned.past_key_values.get_seq_length() == 10 + 9

@@ -1,4 +1,4 @@
-"""Where tokens lie: a marker planted in one patch of the picture shows up in exactly the tokens that name the patch."""
+"""Where tokens lie: a marker planted in one patch of the image shows up in exactly the tokens that name the patch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gridprune import families
 from rounding import bound
 
 from .kit import model
-from .models import CLIPS, LLAVA_NEXT
+from .models import LLAVA_NEXT, VIDEOS
 
 SIDE = 4  # pixels of a tower patch in every tiny model
 MIXERS = ("out_proj", "o_proj", "proj", "projection_layer")
@@ -52,13 +52,13 @@ def marked(vision, stream, patch):
 
 @pytest.mark.parametrize("number", [0, 1, 2])
 def test_markers_are_found_in_their_tokens(case, unmixed, number):
-    picture = case.picture(number)
-    call = case.call([11, picture, 12])
+    image = case.image(number)
+    call = case.call([11, image, 12])
     stream = next(s for s in families.find(unmixed).streams if s.vision(call) is not None)
     vision = stream.vision(call)
     (place,) = stream.locate(call["input_ids"], vision)
     token_map = place.token_map
-    assert len(token_map) == case.tokens(picture).count(case.placeholder)
+    assert len(token_map) == case.tokens(image).count(case.placeholder)
     with torch.no_grad():
         plain = stream.embeddings(stream.features(vision), [token_map])[0]
         patches = int(token_map.source.max()) + 1
@@ -70,9 +70,9 @@ def test_markers_are_found_in_their_tokens(case, unmixed, number):
     assert not token_map.separator[found].any()
 
 
-def test_boxes_tile_the_picture(case):
-    picture = case.picture(1)
-    call = case.call([11, picture, 12])
+def test_boxes_tile_the_image(case):
+    image = case.image(1)
+    call = case.call([11, image, 12])
     stream = next(s for s in families.find(model(case)).streams if s.vision(call) is not None)
     (place,) = stream.locate(call["input_ids"], stream.vision(call))
     candidates = place.token_map.candidates
@@ -83,9 +83,9 @@ def test_boxes_tile_the_picture(case):
             assert area == pytest.approx(1.0, abs=bound(1.0, terms=4 * len(boxes))) or area == 0.0
 
 
-@pytest.mark.parametrize("case", CLIPS, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", VIDEOS, ids=lambda case: case.name)
 def test_clips_name_their_frames(case):
-    call = case.call([11, case.picture(0), 12])
+    call = case.call([11, case.image(0), 12])
     stream = families.find(model(case)).streams[1]
     (place,) = stream.locate(call["input_ids"], stream.vision(call))
     assert place.token_map.frame.unique().tolist() == list(range(case.frames))
@@ -94,7 +94,7 @@ def test_clips_name_their_frames(case):
 def test_newlines_stay_with_rows_that_keep_a_token():
     net = model(LLAVA_NEXT)
     family = families.find(net)
-    call = LLAVA_NEXT.call([LLAVA_NEXT.picture(0)])
+    call = LLAVA_NEXT.call([LLAVA_NEXT.image(0)])
     token_map = family.token_maps(family.vision(call))[0]
     candidates = token_map.candidates
     kept = ((candidates.plane == 1) & (candidates.row == 2)).nonzero()[:3, 0]
@@ -111,7 +111,7 @@ def test_one_budget_over_all_views():
 
     net = model(LLAVA_NEXT)
     with torch.no_grad(), prune(net, create("fastervlm", keep="11.1%")) as pruning:
-        net(**LLAVA_NEXT.call([5, LLAVA_NEXT.picture(2)]))
+        net(**LLAVA_NEXT.call([5, LLAVA_NEXT.image(2)]))
     (report,) = pruning.reports
     assert report.total == 36 + 144
     assert report.kept == 20

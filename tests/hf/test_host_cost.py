@@ -69,7 +69,7 @@ def test_a_call_waits_for_little_and_not_longer_for_more_images(case, method, se
     with Accelerator(), torch.no_grad():
         there = moved(net)
         for rows in (1, 4):
-            call = case.call(*[[*shuffled(1), case.picture(0), *shuffled(2)]] * rows)
+            call = case.call(*[[*shuffled(1), case.image(0), *shuffled(2)]] * rows)
             call = {name: value.to(DEVICE) for name, value in call.items()}
             stock = counted(functools.partial(there, **call))
             ours = counted(functools.partial(answer, there, call, prune(there, method, **settings)))

@@ -18,7 +18,7 @@ from gridprune.errors import UnsupportedCallError, UnsupportedModelError
 from gridprune.methods.in_llm.base import DropPoint, InsideMethod, LayerView
 from rounding import assert_same_output
 
-from .cases import CLIPS, NEWER, STILL
+from .cases import NEWER, STILL, VIDEOS
 from .kit import model, shuffled, variant
 from .models import GEMMA3, QWEN3_VL
 
@@ -76,7 +76,7 @@ def masked(net, call: dict[str, Tensor], visual: Tensor) -> tuple[Tensor, Tensor
 @pytest.mark.parametrize("case", [*STILL, *NEWER], ids=lambda case: case.name)
 def test_equals_the_stock_model_with_masked_columns(case):
     net = model(case)
-    call = case.call([*shuffled(1), case.picture(0), *shuffled(2)])
+    call = case.call([*shuffled(1), case.image(0), *shuffled(2)])
     if case.name in REFUSED:
         with pytest.raises(UnsupportedModelError, match="pre-llm"):
             prune(net, Loudest(keep=1))
@@ -91,7 +91,7 @@ def test_equals_the_stock_model_with_masked_columns(case):
 
 
 def wide() -> Any:
-    """Gemma 3 with windows that hold the whole prompt, as those of the real model hold a picture or four."""
+    """Gemma 3 with windows that hold the whole prompt, as those of the real model hold an image or four."""
     net = GEMMA3.build()
     config = net.config.to_dict()
     config["text_config"]["sliding_window"] = 64
@@ -101,26 +101,26 @@ def wide() -> Any:
 @pytest.mark.parametrize("case", [QWEN3_VL, variant(GEMMA3, build=wide)], ids=lambda case: case.name)
 def test_decoding_goes_on_with_what_is_left(case):
     net = model(case)
-    call = case.call([*shuffled(1), case.picture(0), *shuffled(2)])
+    call = case.call([*shuffled(1), case.image(0), *shuffled(2)])
     visual = (call["input_ids"][0] == case.placeholder).nonzero()[:, 0]
     with prune(net, Loudest(keep=1)):
         out = net.generate(**call, max_new_tokens=3, do_sample=False, return_dict_in_generate=True, output_logits=True)
-    new = case.call([*shuffled(1), case.picture(0), *shuffled(2), *out.sequences[0, -3:-1].tolist()])
+    new = case.call([*shuffled(1), case.image(0), *shuffled(2), *out.sequences[0, -3:-1].tolist()])
     expected, _ = masked(net, new, visual)
     assert_same_output(torch.cat(out.logits), expected[-3:], net)
 
 
 def test_windows_that_would_slide_over_dropped_tokens_are_refused():
-    net, call = model(GEMMA3), GEMMA3.call([*shuffled(1), GEMMA3.picture(0), *shuffled(2)])
+    net, call = model(GEMMA3), GEMMA3.call([*shuffled(1), GEMMA3.image(0), *shuffled(2)])
     assert net.config.text_config.sliding_window < call["input_ids"].shape[1]
     with prune(net, Loudest(keep=1)), pytest.raises(UnsupportedCallError, match="last 12 tokens"):
         net.generate(**call, max_new_tokens=2)
 
 
-@pytest.mark.parametrize("case", [case for case in CLIPS if case.name[:7] != "qwen3.5"], ids=lambda case: case.name)
+@pytest.mark.parametrize("case", [case for case in VIDEOS if case.name[:7] != "qwen3.5"], ids=lambda case: case.name)
 def test_clips_are_refused_by_name(case):
-    net, call = model(case), case.call([*shuffled(1), case.picture(0), *shuffled(2)])
-    with prune(net, Loudest(keep=1)), pytest.raises(UnsupportedCallError, match="not of clips"):
+    net, call = model(case), case.call([*shuffled(1), case.image(0), *shuffled(2)])
+    with prune(net, Loudest(keep=1)), pytest.raises(UnsupportedCallError, match="not of videos"):
         net(**call)
-    with prune(net, Loudest(keep=1)), pytest.raises(UnsupportedCallError, match="not of clips"):
+    with prune(net, Loudest(keep=1)), pytest.raises(UnsupportedCallError, match="not of videos"):
         net.generate(**call, max_new_tokens=1)

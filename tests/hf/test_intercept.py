@@ -36,7 +36,7 @@ HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_forward_hooks_with_kwargs", "
 
 
 def call(case=LLAVA):
-    return case.call([*shuffled(1), case.picture(0), *shuffled(2)])
+    return case.call([*shuffled(1), case.image(0), *shuffled(2)])
 
 
 def state(net):
@@ -163,7 +163,7 @@ def test_two_models_at_once(net):
 
 
 def test_one_pruning_from_two_threads(net):
-    calls = [LLAVA.call([*shuffled(i), LLAVA.picture(i), *shuffled(2)]) for i in range(4)]
+    calls = [LLAVA.call([*shuffled(i), LLAVA.image(i), *shuffled(2)]) for i in range(4)]
     with torch.no_grad(), prune(net, SOME):
         expected = [net(**each).logits for each in calls]
     wrong: list[int] = []
@@ -395,7 +395,7 @@ def test_more_than_there_are(net):
         run(net)
 
 
-def test_broken_picture(net):
+def test_broken_image(net):
     bad = call()
     bad["pixel_values"] = bad["pixel_values"] * float("nan")
     with pytest.raises(MissingCueError, match="NaN"), prune(net, SOME):
@@ -411,7 +411,7 @@ def test_embeddings_are_passed_on_with_a_warning(net):
             net(inputs_embeds=embeds, **given)
 
 
-def test_encoded_pictures_are_passed_on_with_a_warning(net):
+def test_encoded_images_are_passed_on_with_a_warning(net):
     given = call()
     encoded = net.get_image_features(given.pop("pixel_values"), return_dict=True)
     with prune(net, SOME), pytest.warns(UserWarning, match="mm_encoder_outputs"):

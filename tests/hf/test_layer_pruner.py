@@ -216,7 +216,7 @@ def test_budgets_that_cannot_be_met_say_what_can(model):
         model(**call())
 
 
-def test_rows_with_different_numbers_of_pictures_are_refused(model):
+def test_rows_with_different_numbers_of_images_are_refused(model):
     inputs = call(rows=2)
     inputs["input_ids"][1, 4] = 9
     with prune(model, FastV(keep=12)), pytest.raises(UnsupportedCallError, match="equally many"):

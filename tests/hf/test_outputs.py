@@ -28,8 +28,8 @@ def whole(case, net, rows, masks):
     """For every row, the reference's logits at the columns of its own prompt."""
     found = []
     for row in rows:
-        pictures = sum(not isinstance(item, int) for item in row)
-        own, masks = masks[:pictures], masks[pictures:]
+        images = sum(not isinstance(item, int) for item in row)
+        own, masks = masks[:images], masks[images:]
         found.append(in_full(case, net, row, own, reference(case, net, row, own).logits)[0])
     return found
 
@@ -105,7 +105,7 @@ def test_attention_maps_stand_at_the_given_columns(case):
 
 def test_a_first_column_that_is_dropped_has_no_state():
     net = model(LLAVA)
-    row = [LLAVA.picture(0), *shuffled(2)]
+    row = [LLAVA.image(0), *shuffled(2)]
     output, masks = forward(net, LLAVA.call(row), create("random", keep=3, seed=1))
     first = int(masks[0].nonzero()[0])
     assert first > 0
@@ -163,8 +163,8 @@ def test_labels_of_dropped_tokens_do_not_count(case, net):
 
 def test_a_loss_of_full_length_logits_is_that_of_the_kept_tokens(case, net):
     """What trainers compute by themselves, such as label smoothing: the pairs of column and next token are the right
-    ones, also right behind a picture whose last token was dropped."""
-    row = [*shuffled(1), case.picture(0), *shuffled(2), case.picture(1), *shuffled(3)]
+    ones, also right behind an image whose last token was dropped."""
+    row = [*shuffled(1), case.image(0), *shuffled(2), case.image(1), *shuffled(3)]
     call = case.call(row)
     labels = call["input_ids"].masked_fill(call["input_ids"] == case.placeholder, -100)
     pruned, masks = forward(net, call)
@@ -244,9 +244,9 @@ MROPE = [case for case in STILL if case.name.startswith("qwen")]
 
 
 def small_first(case):
-    """A first picture that keeps all of its four tokens, and a later one that does not."""
-    small = case.picture(0).__class__((4, 4), seed=3)
-    return [*shuffled(1), small, *shuffled(2)], [*shuffled(5, 2), case.picture(0), *shuffled(6)]
+    """A first image that keeps all of its four tokens, and a later one that does not."""
+    small = case.image(0).__class__((4, 4), seed=3)
+    return [*shuffled(1), small, *shuffled(2)], [*shuffled(5, 2), case.image(0), *shuffled(6)]
 
 
 def turn(case, before, new, cache):
@@ -281,7 +281,7 @@ def test_positions_go_on_where_a_turn_ended_in_which_all_was_kept(case, between)
 def test_a_cache_that_was_filled_outside(case):
     """The whole prompt tells where its positions end; its new part alone does not."""
     net = model(case)
-    first, new = [*shuffled(1), case.picture(0), *shuffled(2)], [*shuffled(5, 2), case.picture(1), *shuffled(6)]
+    first, new = [*shuffled(1), case.image(0), *shuffled(2)], [*shuffled(5, 2), case.image(1), *shuffled(6)]
     with torch.no_grad():
         cache = [net(**case.call(first)).past_key_values for _ in range(2)]
         net(**case.call(two(case)))
@@ -302,8 +302,8 @@ def test_a_cache_that_was_filled_outside(case):
             return
         with pytest.raises(UnsupportedCallError, match="inside the block"):
             net(**turn(case, first, new, cache[1]))
-        later = case.call([*first, *new]) | case.vision([[case.picture(1)]])
-        with pytest.raises(UnsupportedCallError, match="all its pictures"):
+        later = case.call([*first, *new]) | case.vision([[case.image(1)]])
+        with pytest.raises(UnsupportedCallError, match="all its images"):
             net.generate(**later, past_key_values=cache[1], max_new_tokens=1)
 
 

@@ -24,14 +24,14 @@ WORDS = (  # what users write that looks like a template's own
 )
 
 
-def turn(role, text, pictures=0, behind=False):
-    shown = [{"type": "image"}] * pictures
+def turn(role, text, images=0, behind=False):
+    shown = [{"type": "image"}] * images
     parts = [{"type": "text", "text": text}] if text else []
     return {"role": role, "content": [*parts, *shown] if behind else [*shown, *parts]}
 
 
-def user(text, pictures=0, **options):
-    return turn("user", text, pictures, **options)
+def user(text, images=0, **options):
+    return turn("user", text, images, **options)
 
 
 def assistant(text):
@@ -47,17 +47,17 @@ def rendered(name, turns, **options):
 
 
 def read(name, *texts, guide="last", placeholders=3):
-    """Questions of a left-padded batch of prompts, every picture standing for several placeholders."""
+    """Questions of a left-padded batch of prompts, every image standing for several placeholders."""
     image = tokenizer().convert_tokens_to_ids("<image>")
     rows = [tokenizer()(text, add_special_tokens=False)["input_ids"] for text in texts]
     rows = [[token for token in row for _ in range(placeholders if token == image else 1)] for row in rows]
     longest = max(len(row) for row in rows)
     ids = torch.tensor([[0] * (longest - len(row)) + row for row in rows])
-    pictures = []
+    images = []
     for number, row in enumerate(ids):
         runs = (row == image).nonzero()[:, 0].split(placeholders)
-        pictures += [(number, run) for run in runs if len(run)]
-    return QuestionReader(processor(name)).read(ids, pictures, guide=guide)
+        images += [(number, run) for run in runs if len(run)]
+    return QuestionReader(processor(name)).read(ids, images, guide=guide)
 
 
 def asked(name, *turns, processed=True, guide="last", **options):
@@ -93,7 +93,7 @@ def test_a_conversation_sent_again_is_guided_by_its_last_question(chat):
 
 
 @each_chat
-def test_guided_by_the_turn_a_question_stays_what_it_was_when_the_picture_came(chat):
+def test_guided_by_the_turn_a_question_stays_what_it_was_when_the_image_came(chat):
     turns = [user("What is red?", 1), assistant("The ball is."), user("And blue?", 1), assistant("None."), user("Why?")]
     assert asked(chat, *turns, guide="turn") == ["What is red?", "And blue?"]
     shown = [user("What is red?"), assistant("Show it."), user("", 1), assistant("The ball."), user("Why?")]
@@ -101,7 +101,7 @@ def test_guided_by_the_turn_a_question_stays_what_it_was_when_the_picture_came(c
 
 
 @each_chat
-def test_several_pictures_of_one_turn(chat):
+def test_several_images_of_one_turn(chat):
     assert asked(chat, user("What differs?", 2)) == ["What differs?"] * 2
 
 
@@ -112,7 +112,7 @@ def test_batch(chat):
 
 
 @each_chat
-def test_a_picture_without_words_takes_the_last_question_that_was_asked(chat):
+def test_a_image_without_words_takes_the_last_question_that_was_asked(chat):
     assert asked(chat, user("", 1), assistant("I see."), user("What is red?")) == ["What is red?"]
     assert asked(chat, user("What is red?"), assistant("Show it."), user("", 1)) == ["What is red?"]
 
@@ -123,7 +123,7 @@ def test_a_prompt_without_words_asks_nothing(chat):
 
 
 @pytest.mark.parametrize("chat", WITH_TOOLS)
-def test_pictures_of_a_tool_are_guided_by_the_users_question(chat):
+def test_images_of_a_tool_are_guided_by_the_users_question(chat):
     tool = turn("tool", "Found one.", 1)
     assert asked(chat, user("What is red?"), assistant("I look."), tool) == ["What is red?"]
     again = [user("What is red?", 1), assistant("A."), user("And blue?"), assistant("I look."), tool]
@@ -196,7 +196,7 @@ def test_prompts_of_the_stock_gemma_processor(scan):
         assert set(QuestionReader(stock).read(ids["input_ids"], [(0, run) for run in runs])) == {expected}
 
 
-def test_numbers_that_a_template_gives_pictures_are_not_asked():
+def test_numbers_that_a_template_gives_images_are_not_asked():
     turns = [user("What is red?", 2), assistant("A ball."), user("And here?", 1)]
     assert asked("qwen", *turns, add_vision_id=True) == ["And here?"] * 3
     assert asked("qwen", *turns[:1], add_vision_id=True) == ["What is red?"] * 2
@@ -228,7 +228,7 @@ def test_two_user_turns_in_a_row(chat):
     assert asked(chat, user("Look at this.", 1), user("What is red?")) == ["What is red?"]
 
 
-def test_batch_rows_of_which_one_has_no_picture():
+def test_batch_rows_of_which_one_has_no_image():
     texts = [rendered("llava", [user("One?")]), rendered("llava", [user("Two?", 1)])]
     assert read("llava", *texts) == ["Two?"]
 

@@ -22,7 +22,7 @@ SOME = create("fastervlm", keep="30%")
 
 def call(case, seed=0):
     torch.manual_seed(seed)
-    return case.call([*shuffled(1), case.picture(seed), *shuffled(2)])
+    return case.call([*shuffled(1), case.image(seed), *shuffled(2)])
 
 
 def counted(module):
@@ -38,7 +38,7 @@ def logits(net, inputs, **settings):
 
 
 @pytest.mark.parametrize("case", [LLAVA, LLAVA_NEXT, QWEN2_5_VL], ids=lambda case: case.name)
-def test_a_picture_that_comes_back_is_not_encoded_again(case):
+def test_a_image_that_comes_back_is_not_encoded_again(case):
     net, cache = model(case), EncoderCache(2)
     tower = find(net).tower.module
     first, second = call(case, 0), call(case, 1)
@@ -56,7 +56,7 @@ def test_a_picture_that_comes_back_is_not_encoded_again(case):
     assert len(cache) == 0
 
 
-def test_entries_do_not_mix_models_pictures_or_settings():
+def test_entries_do_not_mix_models_images_or_settings():
     one, two = model(LLAVA), copy.deepcopy(model(LLAVA))
     with torch.no_grad():
         for weight in two.parameters():

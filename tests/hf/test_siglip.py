@@ -16,12 +16,12 @@ from gridprune.methods.registry import create
 from rounding import assert_same_output
 
 from .kit import model, shuffled
-from .models import GEMMA3, IDEFICS3, LLAVA, ONEVISION, ONEVISION_CLIPS, PALIGEMMA, QWEN2_5_VL, SIGLIP
+from .models import GEMMA3, IDEFICS3, LLAVA, ONEVISION, ONEVISION_VIDEOS, PALIGEMMA, QWEN2_5_VL, SIGLIP
 from .test_cues import clip_text
 from .words import tokenizer
 
 CONTEXT = 16
-WITH_SIGLIP = [ONEVISION, ONEVISION_CLIPS, GEMMA3, PALIGEMMA, IDEFICS3]
+WITH_SIGLIP = [ONEVISION, ONEVISION_VIDEOS, GEMMA3, PALIGEMMA, IDEFICS3]
 
 
 def siglip(kind="Siglip"):
@@ -62,7 +62,7 @@ def question_vector(whole, question):
 def test_relevance_by_hand(case, kind):
     net, whole = model(case), siglip(kind)
     text = SiglipText.from_model(whole, tokenizer())
-    call = case.call([*shuffled(1), case.picture(0), *shuffled(2)])
+    call = case.call([*shuffled(1), case.image(0), *shuffled(2)])
     with torch.no_grad(), prune(net, GridPrune(keep=5), clip=text, question="red?") as pruning:
         net(**call)
         (report,) = pruning.reports
@@ -76,7 +76,7 @@ def test_relevance_by_hand(case, kind):
         blocks = next(m for m in tower.modules() if isinstance(m, torch.nn.ModuleList))
         post_norm = next(m.post_layernorm for m in tower.modules() if hasattr(m, "post_layernorm"))
         handle = blocks[-1].register_forward_hook(keep)
-        encode(**case.vision([[case.picture(0)]]), return_dict=True)
+        encode(**case.vision([[case.image(0)]]), return_dict=True)
         handle.remove()
         patches = patch_by_patch(whole, post_norm(seen[0]).flatten(0, 1))
         per_patch = torch.nn.functional.cosine_similarity(patches, question_vector(whole, "red?")[None], dim=-1)
@@ -110,7 +110,7 @@ def test_methods_by_word_run():
         torch.no_grad(),
         prune(net, method, clip=text, question="red?", processor=tokenizer()) as pruning,
     ):
-        net(**GEMMA3.call([5, GEMMA3.picture(0)]))
+        net(**GEMMA3.call([5, GEMMA3.image(0)]))
     assert pruning.reports[0].kept == 4
 
 
@@ -125,7 +125,7 @@ def test_checkpoints_are_told_apart(tmp_path, kind):
     expected = SiglipText.from_model(siglip(kind), tokenizer()).embed("red?")
     assert_same_output(text.embed("red?"), expected, text.text_model)
     with torch.no_grad(), prune(model(GEMMA3), GridPrune(keep=4), clip=tmp_path, question="red?") as pruning:
-        model(GEMMA3)(**GEMMA3.call([5, GEMMA3.picture(0)]))
+        model(GEMMA3)(**GEMMA3.call([5, GEMMA3.image(0)]))
     assert pruning.reports[0].relevance_sign == -1
 
 
@@ -144,5 +144,5 @@ def test_the_wrong_text_tower_is_refused():
 
 def test_without_it_embeddings_are_compared():
     with torch.no_grad(), prune(model(GEMMA3), GridPrune(keep=4), processor=tokenizer(), question="red?") as pruning:
-        model(GEMMA3)(**GEMMA3.call([5, GEMMA3.picture(0)]))
+        model(GEMMA3)(**GEMMA3.call([5, GEMMA3.image(0)]))
     assert "embeddings" in pruning.reports[0].relevance_source

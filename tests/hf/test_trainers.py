@@ -180,7 +180,7 @@ def check(net, scored, temperature=1.0):
     return found
 
 
-def picture(number):
+def image(number):
     return Image.new("RGB", (100, 80), (40 * number, 90, 200))
 
 
@@ -209,7 +209,7 @@ def sft(tiny, folder, rows, **arguments):
 def test_sft_on_completions(tiny, tmp_path):
     answers = ["red red red", "two"]
     rows = [
-        {"images": [picture(i)], "prompt": [user(q)], "completion": [assistant(a)]}
+        {"images": [image(i)], "prompt": [user(q)], "completion": [assistant(a)]}
         for i, (q, a) in enumerate(zip(QUESTIONS, answers))
     ]
     run = sft(tiny, tmp_path, rows)
@@ -226,7 +226,7 @@ def test_sft_on_whole_conversations_needs_labels_of_text_only(tiny, tmp_path):
             batch["labels"][batch["input_ids"] == tiny.model.config.image_token_id] = -100
             return batch
 
-    rows = [{"images": [picture(i)], "messages": [user(q), assistant("two")]} for i, q in enumerate(QUESTIONS)]
+    rows = [{"images": [image(i)], "messages": [user(q), assistant("two")]} for i, q in enumerate(QUESTIONS)]
     refused = sft(tiny, tmp_path, rows)
     with pytest.raises(UnsupportedCallError, match="-100"), prune(refused.model, create("random", keep=60)):
         refused.train()
@@ -246,7 +246,7 @@ def test_grpo(tiny, tmp_path):
         lambda completions, **columns: [float(len(str(each))) for each in completions],
         args=GRPOConfig(tmp_path, **QUIET, **settings),
         train_dataset=Dataset.from_list(
-            [{"image": picture(i), "prompt": [{"role": "user", "content": q}]} for i, q in enumerate(QUESTIONS)]
+            [{"image": image(i), "prompt": [{"role": "user", "content": q}]} for i, q in enumerate(QUESTIONS)]
         ),
         processing_class=tiny.processor,
     )

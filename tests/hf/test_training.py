@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from gridprune import prune
 from gridprune.methods.checks import checked_select
 from gridprune.methods.registry import create
-from gridprune.selection import selector as pictures
+from gridprune.selection import selector as images
 from gridprune.selection.encoder_cache import EncoderCache
 
 from .kit import in_full, model, reference
@@ -107,7 +107,7 @@ def checkpointing(wrapped: Any, reentrant: bool) -> None:
 def chosen(monkeypatch):
     """The selections that were made, in order."""
     made = []
-    monkeypatch.setattr(pictures, "checked_select", lambda *args: made.append(checked_select(*args)) or made[-1])
+    monkeypatch.setattr(images, "checked_select", lambda *args: made.append(checked_select(*args)) or made[-1])
     return made
 
 
@@ -135,13 +135,13 @@ def test_merged_tokens_learn(name, chosen):
     check(found, gradients(net, in_full(LLAVA, net, row, masks_of(pruning), logits)))
 
 
-def around(net, row, picture: Tensor) -> Tensor:
-    """The embeddings of a prompt: five words, a picture, words."""
+def around(net, row, image: Tensor) -> Tensor:
+    """The embeddings of a prompt: five words, an image, words."""
     table = net.get_input_embeddings()
-    return torch.cat([table(torch.tensor(row[:5])), picture, table(torch.tensor(row[6:]))])[None]
+    return torch.cat([table(torch.tensor(row[:5])), image, table(torch.tensor(row[6:]))])[None]
 
 
-def test_a_smaller_picture_teaches():
+def test_a_smaller_image_teaches():
     net, row = model(LLAVA), one(LLAVA)
     given = LLAVA.call(row)
     with prune(net, create("downsample", keep=9)) as pruning:

@@ -1,4 +1,4 @@
-"""Clips from files: even sampling by PyAV, answers of families with clips, and what is said when it cannot work."""
+"""Videos from files: even sampling by PyAV, answers of families with videos, and what is said when it cannot work."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from gridprune.runtime.video import Video, evenly_spread, is_video, read_video
 
 from . import chats
 from .kit import VIDEO, model
-from .models import LLAVA, ONEVISION_CLIPS, QWEN2_5_VL_CLIPS, VIDEO_LLAVA_CLIPS
+from .models import LLAVA, ONEVISION_VIDEOS, QWEN2_5_VL_VIDEOS, VIDEO_LLAVA_VIDEOS
 from .test_cues import clip_text
 from .words import tokenizer
 
@@ -34,8 +34,8 @@ COUNT, SIZE = 23, 48
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory):
-    """Frame i of this clip is grey, 10 i bright."""
-    path = tmp_path_factory.mktemp("clips") / "clip.mp4"
+    """Frame i of this video is grey, 10 i bright."""
+    path = tmp_path_factory.mktemp("videos") / "video.mp4"
     with av.open(str(path), "w") as container:
         stream = container.add_stream("mpeg4", rate=10)
         stream.width = stream.height = SIZE
@@ -84,14 +84,14 @@ def as_patches(pixels):
 
 
 FAMILIES = [
-    (VIDEO_LLAVA_CLIPS, as_frames(37), 36),
-    (ONEVISION_CLIPS, as_frames(9, 1), 9),
-    (QWEN2_5_VL_CLIPS, as_patches, 9),
+    (VIDEO_LLAVA_VIDEOS, as_frames(37), 36),
+    (ONEVISION_VIDEOS, as_frames(9, 1), 9),
+    (QWEN2_5_VL_VIDEOS, as_patches, 9),
 ]
 
 
 def loaded(case, build):
-    clip = clip_text() if case is VIDEO_LLAVA_CLIPS else None
+    clip = clip_text() if case is VIDEO_LLAVA_VIDEOS else None
     return runtime.Loaded(case.name, model(case), processor(case, build), clip)
 
 
@@ -108,22 +108,22 @@ def test_middles_of_equal_parts(total, frames, expected):
 
 @pytest.mark.parametrize("frames", [1, 4, 8, COUNT, 100])
 def test_frames_are_those_named(file, frames):
-    clip = read_video(file, frames)
-    assert (clip.total, clip.rate) == (COUNT, 10.0)
-    assert list(clip.indices) == evenly_spread(COUNT, frames)
-    for picture, index in zip(clip.frames, clip.indices):
-        assert (picture.mode, picture.size) == ("RGB", (SIZE, SIZE))
-        assert abs(float(np.asarray(picture).mean()) - 10 * index) < 5  # what the codec loses
+    video = read_video(file, frames)
+    assert (video.total, video.rate) == (COUNT, 10.0)
+    assert list(video.indices) == evenly_spread(COUNT, frames)
+    for image, index in zip(video.frames, video.indices):
+        assert (image.mode, image.size) == ("RGB", (SIZE, SIZE))
+        assert abs(float(np.asarray(image).mean()) - 10 * index) < 5  # what the codec loses
 
 
-def test_clips_are_told_from_pictures():
+def test_videos_are_told_from_images():
     assert [is_video(name) for name in ("a.mp4", "b.MOV", "c.webm", "d.gif", "e.png", "f")] == [True] * 3 + [False] * 3
 
 
 def test_broken_files(file, tmp_path, monkeypatch):
     with pytest.raises(ImageError, match="no file"):
         read_video(tmp_path / "none.mp4")
-    (tmp_path / "words.mp4").write_text("not a clip")
+    (tmp_path / "words.mp4").write_text("not a video")
     with pytest.raises(ImageError, match="cannot be read"):
         read_video(tmp_path / "words.mp4")
     (tmp_path / "empty.mp4").touch()
@@ -142,10 +142,10 @@ def test_broken_files(file, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("case", "build", "per_frame"), FAMILIES, ids=lambda value: getattr(value, "name", ""))
-def test_clips_are_asked_about(file, case, build, per_frame):
-    ready, clip = loaded(case, build), read_video(file, 4)
-    full = runtime.answer(ready, clip, "What is red?", max_new_tokens=3)
-    pruned = runtime.answer(ready, clip, "What is red?", GridPrune(keep="30%"), max_new_tokens=3)
+def test_videos_are_asked_about(file, case, build, per_frame):
+    ready, video = loaded(case, build), read_video(file, 4)
+    full = runtime.answer(ready, video, "What is red?", max_new_tokens=3)
+    pruned = runtime.answer(ready, video, "What is red?", GridPrune(keep="30%"), max_new_tokens=3)
     token_map = pruned.report.token_map.candidates
     frames = len(token_map.frame.unique())
     assert len(token_map) == frames * per_frame
@@ -161,7 +161,7 @@ def test_every_frame_is_drawn_with_its_own_tokens(file, case, build, per_frame, 
     """Four frames lie in a row on the sheet; a kept token's middle is clear, any other's is dimmed."""
     ready = loaded(case, build)
     report = runtime.answer(ready, read_video(file, 4), "Red?", GridPrune(keep="30%"), max_new_tokens=1).report
-    candidates, white = report.token_map.candidates, Image.new("RGB", report.picture().size, "white")
+    candidates, white = report.token_map.candidates, Image.new("RGB", report.image().size, "white")
     frames = int(candidates.frame.max()) + 1
     assert white.width == frames * white.height
     drawn = np.asarray(report.overlay(white))[..., 0]
@@ -183,20 +183,20 @@ def test_frames_on_a_sheet():
 
 def test_differences_between_frames(file):
     """EVS keeps the first frame whole, and what changes."""
-    ready, clip = loaded(*FAMILIES[0][:2]), read_video(file, 4)
-    report = runtime.answer(ready, clip, "What is red?", create("evs", keep=50), max_new_tokens=1).report
+    ready, video = loaded(*FAMILIES[0][:2]), read_video(file, 4)
+    report = runtime.answer(ready, video, "What is red?", create("evs", keep=50), max_new_tokens=1).report
     kept = report.token_map.candidates.frame[report.kept_indices]
     assert int((kept == 0).sum()) == 36
     assert len(kept) == 50
 
 
-def test_a_model_without_clips_names_those_with(file):
+def test_a_model_without_videos_names_those_with(file):
     ready = runtime.Loaded("llava", model(LLAVA), SimpleNamespace())
     with pytest.raises(UnsupportedModelError, match="Qwen2_5_VLForConditionalGeneration"):
         runtime.prepare(ready, read_video(file, 2), "What?")
 
 
-def test_ask_and_explain_take_a_clip(file, tmp_path, monkeypatch):
+def test_ask_and_explain_take_a_video(file, tmp_path, monkeypatch):
     monkeypatch.setattr(runtime, "load", lambda *args, **kwargs: loaded(*FAMILIES[1][:2]))
     common = [str(file), "What is red?", "--model", "any", "--frames", "5", "--keep", "20", "--json"]
     asked = CliRunner().invoke(app, ["ask", *common, "--compare", "-o", str(tmp_path / "kept.png")])
@@ -209,14 +209,14 @@ def test_ask_and_explain_take_a_clip(file, tmp_path, monkeypatch):
     assert json.loads(explained.stdout)["visual_tokens"] == {"total": 45, "kept": 20}
 
 
-def test_the_embedded_model_refuses_a_clip(file):
+def test_the_embedded_model_refuses_a_video(file):
     result = CliRunner().invoke(app, ["ask", str(file), "What is red?"])
     assert result.exit_code == 2
-    assert "takes pictures, not clips" in " ".join(result.stderr.split())
+    assert "takes images, not videos" in " ".join(result.stderr.split())
 
 
 def test_frames_can_come_from_anywhere(file):
     """`runtime.answer` takes frames that another library decoded."""
     frames = [Image.new("RGB", (30, 20), (i, i, i)) for i in range(4)]
-    clip = Video(frames, evenly_spread(COUNT, 4), COUNT, 10.0)
-    assert runtime.answer(loaded(*FAMILIES[0][:2]), clip, "What?", create("random", keep=9), max_new_tokens=1).text
+    video = Video(frames, evenly_spread(COUNT, 4), COUNT, 10.0)
+    assert runtime.answer(loaded(*FAMILIES[0][:2]), video, "What?", create("random", keep=9), max_new_tokens=1).text

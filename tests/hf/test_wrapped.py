@@ -26,7 +26,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:Futu
 
 
 def call(case):
-    return case.call([*shuffled(1), case.picture(0), *shuffled(2)])
+    return case.call([*shuffled(1), case.image(0), *shuffled(2)])
 
 
 def given(case):

@@ -82,16 +82,16 @@ def test_scores_equal_those_of_gridprune_eval(expected, model_args, batch_size, 
     samples = sorted(found["samples"][TASK], key=lambda sample: sample["doc_id"])
     assert len(samples) == QUESTIONS
     questions = [(question, answer) for row in rows for question, answer in zip(row["questions"], row["answers"][cell])]
-    for sample, ((_, family, text, right), answer) in zip(samples, questions):
-        assert (sample["doc"]["question"], sample["target"], sample["doc"]["family"]) == (text, right, family)
+    for sample, ((_, kind, text, right), answer) in zip(samples, questions):
+        assert (sample["doc"]["question"], sample["target"], sample["doc"]["kind"]) == (text, right, kind)
         given = sample["filtered_resps"][0]
         assert given == (right if answer == 1 else answer), text
     scores = found["results"][TASK]
     assert scores["accuracy,none"] == pytest.approx(table.accuracy(cell))
-    # lmms-eval sees one run at a time: its mean holds families too of which the unpruned model answers nothing
-    scored = [family != "describe" for family in table.families]
-    by_family = (table.right[cell].sum(0) / table.asked.sum(0))[scored]
-    assert scores["mean_accuracy,none"] == pytest.approx(by_family.mean())
+    # lmms-eval sees one run at a time: its mean holds kinds too of which the unpruned model answers nothing
+    scored = [kind != "describe" for kind in table.kinds]
+    by_kind = (table.right[cell].sum(0) / table.asked.sum(0))[scored]
+    assert scores["mean_accuracy,none"] == pytest.approx(by_kind.mean())
     kept = 576 if cell == "full" else 64
     assert found["throughput"]["avg_visual_tokens"] == 576
     assert found["throughput"]["avg_visual_tokens_kept"] == kept
@@ -131,9 +131,9 @@ def test_bad_arguments_are_clear_errors(model_args, error, message):
 
 
 def ask_new_model(model_args):
-    """A count above N shows only when there is a picture."""
+    """A count above N shows only when there is an image."""
     model = get_model("gridprune").create_from_arg_string(model_args, {"device": "cpu"})
-    return ask(model, [picture_and("Is there a bird?")])
+    return ask(model, [image_and("Is there a bird?")])
 
 
 @pytest.fixture(scope="module")
@@ -141,9 +141,9 @@ def model():
     return get_model("gridprune").create_from_arg_string("keep=64,resize=192x192", {"device": "cpu", "batch_size": 3})
 
 
-def picture_and(text, pictures=1, kind="image"):
+def image_and(text, images=1, kind="image"):
     scene = next(data.generated("dev", 1).scenes()).image
-    media = [{"type": kind, "url": scene.resize((100, 60))} for _ in range(pictures)]
+    media = [{"type": kind, "url": scene.resize((100, 60))} for _ in range(images)]
     return [{"role": "user", "content": [*media, {"type": "text", "text": text}]}]
 
 
@@ -160,10 +160,10 @@ def ask(model, conversations):
     return [answer.text for answer in model.generate_until(requests)]
 
 
-def test_batches_of_several_and_no_pictures(model, monkeypatch):
+def test_batches_of_several_and_no_images(model, monkeypatch):
     """Four questions in batches of three are two calls of the model, and the answers are those of one by one."""
     asked = [("Is there a bird?", 1), ("Is there a bird?", 0), ("How many cats are there?", 2), ("Is there a cat?", 1)]
-    alone = [ask(model, [picture_and(*one)])[0] for one in asked]
+    alone = [ask(model, [image_and(*one)])[0] for one in asked]
     rows, generate = [], model.loaded.model.generate
 
     def counted(**inputs):
@@ -171,13 +171,13 @@ def test_batches_of_several_and_no_pictures(model, monkeypatch):
         return generate(**inputs)
 
     monkeypatch.setattr(model.loaded.model, "generate", counted)
-    assert ask(model, [picture_and(*one) for one in asked]) == alone
+    assert ask(model, [image_and(*one) for one in asked]) == alone
     assert rows == [3, 1]
 
 
 def test_a_row_fails_alone(model, monkeypatch, caplog):
-    asked = [picture_and("Is there a bird?"), picture_and("Is there <image> a bird?"), picture_and("Is there a cat?")]
-    line = picture_and("Is there a bird?")
+    asked = [image_and("Is there a bird?"), image_and("Is there <image> a bird?"), image_and("Is there a cat?")]
+    line = image_and("Is there a bird?")
     line[0]["content"][0]["url"] = Image.new("RGB", (30_000, 1))
     alone = [ask(model, [asked[i]])[0] for i in (0, 2)]
     assert ask(model, [asked[0], asked[1], line, asked[2]]) == [alone[0], "", "", alone[1]]
@@ -189,7 +189,7 @@ def test_a_row_fails_alone(model, monkeypatch, caplog):
 
 def test_what_is_not_offered_says_so(model):
     with pytest.raises(UnsupportedCallError, match="video"):
-        ask(model, [picture_and("What happens?", kind="video")])
+        ask(model, [image_and("What happens?", kind="video")])
     with pytest.raises(UnsupportedCallError, match="likelihood"):
         model.loglikelihood([])
     with pytest.raises(UnsupportedCallError, match="rounds"):
@@ -200,7 +200,7 @@ def test_without_a_chat_template(model, monkeypatch):
     monkeypatch.setattr(model.processor, "chat_template", None)
     monkeypatch.setattr(model.tokenizer, "chat_template", None)
     with pytest.raises(CheckpointError, match="chat template"):
-        ask(model, [picture_and("Is there a bird?", 2)])
+        ask(model, [image_and("Is there a bird?", 2)])
 
 
 def test_the_question_is_read_from_the_tasks_messages(model, monkeypatch):
@@ -209,7 +209,7 @@ def test_the_question_is_read_from_the_tasks_messages(model, monkeypatch):
     monkeypatch.setattr(
         model, "_prune", lambda question, made=model._prune: seen.append(question) or made(question=question)
     )
-    first, last = picture_and("Is there a bird?"), picture_and("Does <ans> mean yes?")
+    first, last = image_and("Is there a bird?"), image_and("Does <ans> mean yes?")
     no = {"role": "assistant", "content": [{"type": "text", "text": "no"}]}
     ask(model, [[*first, no, *last], first])
     assert seen == [["Does <ans> mean yes?"] * 2 + ["Is there a bird?"]]

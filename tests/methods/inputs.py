@@ -101,7 +101,7 @@ def holes() -> TokenMap:
     return TokenMap.from_grid(6, 7).take(torch.randperm(42, generator=g)[:30].sort().values)
 
 
-def clip() -> TokenMap:
+def video() -> TokenMap:
     """Three frames of 3 x 4 tokens."""
     return TokenMap.from_grid(3, 4, frames=3)
 

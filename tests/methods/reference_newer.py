@@ -163,9 +163,9 @@ def vidcom2(c, token_map, k):
         return sum(math.exp(-square / (2 * width)) for width in (0.125, 0.25, 0.5, 1, 2))
 
     members = [[i for i in range(n) if frame[i] == f] for f in sorted(set(frame))]
-    to_clip = [likeness(row, x.mean(0)) for row in x]
-    score = [to_clip[i] + likeness(x[i], x[members[frame[i]]].mean(0)) for i in range(n)]
-    p = softmax([-sum(to_clip[i] for i in own) / len(own) / 0.01 for own in members])
+    to_video = [likeness(row, x.mean(0)) for row in x]
+    score = [to_video[i] + likeness(x[i], x[members[frame[i]]].mean(0)) for i in range(n)]
+    p = softmax([-sum(to_video[i] for i in own) / len(own) / 0.01 for own in members])
     quota = [k * (1 + v - p.mean()) * len(own) / n for v, own in zip(p, members)]
     budget = capped_shares(quota, [len(own) for own in members], k)
     return sorted(

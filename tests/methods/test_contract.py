@@ -16,7 +16,7 @@ from gridprune.methods.registry import BUILT_IN
 from rounding import assert_same
 
 NAMES = sorted(n for n in BUILT_IN if get(n).stage == "pre-llm" and n != "keep-all")
-MAPS = {"grid": TokenMap.from_grid(5, 6), "anyres": inputs.anyres(), "holes": inputs.holes(), "clip": inputs.clip()}
+MAPS = {"grid": TokenMap.from_grid(5, 6), "anyres": inputs.anyres(), "holes": inputs.holes(), "video": inputs.video()}
 
 # These wait for the device: how much a pick changes, how large a set is, whether all is settled decides what follows.
 WAITING = {
@@ -26,7 +26,7 @@ WAITING = {
 
 
 def maps_for(method: Method) -> list[TokenMap]:
-    return [m for name, m in MAPS.items() if method.min_frames == 1 or name == "clip"]
+    return [m for name, m in MAPS.items() if method.min_frames == 1 or name == "video"]
 
 
 def only_declared(method: Method, cues: Cues) -> Cues:
@@ -131,5 +131,5 @@ def test_frames_are_asked_for() -> None:
 
 
 def test_evs_keeps_the_first_frame_whole() -> None:
-    selection = create("evs").select(inputs.cues("random", 1, 36), MAPS["clip"], 15)
+    selection = create("evs").select(inputs.cues("random", 1, 36), MAPS["video"], 15)
     assert selection.indices[0, :12].tolist() == list(range(12))

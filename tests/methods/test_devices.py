@@ -48,7 +48,7 @@ def decided(method: Method, cues: Cues, place: str, k: int) -> list[torch.Tensor
 
 def cases(name: str) -> Iterator[tuple[str, Cues, int]]:
     """Maps that a method takes, cues for them, and how many tokens to keep."""
-    for place in ("anyres", "clip"):
+    for place in ("anyres", "video"):
         n = len(MAPS[place])
         if MAPS[place] in maps_for(SETTINGS[name]):
             yield place, inputs.cues("random", 2, n, 3), n if name == "keep-all" else 7

@@ -21,7 +21,7 @@ from gridprune.methods import Cues, Merge, Method, Selection, create, get
 from gridprune.methods.checks import checked_select
 from gridprune.methods.registry import BUILT_IN
 
-GRID, CLIP = TokenMap.from_grid(5, 6), inputs.clip()
+GRID, CLIP = TokenMap.from_grid(5, 6), inputs.video()
 METHODS = [create(n) for n in sorted(BUILT_IN) if get(n).stage == "pre-llm" and n != "keep-all"]
 METHODS += [create("cdpruner", theta=theta) for theta in (0.989, 0.999999)]
 SIZES = (0.0, 1e-44, 1e-30, 1e12, 3e38)
@@ -35,7 +35,7 @@ def one_apart(x: Tensor) -> Tensor:
 
 
 def extremes(method: Method, n: int) -> Iterator[tuple[float, Cues]]:
-    """Cues of one picture at every scale that fp32 knows: as they are, all values alike, all but some alike."""
+    """Cues of one image at every scale that fp32 knows: as they are, all values alike, all but some alike."""
     ordinary = inputs.cues("random", 1, n)
     read = {name: ordinary.require(name) for name in method.needs}
     for size, shape in itertools.product(SIZES, (lambda x: x / x.abs().max(), torch.ones_like, one_apart)):

@@ -98,7 +98,7 @@ def agree(name: str, cues: Cues, token_map: TokenMap, k: int) -> None:
 @pytest.mark.parametrize("kind", inputs.KINDS)
 @pytest.mark.parametrize("name", CASES)
 def test_agrees_with_the_loops(name: str, kind: str) -> None:
-    token_map = inputs.clip() if name in ("evs", "vidcom2") else TokenMap.from_grid(5, 6)
+    token_map = inputs.video() if name in ("evs", "vidcom2") else TokenMap.from_grid(5, 6)
     n = len(token_map)
     for seed, k in enumerate((1, 2, 7, 12, n - 1, n)):
         agree(name, inputs.cues(kind, 2, n, seed), token_map, k)
@@ -167,7 +167,7 @@ def test_hawk_by_weights() -> None:
         create("hawk", weights=[0, 0])
 
 
-def test_cdpruner_by_view_scales_over_the_picture() -> None:
+def test_cdpruner_by_view_scales_over_the_image() -> None:
     token_map = inputs.anyres()
     for seed, k in enumerate((1, 3, 9, 22, 36)):
         cues = inputs.cues("random", 1, 40, seed)
@@ -224,7 +224,7 @@ def test_s2prune_deals_out_what_a_full_region_leaves() -> None:
 
 
 def test_s2prune_from_the_feature_map() -> None:
-    """A region with an edge gets the tokens that a flat picture spreads evenly."""
+    """A region with an edge gets the tokens that a flat image spreads evenly."""
     token_map = TokenMap.from_grid(8, 8)
     features = torch.ones(1, 64, 4)
     features[:, token_map.row.lt(4) & token_map.column.lt(4) & (token_map.column % 2 == 0)] = -1.0

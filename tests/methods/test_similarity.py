@@ -45,7 +45,7 @@ def test_unit_vectors_of_any_fp16_size() -> None:
     assert_same(lengths, torch.tensor([1.0, 1.0, 0.0]), terms=64, depth=2)
 
 
-@pytest.mark.parametrize("token_map", [TokenMap.from_grid(4, 5), inputs.anyres(), inputs.holes(), inputs.clip()])
+@pytest.mark.parametrize("token_map", [TokenMap.from_grid(4, 5), inputs.anyres(), inputs.holes(), inputs.video()])
 def test_neighbours(token_map: TokenMap) -> None:
     table = neighbours(token_map)
     for i in range(len(token_map)):
@@ -53,7 +53,7 @@ def test_neighbours(token_map: TokenMap) -> None:
 
 
 def test_previous_frame_through_numbered_views() -> None:
-    token_map = inputs.clip()
+    token_map = inputs.video()
     assert previous_frame(token_map).tolist() == [-1] * 12 + list(range(24))
     object.__setattr__(token_map, "view", token_map.frame.clone())  # a view per frame
     assert previous_frame(token_map).tolist() == [-1] * 12 + list(range(24))

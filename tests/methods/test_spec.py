@@ -71,7 +71,7 @@ def test_commands_take_settings_and_refuse_the_oracle(command):
 
     assert "exists in `gridprune eval` only" in error("oracle")
     assert "does not take these settings" in error("gridprune(zones=2)")
-    assert "method" not in error("gridprune(zone=2)")  # the picture, which is not there, is what is wrong now
+    assert "method" not in error("gridprune(zone=2)")  # the image, which is not there, is what is wrong now
 
 
 def test_settings_given_as_values_are_checked_like_written_ones():

@@ -20,13 +20,13 @@ from gridprune.runtime.batch import Output, run, tasks_of
 
 @pytest.fixture
 def folder(tmp_path):
-    pictures = tmp_path / "in"
-    (pictures / "sub").mkdir(parents=True)
+    images = tmp_path / "in"
+    (images / "sub").mkdir(parents=True)
     for number, name in enumerate(("b.png", "a.jpg", "sub/c.webp")):
-        Image.new("RGB", (64, 48), (40 * number, 90, 10)).save(pictures / name)
-    (pictures / "broken.png").write_bytes(b"not a picture")
-    (pictures / "notes.txt").write_text("left alone")
-    return pictures
+        Image.new("RGB", (64, 48), (40 * number, 90, 10)).save(images / name)
+    (images / "broken.png").write_bytes(b"not an image")
+    (images / "notes.txt").write_text("left alone")
+    return images
 
 
 def batch(*arguments):
@@ -53,7 +53,7 @@ def test_a_folder_is_answered_and_resumed(folder, tmp_path):
     assert summary["speedup"] == pytest.approx(summary["full_seconds"] / summary["seconds"], abs=1e-3)
     assert [row["image"] for row in rows(out)] == ["a.jpg", "b.png", "sub/c.webp"]
     assert all(row["visual_tokens"] == {"total": 576, "kept": 16} for row in rows(out))
-    assert "not a picture" in failures(out)["broken.png"]
+    assert "not an image" in failures(out)["broken.png"]
 
     kept = out.read_text().splitlines(keepends=True)
     out.write_text("".join(kept[:2]) + kept[2][:20])  # a crash in the middle of a row
@@ -116,7 +116,7 @@ def test_no_row_keeps_the_others_from_being_answered(folder, tmp_path, monkeypat
 def test_nothing_answered_is_an_error(tmp_path):
     (tmp_path / "in").mkdir()
     for name in (b"broken.png", b"caf\xe9.png"):  # the second is no UTF-8
-        (tmp_path / "in" / os.fsdecode(name)).write_bytes(b"not a picture")
+        (tmp_path / "in" / os.fsdecode(name)).write_bytes(b"not an image")
     out = tmp_path / "out.jsonl"
     done = batch(tmp_path / "in", "what is there?", "-o", out)
     assert done.exit_code == 1
@@ -150,7 +150,7 @@ def test_lines_of_a_file(tmp_path):
 
 
 def test_what_cannot_be_run(tmp_path):
-    with pytest.raises(SettingError, match="no pictures"):
+    with pytest.raises(SettingError, match="no images"):
         tasks_of(tmp_path, "q")
     with pytest.raises(SettingError, match="question"):
         tasks_of(tmp_path, None)

@@ -1,4 +1,4 @@
-"""Pictures as people have them: every mode, every orientation, and files that are none."""
+"""Images as people have them: every mode, every orientation, and files that are none."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RAMP = np.linspace(0, 1, 64).reshape(8, 8)
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "P", "1", "CMYK"])
 def test_every_mode_becomes_rgb(tmp_path, mode):
-    path = tmp_path / "picture.tiff"
+    path = tmp_path / "image.tiff"
     Image.fromarray((RAMP * 255).astype(np.uint8)).convert(mode).save(path)
     read = read_image(path)
     assert read.mode == "RGB"
@@ -77,7 +77,7 @@ def test_the_range_of_values_is_the_one_that_is_stated(tmp_path, name, values, t
 )
 def test_values_without_a_stated_range_are_refused(tmp_path, values, words):
     with pytest.raises(ImageError, match=words):
-        read_image(saved(tmp_path / "picture.tiff", values))
+        read_image(saved(tmp_path / "image.tiff", values))
 
 
 def test_twelve_of_sixteen_bits_in_colour_are_refused(tmp_path):
@@ -131,7 +131,7 @@ def test_postscript_is_not_started(tmp_path, monkeypatch):
     monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *arguments, **options: pytest.fail("was started"))
     head = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n"
     (tmp_path / "photo.png").write_bytes(head)
-    with pytest.raises(ImageError, match="not a picture"):
+    with pytest.raises(ImageError, match="not an image"):
         read_image(tmp_path / "photo.png")
 
 
@@ -163,7 +163,7 @@ def test_truncated(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", b"\x89PNG\r\n\x1a\n"])
-def test_no_picture(tmp_path, content):
+def test_no_image(tmp_path, content):
     (tmp_path / "none.png").write_bytes(content)
     with pytest.raises(ImageError):
         read_image(tmp_path / "none.png")
@@ -179,19 +179,19 @@ def test_missing_and_folder(tmp_path):
 @pytest.mark.parametrize(
     ("data", "limits", "words"),
     [
-        (b"not a picture", {}, "not a picture. PNG, JPEG"),
-        (b"", {}, "not a picture"),
+        (b"not an image", {}, "not an image. PNG, JPEG"),
+        (b"", {}, "not an image"),
         (b"x" * 100, {"max_bytes": 99}, "100 bytes"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", {"formats": ("PNG",)}, "not a picture"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", {"formats": ("PNG",)}, "not an image"),
     ],
 )
-def test_bytes_that_are_no_picture(data, limits, words):
+def test_bytes_that_are_no_image(data, limits, words):
     with pytest.raises(ImageError, match=words) as caught:
         decode_image(data, "sent.png", **limits)
     assert "BytesIO" not in str(caught.value)
 
 
-def test_bytes_of_a_picture_that_was_cut_off():
+def test_bytes_of_a_image_that_was_cut_off():
     stream = io.BytesIO()
     Image.effect_noise((64, 64), 90).save(stream, "PNG")
     assert decode_image(stream.getvalue()).size == (64, 64)

@@ -104,7 +104,7 @@ def test_llava_on_one_gpu_by_hand(llava_model):
     per_token = 2 * 32 * 32 * 128 * 2  # keys and values, layers, heads, head size, two bytes
     assert found["kv_bytes_per_token"] == per_token == 524_288
     assert found["parameter_bytes"] == 2 * 7_063_427_072
-    assert found["visual_tokens"] == 24 * 24  # whatever the picture's size
+    assert found["visual_tokens"] == 24 * 24  # whatever the image's size
     assert [row["visual_tokens"] for row in found["kept"]] == [192, 64]
     assert found["all"]["kv_bytes_per_image"] == 576 * per_token == 288 * 2**20
     assert found["kept"][1]["kv_bytes_per_image"] == 64 * per_token == 32 * 2**20
@@ -183,9 +183,9 @@ def test_sliding_and_linear_layers():
 def test_geometry_needs_no_weights(case):
     with torch.device("meta"):
         empty = hf.AutoModelForImageTextToText.from_config(tiny(case).config)
-    family, picture = families.find(empty), case.picture(0)
-    found = plan.visual_tokens(family, family.vision(case.call([11, picture])))
-    assert found.count + found.separators == case.tokens(picture).count(case.placeholder)
+    family, image = families.find(empty), case.image(0)
+    found = plan.visual_tokens(family, family.vision(case.call([11, image])))
+    assert found.count + found.separators == case.tokens(image).count(case.placeholder)
 
 
 def test_the_command(llava_folder):
@@ -230,7 +230,7 @@ def test_bad_checkpoints(tmp_path, llava_model):
     with pytest.raises(CheckpointError, match="image processor"):
         plan.read(str(tmp_path), (64, 64))
     vicuna().save_pretrained(tmp_path)
-    with pytest.raises(UnsupportedModelError, match="no pictures"):
+    with pytest.raises(UnsupportedModelError, match="no images"):
         plan.read(str(tmp_path), (64, 64))
     hf.Blip2Config().save_pretrained(tmp_path)
     with pytest.raises(UnsupportedModelError, match="Supported classes"):

@@ -1,4 +1,4 @@
-"""Positions of shortened pictures, against counting by hand."""
+"""Positions of shortened images, against counting by hand."""
 
 from __future__ import annotations
 
@@ -6,52 +6,52 @@ import torch
 
 from gridprune.vllm import mrope
 
-PICTURE, TEXT = 9, 1
+IMAGE, TEXT = 9, 1
 
 
-def full_positions(pictures: list[tuple[int, int]], gap: int) -> tuple[torch.Tensor, list[int]]:
-    """Text, picture, text, ... as Qwen counts: rows and columns from the next free number, then the larger side on."""
+def full_positions(images: list[tuple[int, int]], gap: int) -> tuple[torch.Tensor, list[int]]:
+    """Text, image, text, ... as Qwen counts: rows and columns from the next free number, then the larger side on."""
     columns: list[tuple[int, int, int]] = []
     tokens: list[int] = []
     free = 0
-    for rows, width in pictures:
+    for rows, width in images:
         columns += [(free + i,) * 3 for i in range(gap)]
         free += gap
         columns += [(free, free + r, free + c) for r in range(rows) for c in range(width)]
-        tokens += [TEXT] * gap + [PICTURE] * (rows * width)
+        tokens += [TEXT] * gap + [IMAGE] * (rows * width)
         free += max(rows, width)
     columns += [(free + i,) * 3 for i in range(gap)]
     return torch.tensor(columns).T, tokens + [TEXT] * gap
 
 
 def shortened_prompt(
-    pictures: list[tuple[int, int]], kept: list[list[int]], gap: int
+    images: list[tuple[int, int]], kept: list[list[int]], gap: int
 ) -> tuple[list[int], list[mrope.Span]]:
     tokens: list[int] = []
     where = []
-    for (rows, width), own in zip(pictures, kept):
+    for (rows, width), own in zip(images, kept):
         tokens += [TEXT] * gap
         where.append((len(tokens), len(own), rows * width))
-        tokens += [PICTURE] * len(own)
+        tokens += [IMAGE] * len(own)
     return tokens + [TEXT] * gap, mrope.spans(where)
 
 
-def embeddings(pictures: list[tuple[int, int]], kept: list[list[int]]) -> list[torch.Tensor]:
+def embeddings(images: list[tuple[int, int]], kept: list[list[int]]) -> list[torch.Tensor]:
     made = []
-    for (_, width), own in zip(pictures, kept):
+    for (_, width), own in zip(images, kept):
         index = torch.tensor(own)
         made.append(mrope.attach(torch.zeros(len(own), 2, dtype=torch.bfloat16), index // width, index % width))
     return made
 
 
 def test_positions_of_what_is_kept_are_those_of_the_full_prompt() -> None:
-    pictures, kept, gap = [(3, 4), (300, 2)], [[0, 5, 11], [1, 7, 400, 599]], 2
-    full, full_tokens = full_positions(pictures, gap)
-    tokens, spans = shortened_prompt(pictures, kept, gap)
+    images, kept, gap = [(3, 4), (300, 2)], [[0, 5, 11], [1, 7, 400, 599]], 2
+    full, full_tokens = full_positions(images, gap)
+    tokens, spans = shortened_prompt(images, kept, gap)
     assert mrope.lengthened(tokens, spans) == full_tokens
     begun = mrope.shortened(full, spans)
-    media = torch.tensor(tokens) == PICTURE
-    placed = mrope.place(begun, media, embeddings(pictures, kept), 0)
+    media = torch.tensor(tokens) == IMAGE
+    placed = mrope.place(begun, media, embeddings(images, kept), 0)
     starts = [span.start for span in spans]
     stays = [i for i, token in enumerate(full_tokens) if token == TEXT]
     stays += [start + i for start, own in zip(starts, kept) for i in own]
@@ -59,11 +59,11 @@ def test_positions_of_what_is_kept_are_those_of_the_full_prompt() -> None:
 
 
 def test_in_chunks_and_again() -> None:
-    pictures, kept, gap = [(3, 4), (2, 5)], [[0, 5, 11], [1, 7, 9]], 3
-    full, _ = full_positions(pictures, gap)
-    tokens, spans = shortened_prompt(pictures, kept, gap)
-    media = torch.tensor(tokens) == PICTURE
-    values = embeddings(pictures, kept)
+    images, kept, gap = [(3, 4), (2, 5)], [[0, 5, 11], [1, 7, 9]], 3
+    full, _ = full_positions(images, gap)
+    tokens, spans = shortened_prompt(images, kept, gap)
+    media = torch.tensor(tokens) == IMAGE
+    values = embeddings(images, kept)
     whole = mrope.place(mrope.shortened(full, spans), media, values, 0)
     chunked = mrope.place(mrope.shortened(full, spans), media, [values[0][:2]], 0)
     cut = spans[0].offset + 2

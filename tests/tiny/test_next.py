@@ -1,4 +1,4 @@
-"""LLaVA-NeXT's form: the cut of a picture, the order of its tokens, newlines, training and resuming."""
+"""LLaVA-NeXT's form: the cut of an image, the order of its tokens, newlines, training and resuming."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_evidence_lies_in_overview_and_tiles(token_map: TokenMap) -> None:
             assert part.center.sum() == len(scene.items)
 
 
-def test_tiles_are_the_picture() -> None:
+def test_tiles_are_the_image() -> None:
     scene = make_scene("test", 3, form=NEXT)
     parts = views.cut(scene)
     assert parts.shape == (5, 192, 192, 3)

@@ -10,7 +10,7 @@ import pytest
 
 from gridprune.tiny.data import iter_examples, text_prior
 from gridprune.tiny.forms import FORMS, LLAVA, NEXT, Form
-from gridprune.tiny.questions import FAMILIES, PLACES, balanced, training
+from gridprune.tiny.questions import KINDS, PLACES, balanced, training
 from gridprune.tiny.scenes import SIDE, make_scene
 from gridprune.tiny.vocabulary import REGIONS, UNK, encode
 from training.boxes.cells import cells, evidence_mask
@@ -46,8 +46,8 @@ def test_scenes_are_identical_on_every_machine(split: str) -> None:
 
 
 def test_seeds_and_splits_differ() -> None:
-    pictures = {make_scene(split, 0, seed=seed).pixels.tobytes() for split in SPLITS for seed in (0, 1)}
-    assert len(pictures) == 6
+    images = {make_scene(split, 0, seed=seed).pixels.tobytes() for split in SPLITS for seed in (0, 1)}
+    assert len(images) == 6
 
 
 @pytest.mark.parametrize("form", FORMS.values(), ids=list(FORMS))
@@ -73,16 +73,16 @@ def test_answers_follow_from_the_scene(split: str, form: Form) -> None:
         asked = balanced(scene) + training(scene, 14)
         for question in asked:
             assert UNK not in encode(question.text) + encode(question.answer)
-            if question.family == "count":
+            if question.kind == "count":
                 assert question.answer == str(len(question.evidence))
-            elif question.family == "position":
+            elif question.kind == "position":
                 (item,) = question.evidence
                 assert scene.counts[item.label] == 1
                 assert question.answer == REGIONS[form.region_of(*item.center, form.margin)]
-            elif question.family == "region":
+            elif question.kind == "region":
                 number = REGIONS.index(question.text.removeprefix("What object is in the ").rstrip("?"))
                 assert sum(form.near_region(*i.center, number, form.margin) for i in scene.objects) == 1
-            elif question.family == "relation":
+            elif question.kind == "relation":
                 a, b = question.evidence
                 axis = 0 if "to the" in question.text else 1
                 gap = b.center[axis] - a.center[axis]
@@ -106,7 +106,7 @@ def test_answers_are_balanced(split: str, form: Form) -> None:
     for index in range(SCENES):
         for question in balanced(make_scene(split, index, form=form)):
             answers[question.template][question.answer] += 1
-            regions[question.text] += question.family == "region"
+            regions[question.text] += question.kind == "region"
     assert answers["exist"]["yes"] == answers["exist"]["no"]
     assert set(answers["count"].values()) == {SCENES // 4}
     assert set(answers["reading"].values()) == {SCENES // 10}
@@ -143,7 +143,7 @@ def test_examples_share_scenes_and_repeat() -> None:
     again = list(iter_examples("dev", 40))
     assert [e.id for e in first] == [e.id for e in again]
     assert len({e.id for e in first}) == 40
-    assert {e.family for e in first} == set(FAMILIES)
+    assert {e.kind for e in first} == set(KINDS)
     numbers = [e.scene for e in first]
     assert numbers == sorted(numbers)
     assert len(set(numbers)) < 6
@@ -154,7 +154,7 @@ def test_examples_share_scenes_and_repeat() -> None:
 def test_examples_of_the_larger_form() -> None:
     examples = list(iter_examples("dev", 24, form="next"))
     assert all(e.image.size == (NEXT.side, NEXT.side) for e in examples)
-    assert {e.family for e in examples} == set(FAMILIES) - PLACES
+    assert {e.kind for e in examples} == set(KINDS) - PLACES
     assert max(box[3] for e in examples for box in e.boxes) > SIDE
     objects = [len(make_scene("dev", index, form=NEXT).objects) for index in range(40)]
     assert min(objects) >= NEXT.objects[0]

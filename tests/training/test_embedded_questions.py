@@ -123,7 +123,7 @@ def test_evidence_of_the_background_touches_no_item_and_the_rest_lies_on_items()
 
 
 @pytest.mark.parametrize(("template", "inset"), [("color of", 1), ("detail", 5)])
-def test_the_picture_has_the_answer_in_the_evidence(template: str, inset: int) -> None:
+def test_the_image_has_the_answer_in_the_evidence(template: str, inset: int) -> None:
     """The pixel just inside a card's corner, or in a spot's middle, is nearest to the colour that is the answer."""
     palette = np.array(COLOR_RGB)
     for scene in scenes()[:60]:

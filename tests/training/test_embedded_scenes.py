@@ -85,7 +85,7 @@ def test_words_of_a_page_are_in_order_inside_and_never_repeated(split: str) -> N
 
 
 def test_a_dark_mark_is_where_its_box_says() -> None:
-    """The pixels inside a spot's box, without its border, are its colour: measured on the picture."""
+    """The pixels inside a spot's box, without its border, are its colour: measured on the image."""
     for index in range(12):
         scene = make_scene("train", index)
         for item in scene.objects:
@@ -97,7 +97,7 @@ def test_a_dark_mark_is_where_its_box_says() -> None:
 
 
 def test_ink_is_inside_its_box_only() -> None:
-    """Without an item the picture differs in the item's card alone."""
+    """Without an item the image differs in the item's card alone."""
     scene = make_scene("dev", 1)
     last = scene.items[-1]
     without = Scene(scene.split, scene.seed, scene.index, scene.items[:-1], scene.targets, scene.background)

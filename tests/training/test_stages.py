@@ -19,7 +19,7 @@ from training.embedded.scenes import make_scene
 from training.embedded.vocabulary import NOUNS, UNK, WORDS, encode
 from training.export import build_tokenizer
 from training.gates import ladder
-from training.joint import FEWEST, PATCHES, JointModel, Projector, features, lengths_of, places_of, train_pictured
+from training.joint import FEWEST, PATCHES, JointModel, Projector, features, lengths_of, places_of, train_imaged
 from training.lm import answer_loss
 from training.optim import descend, make_optimizers
 from training.packing import pack
@@ -112,7 +112,7 @@ def _joint(out: Path, stop: int | None) -> torch.nn.Module:
     torch.manual_seed(5)
     clip, symbolic = CLIP(recipe.tower), SymbolicLM(recipe.lm)
     model = JointModel(Projector(recipe.tower.width, recipe.lm.width), symbolic)
-    return train_pictured(out, recipe.joint, clip, model, seed=1, name="joint", stop=stop, report=quiet)
+    return train_imaged(out, recipe.joint, clip, model, seed=1, name="joint", stop=stop, report=quiet)
 
 
 @pytest.mark.parametrize("stage", [_tower, _symbolic, _joint])
@@ -152,7 +152,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_exported_model_answers_as_the_trained_one(trained: Path) -> None:
-    """Stock LLaVA on stock-processed pictures against the lean modules; weights were rounded to bf16."""
+    """Stock LLaVA on stock-processed images against the lean modules; weights were rounded to bf16."""
     loaded = load(trained / "weights")
     clip, model = trained_clip(trained, small()), trained_joint(trained, small(), "joint")
     for module in (clip, model.lm):

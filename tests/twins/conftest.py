@@ -52,7 +52,7 @@ def _text_half(net):
 
 
 @pytest.fixture(scope="session")
-def picture() -> Image.Image:
-    """A wide picture of smooth noise: several tiles, none of them black."""
+def image() -> Image.Image:
+    """A wide image of smooth noise: several tiles, none of them black."""
     noise = np.random.default_rng(0).integers(0, 256, (6, 10, 3), dtype=np.uint8)
     return Image.fromarray(noise).resize((640, 384), Image.Resampling.BICUBIC)

@@ -16,7 +16,7 @@ from gridprune.methods import create
 from gridprune.runtime import answer, prepare
 
 QUESTION = "What is left of the door?"
-NEWLINES = {"llava-1.6": 28, "llava-onevision": 27}  # one behind each row of the mosaic of a picture of 640 x 384
+NEWLINES = {"llava-1.6": 28, "llava-onevision": 27}  # one behind each row of the mosaic of an image of 640 x 384
 
 
 @pytest.fixture
@@ -53,9 +53,9 @@ def token_by_token(loaded, inputs, report):
     return torch.stack(rows), planes
 
 
-def test_the_language_model_reads_what_is_written_out_token_by_token(loaded, picture, read):
-    report = answer(loaded, picture, QUESTION, GridPrune(keep="20%"), max_new_tokens=1).report
-    expected, planes = token_by_token(loaded, prepare(loaded, picture, QUESTION), report)
+def test_the_language_model_reads_what_is_written_out_token_by_token(loaded, image, read):
+    report = answer(loaded, image, QUESTION, GridPrune(keep="20%"), max_new_tokens=1).report
+    expected, planes = token_by_token(loaded, prepare(loaded, image, QUESTION), report)
     assert torch.equal(read[0]["inputs_embeds"][0], expected)
     given = read[0].get("deepstack_visual_embeds") or []
     assert len(given) == len(planes)
@@ -63,17 +63,17 @@ def test_the_language_model_reads_what_is_written_out_token_by_token(loaded, pic
     assert report.kept == round(report.total / 5)
 
 
-def test_keeping_all_reads_and_answers_as_the_stock_model(loaded, picture, read):
-    stock = answer(loaded, picture, QUESTION, max_new_tokens=3)
-    pruned = answer(loaded, picture, QUESTION, create("keep-all"), max_new_tokens=3)
+def test_keeping_all_reads_and_answers_as_the_stock_model(loaded, image, read):
+    stock = answer(loaded, image, QUESTION, max_new_tokens=3)
+    pruned = answer(loaded, image, QUESTION, create("keep-all"), max_new_tokens=3)
     half = len(read) // 2
     assert all(torch.equal(a["inputs_embeds"], b["inputs_embeds"]) for a, b in zip(read[:half], read[half:]))
     assert (stock.text, stock.kv_bytes) == (pruned.text, pruned.kv_bytes)
 
 
-def test_every_command_runs(loaded, picture, tmp_path, monkeypatch):
+def test_every_command_runs(loaded, image, tmp_path, monkeypatch):
     monkeypatch.setattr("gridprune.runtime.ask.load", lambda *args, **kwargs: loaded)
-    picture.save(tmp_path / "a.png")
+    image.save(tmp_path / "a.png")
     question = {"image": "a.png", "question": QUESTION, "answer": "nothing", "boxes": [[20, 20, 300, 200]]}
     (tmp_path / "q.jsonl").write_text(json.dumps(question))
 
@@ -98,15 +98,15 @@ def test_every_command_runs(loaded, picture, tmp_path, monkeypatch):
     assert metrics["rows"][2]["evidence_recall"] == 1.0  # the oracle's
 
 
-def test_the_page_shows_the_whole_picture_and_all_its_tokens(twin, loaded, picture):
+def test_the_page_shows_the_whole_image_and_all_its_tokens(twin, loaded, image):
     page = Engine(loaded)
-    seen = page.see(picture, QUESTION)
-    prompt = prepare(loaded, picture, QUESTION)["input_ids"]
-    assert page.tokens(picture) == len(seen.token_map)
+    seen = page.see(image, QUESTION)
+    prompt = prepare(loaded, image, QUESTION)["input_ids"]
+    assert page.tokens(image) == len(seen.token_map)
     assert len(seen.token_map) == int((prompt == page.family.placeholder).sum()) - NEWLINES.get(twin.name, 0)
     assert seen.saliency.shape == (len(seen.token_map),)
-    whole = picture.crop((128, 0, 512, 384)) if twin.crops else picture
+    whole = image.crop((128, 0, 512, 384)) if twin.crops else image
     shown, expected = (np.asarray(image.convert("RGB").resize((40, 24)), dtype=float) for image in (seen.image, whole))
     assert np.abs(shown - expected).mean() < 8  # of 255; one of several tiles is further away than 30
-    answered = page.answer(picture, QUESTION, create("gridprune", keep="20%"))
+    answered = page.answer(image, QUESTION, create("gridprune", keep="20%"))
     assert answered.report.total == len(seen.token_map)

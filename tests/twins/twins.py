@@ -24,7 +24,7 @@ class Twin:
     processor: its processor, as the checkpoint's own is set up.
     needs: packages that the stock processor does not work without.
     clip: whether relevance wants the text half of a CLIP, which is then put beside it.
-    crops: whether the tower sees the middle square of a picture only.
+    crops: whether the tower sees the middle square of an image only.
     """
 
     name: str
@@ -342,7 +342,7 @@ def _onevision_processor() -> Any:
 
 _QWEN_SIZES = {"patch_size": 14, "min_pixels": 3136, "max_pixels": 12845056}
 _QWEN3_SIZES = {"patch_size": 16, "size": {"shortest_edge": 65536, "longest_edge": 16777216}}
-_CLIPS = ("torchvision",)
+_VIDEOS = ("torchvision",)
 TWINS = [
     Twin("llava-1.5", _llava, _llava_processor, clip=True, crops=True),
     Twin(
@@ -355,17 +355,17 @@ TWINS = [
         "qwen2.5-vl",
         _qwen2_5_vl,
         lambda: _qwen_processor("Qwen2_5_VL", "Qwen2VL", CLIP_MEAN, CLIP_STD, **_QWEN_SIZES),
-        needs=_CLIPS,
+        needs=_VIDEOS,
     ),
     Twin(
         "qwen3-vl",
         _qwen3_vl,
         lambda: _qwen_processor("Qwen3VL", "Qwen3VL", [0.5] * 3, [0.5] * 3, **_QWEN3_SIZES),
-        needs=_CLIPS,
+        needs=_VIDEOS,
     ),
     Twin("gemma-3", _gemma3, _gemma3_processor),
     Twin("idefics3", _idefics3, _idefics3_processor),
-    Twin("smolvlm2", _smolvlm2, _smolvlm2_processor, needs=(*_CLIPS, "num2words")),
-    Twin("internvl3", _internvl3, _internvl3_processor, needs=_CLIPS),
-    Twin("llava-onevision", _onevision, _onevision_processor, needs=_CLIPS),
+    Twin("smolvlm2", _smolvlm2, _smolvlm2_processor, needs=(*_VIDEOS, "num2words")),
+    Twin("internvl3", _internvl3, _internvl3_processor, needs=_VIDEOS),
+    Twin("llava-onevision", _onevision, _onevision_processor, needs=_VIDEOS),
 ]

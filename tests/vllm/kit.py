@@ -25,13 +25,13 @@ class Request:
     """One request.
 
     Attributes:
-        pictures: shown in front of the first turn.
+        images: shown in front of the first turn.
         turns: what user and assistant said, in turns.
         keep: the request's own budget, or None for the server's.
         question: the request's own question, or None.
     """
 
-    pictures: Sequence[Image]
+    images: Sequence[Image]
     turns: Sequence[str]
     keep: int | str | None = None
     question: str | None = None
@@ -72,7 +72,7 @@ def ask(llm: Any, prompts: Sequence[str], requests: Sequence[Request]) -> list[A
     inputs = [
         {
             "prompt": prompt,
-            "multi_modal_data": {"image": list(request.pictures)},
+            "multi_modal_data": {"image": list(request.images)},
             "mm_processor_kwargs": request.options(),
         }
         for prompt, request in zip(prompts, requests)
@@ -112,7 +112,7 @@ class Reference:
         return AutoProcessor.from_pretrained(self.folder)
 
     def prompt(self, request: Request) -> str:
-        conversation = chat(*request.turns, pictures=len(request.pictures))
+        conversation = chat(*request.turns, images=len(request.images))
         return str(self.processor.apply_chat_template(conversation, add_generation_prompt=True, tokenize=False))
 
     def tokens(self, request: Request) -> list[int]:
@@ -123,7 +123,7 @@ class Reference:
 
     @torch.no_grad()
     def _generate(self, request: Request) -> list[int]:
-        inputs = self.processor(images=list(request.pictures), text=self.prompt(request), return_tensors="pt")
+        inputs = self.processor(images=list(request.images), text=self.prompt(request), return_tensors="pt")
         method = create(self.method, keep=self.keep if request.keep is None else request.keep)
         greedy = {"max_new_tokens": TOKENS, "do_sample": False, "eos_token_id": None}
         clip = self.folder / "clip" if (self.folder / "clip").is_dir() else None
@@ -136,8 +136,8 @@ class Reference:
 
     def _without_separators(self, inputs: Any, reports: Sequence[Any], greedy: dict[str, Any]) -> list[int]:
         """By hand: the prompt with the kept tokens alone, as vLLM has it for LLaVA-NeXT."""
-        pictures = {key: inputs[key] for key in ("pixel_values", "image_sizes")}
-        features = self.model.model.get_image_features(**pictures, return_dict=True).pooler_output
+        images = {key: inputs[key] for key in ("pixel_values", "image_sizes")}
+        features = self.model.model.get_image_features(**images, return_dict=True).pooler_output
         ids = inputs["input_ids"][0]
         text = self.model.get_input_embeddings()(ids)
         parts, start = [], 0

@@ -126,14 +126,14 @@ def _llava(folder: Path) -> None:
 def _llava_next(folder: Path) -> None:
     config = hf.LlavaNextConfig(**_CLIP_LLAVA, image_grid_pinpoints=PINPOINTS)
     shake(hf.LlavaNextForConditionalGeneration(config), 2).save_pretrained(folder)
-    pictures = LlavaNextImageProcessorPil(**_CROPS, image_grid_pinpoints=PINPOINTS)
-    _with_clip(folder, hf.LlavaNextProcessor, pictures)
+    images = LlavaNextImageProcessorPil(**_CROPS, image_grid_pinpoints=PINPOINTS)
+    _with_clip(folder, hf.LlavaNextProcessor, images)
 
 
-def _with_clip(folder: Path, processor: Any, pictures: Any) -> None:
+def _with_clip(folder: Path, processor: Any, images: Any) -> None:
     """A LLaVA's processor, and its CLIP."""
     processor(
-        image_processor=pictures,
+        image_processor=images,
         tokenizer=tokenizer(),
         patch_size=PATCH,
         vision_feature_select_strategy="default",
@@ -199,7 +199,7 @@ class Case:
 
     Attributes:
         build: writes it.
-        sizes: width and height of pictures it is shown.
+        sizes: width and height of images it is shown.
         keeps: budgets to try.
     """
 
@@ -221,7 +221,7 @@ CASES = {
 }
 
 
-def picture(seed: int, size: tuple[int, int] = (96, 96), blocks: int = 6) -> Image.Image:
+def image(seed: int, size: tuple[int, int] = (96, 96), blocks: int = 6) -> Image.Image:
     """`blocks` x `blocks` coloured rectangles; with few of them, many patches look alike."""
     colours = np.random.default_rng(seed).integers(0, 256, (blocks, blocks, 3), dtype=np.uint8)
     return Image.fromarray(colours).resize(size, Image.Resampling.NEAREST)
@@ -232,8 +232,8 @@ def words(seed: int, count: int = 5) -> str:
     return " ".join(f"w{i}" for i in np.random.default_rng(1000 + seed).integers(0, WORDS, count))
 
 
-def chat(*turns: str, pictures: int = 1) -> list[dict[str, Any]]:
-    """A conversation that starts with the pictures; turns alternate between user and assistant."""
+def chat(*turns: str, images: int = 1) -> list[dict[str, Any]]:
+    """A conversation that starts with the images; turns alternate between user and assistant."""
     content: list[list[dict[str, str]]] = [[{"type": "text", "text": turn}] for turn in turns]
-    content[0] = [{"type": "image"}] * pictures + content[0]
+    content[0] = [{"type": "image"}] * images + content[0]
     return [{"role": ("user", "assistant")[i % 2], "content": each} for i, each in enumerate(content)]

@@ -106,7 +106,7 @@ def test_our_hooks_take_what_the_stock_processors_take(ours: type) -> None:
 
 
 def test_the_hooks_are_called_where_we_expect_them() -> None:
-    """Hashes before look-ups, asks of missing pictures into processing, updates behind it: cached and uncached."""
+    """Hashes before look-ups, asks of missing images into processing, updates behind it: cached and uncached."""
     for way in ("_cached_apply_hf_processor", "_apply_hf_processor"):
         source = inspect.getsource(getattr(BaseMultiModalProcessor, way))
         for hook in ("_get_mm_hashes", "_apply_hf_processor_main", "_get_mm_fields_config", "_get_mm_prompt_updates"):
@@ -122,7 +122,7 @@ def test_processor_inputs_and_hashes() -> None:
     assert parameters(MultiModalHasher.hash_kwargs)[:1] == ["algorithm"] or "algorithm" in str(
         inspect.signature(MultiModalHasher.hash_kwargs)
     )
-    one, other = (MultiModalHasher.hash_kwargs("blake3", picture="p", ask=ask, settings={}) for ask in ("a", "b"))
+    one, other = (MultiModalHasher.hash_kwargs("blake3", image="p", ask=ask, settings={}) for ask in ("a", "b"))
     assert one != other
 
 

@@ -1,6 +1,6 @@
 """What vLLM answers is what transformers answers with the same kept tokens: on every architecture, however scheduled.
 
-The engines batch at most 128 tokens, so prompts are computed in chunks and pictures go through the tower in batches.
+The engines batch at most 128 tokens, so prompts are computed in chunks and images go through the tower in batches.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from kit import TOKENS, Reference, Request, ask, engine, tokens
-from models import CASES, Case, picture, words
+from models import CASES, Case, image, words
 
 from gridprune.vllm.settings import PruneRequest
 
@@ -41,7 +41,7 @@ def side(request: pytest.FixtureRequest, checkpoint: Callable[[str], Path]) -> I
 
 def test_mixed_budgets_in_one_batch_cold_and_warm(side: Side) -> None:
     requests = [
-        Request([picture(i, size)], [words(question)], keep)
+        Request([image(i, size)], [words(question)], keep)
         for i, size in enumerate(side.case.sizes)
         for question in (0, 1)
         for keep in (None, *side.case.keeps[1:])
@@ -52,33 +52,33 @@ def test_mixed_budgets_in_one_batch_cold_and_warm(side: Side) -> None:
     assert tokens(side.ask(requests[::-1])) == expected[::-1]
 
 
-def test_several_pictures_and_turns_with_prefix_hits(side: Side) -> None:
+def test_several_images_and_turns_with_prefix_hits(side: Side) -> None:
     """A later turn is guided by its own question; if it names the earlier one, it finds all before it in the cache."""
-    pictures = [picture(7, side.case.sizes[0]), picture(8, side.case.sizes[-1])]
-    first = Request(pictures, [words(2, 140)])
-    later = Request(pictures, [*first.turns, words(3, 20), words(4)])
-    same = Request(pictures, later.turns, question=first.turns[0])
+    images = [image(7, side.case.sizes[0]), image(8, side.case.sizes[-1])]
+    first = Request(images, [words(2, 140)])
+    later = Request(images, [*first.turns, words(3, 20), words(4)])
+    same = Request(images, later.turns, question=first.turns[0])
     cold, again, warm = (side.ask([request])[0] for request in (first, later, same))
     assert tokens([cold, again, warm]) == side.expected([first, later, same])
     assert again.num_cached_tokens < 128 <= warm.num_cached_tokens
 
 
-def test_question_of_the_request_and_pictures_kept_whole(side: Side) -> None:
-    shown = [picture(9, side.case.sizes[0])]
+def test_question_of_the_request_and_images_kept_whole(side: Side) -> None:
+    shown = [image(9, side.case.sizes[0])]
     requests = [Request(shown, [words(5)], question=words(6)), Request(shown, [words(5)], keep="100%")]
     assert tokens(side.ask(requests)) == side.expected(requests)
 
 
 def test_embeddings_of_the_client_pass_unpruned(side: Side) -> None:
-    """What transformers makes of a picture, given in its place beside a pruned one: as if it were kept whole."""
+    """What transformers makes of an image, given in its place beside a pruned one: as if it were kept whole."""
     from vllm import SamplingParams
 
-    shown, sent = picture(14, side.case.sizes[0]), Request([picture(15, side.case.sizes[0])], [words(15)], "100%")
+    shown, sent = image(14, side.case.sizes[0]), Request([image(15, side.case.sizes[0])], [words(15)], "100%")
     pruned = Request([shown], [words(14)])
-    vision = side.reference.processor.image_processor(images=list(sent.pictures), return_tensors="pt")
+    vision = side.reference.processor.image_processor(images=list(sent.images), return_tensors="pt")
     with torch.no_grad():
         encoded = side.reference.model.model.get_image_features(**vision, return_dict=True)
-    deeper = getattr(encoded, "deepstack_features", None) or ()  # by level, then by picture
+    deeper = getattr(encoded, "deepstack_features", None) or ()  # by level, then by image
     values = torch.cat([level[0] for level in (encoded.pooler_output, *deeper)], dim=-1)
     grid = vision.get("image_grid_thw")
     given = [
@@ -96,7 +96,7 @@ def test_embeddings_of_the_client_pass_unpruned(side: Side) -> None:
 
 def test_hash_without_the_question_gives_wrong_answers(side: Side, monkeypatch: pytest.MonkeyPatch) -> None:
     """The control: were the question left out of the hash, the caches would serve the wrong tokens."""
-    shown = [picture(10, side.case.sizes[0])]
+    shown = [image(10, side.case.sizes[0])]
     requests = [Request(shown, [words(question)]) for question in (11, 12, 13)]
     expected = side.expected(requests)
     with monkeypatch.context() as patch:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import aiohttp
 import pytest
 from kit import TOKENS, Reference, Request
-from models import picture, words
+from models import image, words
 from PIL import Image
 
 from benchmarks.vllm_server import running
@@ -51,7 +51,7 @@ def as_url(image: Image.Image) -> str:
 
 
 def body(request: Request, **extra: Any) -> dict[str, Any]:
-    content = [{"type": "image_url", "image_url": {"url": as_url(image)}} for image in request.pictures]
+    content = [{"type": "image_url", "image_url": {"url": as_url(image)}} for image in request.images]
     content += [{"type": "text", "text": request.turns[0]}]
     options = {"mm_processor_kwargs": request.options()} if request.options() else {}
     chat = {"model": "tiny", "messages": [{"role": "user", "content": content}], "temperature": 0}
@@ -73,17 +73,17 @@ async def leave_early(session: aiohttp.ClientSession, server: Server, given: dic
 
 
 def good() -> list[Request]:
-    return [Request([picture(30 + i)], [words(i)], None if i % 2 else (17, "25%")[i % 4 // 2]) for i in range(26)]
+    return [Request([image(30 + i)], [words(i)], None if i % 2 else (17, "25%")[i % 4 // 2]) for i in range(26)]
 
 
 def bad() -> list[dict[str, Any]]:
-    one = Request([picture(50)], [words(50)])
+    one = Request([image(50)], [words(50)])
     broken = body(one)
     broken["messages"][0]["content"][0]["image_url"]["url"] = "data:image/png;base64,AAAA"
     return [
-        body(Request(one.pictures, one.turns, keep=0)),
-        body(Request(one.pictures, one.turns, keep=999)),
-        body(Request(one.pictures, [""])),
+        body(Request(one.images, one.turns, keep=0)),
+        body(Request(one.images, one.turns, keep=999)),
+        body(Request(one.images, [""])),
         body(one, mm_processor_kwargs={"gridprune_kept": 3}),
         broken,
     ]
@@ -93,7 +93,7 @@ async def _storm(server: Server, requests: list[Request]) -> tuple[list[tuple[in
     async with aiohttp.ClientSession() as session:
         right = [post(session, server, body(request)) for request in requests]
         wrong = [post(session, server, given) for given in bad()]
-        leaving = leave_early(session, server, body(Request([picture(60)], [words(60)])))
+        leaving = leave_early(session, server, body(Request([image(60)], [words(60)])))
         answers = await asyncio.gather(*right, *wrong, leaving)
     return answers[: len(right)], answers[len(right) : -1]
 

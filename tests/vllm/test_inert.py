@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import torch
 from kit import TOKENS, Reference, Request, ask, engine, tokens
-from models import CASES, picture, words
+from models import CASES, image, words
 
 from gridprune.vllm.qwen import tell_runner
 
@@ -18,13 +18,13 @@ def test_a_stock_architecture_answers_as_in_transformers(checkpoint: Callable[[s
     multimodal = SimpleNamespace()
     tell_runner(SimpleNamespace(model_config=SimpleNamespace(get_multimodal_config=lambda: multimodal)))  # type: ignore[arg-type]
     reference = Reference(folder)
-    requests = [Request([picture(i, size)], [words(i)]) for i, size in enumerate(case.sizes)]
+    requests = [Request([image(i, size)], [words(i)]) for i, size in enumerate(case.sizes)]
     prompts = [reference.prompt(request) for request in requests]
     with engine(folder, None) as llm:
         assert llm.apply_model(_class) == ["vllm.model_executor.models.qwen2_vl.Qwen2VLForConditionalGeneration"]
         found = tokens(ask(llm, prompts, requests))
     for prompt, request, answer in zip(prompts, requests, found):
-        inputs = reference.processor(images=list(request.pictures), text=prompt, return_tensors="pt")
+        inputs = reference.processor(images=list(request.images), text=prompt, return_tensors="pt")
         with torch.no_grad():
             whole = reference.model.generate(**inputs, max_new_tokens=TOKENS, do_sample=False, eos_token_id=None)
         assert answer == whole[0, inputs["input_ids"].shape[1] :].tolist()

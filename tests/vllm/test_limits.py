@@ -1,4 +1,4 @@
-"""What happens at the edges: a full KV cache, a restart, many pictures at once, options that are refused."""
+"""What happens at the edges: a full KV cache, a restart, many images at once, options that are refused."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from kit import Reference, Request, ask, engine, tokens
-from models import picture, words
+from models import image, words
 
 KEEP = 40
 
@@ -25,7 +25,7 @@ def reference(folder: Path) -> Reference:
 
 @pytest.fixture(scope="module")
 def requests() -> list[Request]:
-    return [Request([picture(i)], [words(i)], (None, 17, "100%")[i % 3]) for i in range(9)]
+    return [Request([image(i)], [words(i)], (None, 17, "100%")[i % 3]) for i in range(9)]
 
 
 def test_restart_and_full_kv_cache(folder: Path, reference: Reference, requests: list[Request]) -> None:
@@ -56,8 +56,8 @@ def test_options_that_are_refused(folder: Path, options: dict[str, Any], named: 
 
 
 def test_the_tower_runs_in_batches(folder: Path, reference: Reference) -> None:
-    """Nine pictures at 17 tokens fit into one step of the scheduler; the tower takes at most two at once."""
-    asked = [Request([picture(i)], [words(i)], 17) for i in range(9)]
+    """Nine images at 17 tokens fit into one step of the scheduler; the tower takes at most two at once."""
+    asked = [Request([image(i)], [words(i)], 17) for i in range(9)]
     with engine(folder, {"keep": KEEP, "tower_tokens": 300}, max_num_seqs=16, max_num_batched_tokens=2048) as llm:
         llm.apply_model(_watch)
         found = tokens(ask(llm, [reference.prompt(request) for request in asked], asked))
@@ -67,10 +67,10 @@ def test_the_tower_runs_in_batches(folder: Path, reference: Reference) -> None:
     assert max(batches) == 2
 
 
-def test_without_text_a_picture_is_encoded_once(folder: Path) -> None:
-    """Three questions, one after the other, about one picture; a method that reads no text keeps the same tokens."""
+def test_without_text_a_image_is_encoded_once(folder: Path) -> None:
+    """Three questions, one after the other, about one image; a method that reads no text keeps the same tokens."""
     reference = Reference(folder, "fastervlm", KEEP)
-    asked = [Request([picture(40)], [words(i)]) for i in range(3)]
+    asked = [Request([image(40)], [words(i)]) for i in range(3)]
     with engine(folder, {"method": "fastervlm", "keep": KEEP}) as llm:
         llm.apply_model(_watch)
         found = [tokens(ask(llm, [reference.prompt(request)], [request]))[0] for request in asked]

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from kit import Reference, engine
-from models import picture, words
+from models import image, words
 
 from gridprune import families
 from gridprune.cues.clip_text import ClipText
@@ -63,7 +63,7 @@ def test_refused_methods_are_named(both: Both) -> None:
 
 
 def test_the_others_choose_the_same(both: Both) -> None:
-    """Two towers differ in their last bits, which may decide a near tie: one of three sets of pictures must agree."""
+    """Two towers differ in their last bits, which may decide a near tie: one of three sets of images must agree."""
     for name in sorted(set(available()) - REFUSED[both.name]):
         differences: list[float] = []
         while not differences or (differences[-1] >= 1e-3 and len(differences) < 3):
@@ -72,11 +72,11 @@ def test_the_others_choose_the_same(both: Both) -> None:
 
 
 def largest_difference(both: Both, name: str, seed: int) -> float:
-    """Between the embeddings that vLLM and transformers keep of two pictures."""
+    """Between the embeddings that vLLM and transformers keep of two images."""
     model, family = both.reference.model, families.find(both.reference.model)
     sizes = [(96, 96), (96, 96)] if both.name == "llava" else [(160, 128), (96, 160)]
     questions = [words(1), words(2)]
-    shown = [picture(seed + i, size, blocks=48) for i, size in enumerate(sizes)]
+    shown = [image(seed + i, size, blocks=48) for i, size in enumerate(sizes)]
     vision = family.vision(dict(both.reference.processor.image_processor(images=shown, return_tensors="pt")))
     assert vision is not None
     clip = both.reference.folder / "clip"
@@ -96,7 +96,7 @@ def largest_difference(both: Both, name: str, seed: int) -> float:
 
 
 class _Embed:
-    """What the model makes of pictures under another method."""
+    """What the model makes of images under another method."""
 
     def __init__(self, method: Any, vision: dict[str, Any], asked: list[ResolvedRequest]) -> None:
         self.method, self.vision, self.asked = method, vision, asked

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from kit import Reference, Request, ask, engine, tokens
-from models import CASES, picture, words
+from models import CASES, image, words
 
 
 @pytest.mark.parametrize("name", ["llava", "qwen2.5-vl"])
@@ -15,7 +15,7 @@ def test_two_ranks(checkpoint: Callable[[str], Path], name: str) -> None:
     case, folder = CASES[name], checkpoint(name)
     reference = Reference(folder, keep=case.keeps[0])
     requests = [
-        Request([picture(i, case.sizes[i % 2])], [words(i % 3)], keep)
+        Request([image(i, case.sizes[i % 2])], [words(i % 3)], keep)
         for i, keep in enumerate([None, *case.keeps[1:], None, "100%"])
     ]
     with engine(folder, {"keep": case.keeps[0]}, tensor_parallel_size=2, distributed_executor_backend="mp") as llm:

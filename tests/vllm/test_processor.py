@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 import torch
 from kit import Reference, Request
-from models import picture, words
+from models import image, words
 from vllm.config import ModelConfig
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
 from gridprune.errors import GridPruneError
 from gridprune.vllm import overrides
 
-SHOWN = picture(1, (160, 128))
+SHOWN = image(1, (160, 128))
 
 
 class Made:
@@ -30,14 +30,14 @@ class Made:
         self.processor = MULTIMODAL_REGISTRY.create_processor(config)
         self.reference = Reference(folder)
 
-    def __call__(self, *turns: str, pictures: int = 1, **options: Any) -> Any:
-        request = Request([SHOWN] * pictures, turns)
-        return self.run(self.reference.prompt(request), request.pictures, **options)
+    def __call__(self, *turns: str, images: int = 1, **options: Any) -> Any:
+        request = Request([SHOWN] * images, turns)
+        return self.run(self.reference.prompt(request), request.images, **options)
 
-    def run(self, prompt: str, pictures: Any, **options: Any) -> Any:
+    def run(self, prompt: str, images: Any, **options: Any) -> Any:
         return self.processor(
             prompt,
-            self.processor.info.parse_mm_data({"image": pictures}),
+            self.processor.info.parse_mm_data({"image": images}),
             hf_processor_mm_kwargs={f"gridprune_{name}": value for name, value in options.items()},
         )
 
@@ -71,13 +71,13 @@ def test_hash_holds_question_budget_and_settings(made: Callable[..., Made]) -> N
 
 @pytest.mark.parametrize("name", ["llava", "qwen2.5-vl"])
 def test_later_turns_change_the_hash_as_the_setting_says(made: Callable[..., Made], name: str) -> None:
-    """By default the question to be answered guides; guided by the picture's turn, later turns change nothing."""
+    """By default the question to be answered guides; guided by the image's turn, later turns change nothing."""
     last, turn = made(name, keep=40), made(name, keep=40, guide="turn")
     assert last.hash(words(1), words(2), words(3)) == last.hash(words(3))
     assert turn.hash(words(1), words(2), words(3)) == turn.hash(words(1)) != turn.hash(words(3))
 
 
-def test_without_text_the_picture_alone_counts(made: Callable[..., Made]) -> None:
+def test_without_text_the_image_alone_counts(made: Callable[..., Made]) -> None:
     one = made(keep=40, method="fastervlm")
     assert one.hash(words(1)) == one.hash(words(2)) == one.hash("")
 
@@ -90,14 +90,14 @@ def test_places_are_the_kept_tokens(made: Callable[..., Made], name: str) -> Non
     for keep, expected in counts:
         given = {} if keep is None else {"keep": keep}
         assert one(words(1), **given)["mm_placeholders"]["image"][0].length == expected
-    several = one(words(1), pictures=3, keep=[5, 6, "100%"])["mm_placeholders"]["image"]
+    several = one(words(1), images=3, keep=[5, 6, "100%"])["mm_placeholders"]["image"]
     assert [place.length for place in several] == [5, 6, full]
 
 
 def test_the_servers_count_is_an_upper_limit_the_requests_is_not(made: Callable[..., Made]) -> None:
     one = made("qwen2-vl", keep=75)
     prompt = one.reference.prompt(Request([SHOWN], [words(1)]))
-    small = picture(1, (96, 64))
+    small = image(1, (96, 64))
     assert one.run(prompt, [small])["mm_placeholders"]["image"][0].length == 24
     with pytest.raises(ValueError, match="only 24"):
         one.run(prompt, [small], keep=75)
@@ -109,7 +109,7 @@ def test_the_servers_count_is_an_upper_limit_the_requests_is_not(made: Callable[
         ({"keep": 0}, "at least one"),
         ({"keep": 145}, "only 144"),
         ({"keep": "many"}, "Cannot read 'many'"),
-        ({"keep": [3, 4]}, "2 values for 1 pictures"),
+        ({"keep": [3, 4]}, "2 values for 1 images"),
         ({"keep": {"count": 3}}, "Cannot read"),
         ({"question": ""}, "asks nothing"),
         ({"question": 3}, "must be text"),
@@ -132,7 +132,7 @@ def test_a_budget_that_the_method_cannot_meet(made: Callable[..., Made]) -> None
 def test_no_question_and_wrong_placeholders(made: Callable[..., Made]) -> None:
     with pytest.raises(ValueError, match="asks nothing"):
         made(keep=40)("")
-    with pytest.raises(ValueError, match="0 image placeholders for 1 pictures"):
+    with pytest.raises(ValueError, match="0 image placeholders for 1 images"):
         made(keep=40).run("USER: w1 ASSISTANT:", [SHOWN])
 
 
@@ -142,7 +142,7 @@ def test_embeddings_pass_unpruned(made: Callable[..., Made]) -> None:
     assert "gridprune" not in out["mm_kwargs"]["image"][0]
 
 
-def test_the_profile_sees_pictures_kept_whole(made: Callable[..., Made]) -> None:
+def test_the_profile_sees_images_kept_whole(made: Callable[..., Made]) -> None:
     dummy = made(keep=40).processor.get_dummy_mm_inputs({"image": 1})
     assert dummy["mm_placeholders"]["image"][0].length == 144
 

@@ -13,7 +13,7 @@ from gridprune.tiny.scenes import Box, Scene
 
 @dataclass(frozen=True)
 class Cells:
-    """Ground truth by patch, all [G, G] where G patches make a side of the picture.
+    """Ground truth by patch, all [G, G] where G patches make a side of the image.
 
     ``label`` and ``color`` are ids (0: background, no card); ``center`` marks the one patch that holds
     an item's centre; ``offset`` [G, G, 2] is (dy, dx) to the item's centre in patches; ``item`` is
@@ -28,7 +28,7 @@ class Cells:
 
 
 def overlap(box: Box, side: int = VIEW, patch: int = PATCH) -> np.ndarray:
-    """Pixels of each patch that a box covers, int [G, G]; ``patch`` is a patch's side in pixels of the picture."""
+    """Pixels of each patch that a box covers, int [G, G]; ``patch`` is a patch's side in pixels of the image."""
     start = np.arange(side // patch) * patch
     wide = np.clip(np.minimum(start + patch, box[2]) - np.maximum(start, box[0]), 0, None)
     high = np.clip(np.minimum(start + patch, box[3]) - np.maximum(start, box[1]), 0, None)
@@ -45,7 +45,7 @@ def evidence_mask(boxes: Iterable[Box], side: int = VIEW, patch: int = PATCH) ->
 
 
 def cells(scene: Scene, patch: int = PATCH) -> Cells:
-    """Ground truth of every patch of a scene; patches of an overview cover more pixels of the picture."""
+    """Ground truth of every patch of a scene; patches of an overview cover more pixels of the image."""
     side = scene.form.side
     shape = (side // patch, side // patch)
     label, color, center = (np.zeros(shape, np.int64) for _ in range(3))

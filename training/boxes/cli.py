@@ -48,7 +48,7 @@ def scenes(
             scene.image.save(out / f"{split}-{index}.png")
             for question in balanced(scene):
                 row = {"image": f"{split}-{index}.png", "question": question.text, "answer": question.answer}
-                handle.write(json.dumps({**row, "family": question.family, "boxes": question.boxes}) + "\n")
+                handle.write(json.dumps({**row, "family": question.kind, "boxes": question.boxes}) + "\n")
     typer.echo(f"{n} scenes: {out}")
 
 

@@ -19,7 +19,7 @@ from transformers import DynamicCache
 from gridprune.tiny.data import Example, iter_examples
 from gridprune.tiny.forms import LLAVA, NEXT
 from gridprune.tiny.loading import TinyModel
-from gridprune.tiny.questions import FAMILIES
+from gridprune.tiny.questions import KINDS
 from gridprune.tiny.vocabulary import ANSWER, BOS, EOS, PAD, encode
 
 from . import views
@@ -145,7 +145,7 @@ def prefix(tiny: TinyModel, question: Question, index: Tensor) -> Tensor:
 
 
 def _score_full(tiny: TinyModel, questions: Sequence[Question]) -> list[bool]:
-    """All tokens: one prefill of the picture for the questions of a scene."""
+    """All tokens: one prefill of the image for the questions of a scene."""
     language, head = tiny.model.model.language_model, tiny.model.lm_head
     embed = language.get_input_embeddings()
     out: list[bool] = []
@@ -161,12 +161,12 @@ def _score_full(tiny: TinyModel, questions: Sequence[Question]) -> list[bool]:
     return out
 
 
-def by_family(questions: Sequence[Question], hits: Sequence[bool]) -> dict[str, float]:
+def by_kind(questions: Sequence[Question], hits: Sequence[bool]) -> dict[str, float]:
     """Accuracy by family; ``mean`` is the mean over the gated families (all but the description)."""
     table: dict[str, list[bool]] = {}
     for question, hit in zip(questions, hits, strict=True):
-        table.setdefault(question.example.family, []).append(hit)
-    out = {family: sum(table[family]) / len(table[family]) for family in FAMILIES if family in table}
+        table.setdefault(question.example.kind, []).append(hit)
+    out = {family: sum(table[family]) / len(table[family]) for family in KINDS if family in table}
     gated = [value for family, value in out.items() if family != "describe"]
     return {**out, "mean": sum(gated) / len(gated)}
 
@@ -188,14 +188,14 @@ def evaluate(
     """
     keeps = keeps or LADDERS[tiny.form.name]
     questions = prepare(tiny, list(iter_examples(split, n_questions, seed=scene_seed, form=tiny.form.name)))
-    full = by_family(questions, score(tiny, questions, None))
+    full = by_kind(questions, score(tiny, questions, None))
     report(f"full {full}")
     rows = []
     for name in selectors:
         for keep in keeps:
             index = [kept(q, SELECTORS[name], keep) for q in questions]
             recalls = [r for q, i in zip(questions, index, strict=True) if (r := recall(q, i)) is not None]
-            families = by_family(questions, score(tiny, questions, index, batch=64 if keep <= 192 else 16))
+            families = by_kind(questions, score(tiny, questions, index, batch=64 if keep <= 192 else 16))
             row = {"method": name, "keep": keep, "evidence_recall": sum(recalls) / len(recalls), "families": families}
             rows.append(row)
             report(f"{name} {keep}: mean {families['mean']:.3f} recall {row['evidence_recall']:.3f}")

@@ -17,7 +17,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gridprune.tiny.questions import FAMILIES, balanced, training
+from gridprune.tiny.questions import KINDS, balanced, training
 from gridprune.tiny.scenes import GRID, Scene, make_scene
 
 from ..optim import Lengths, descend, length_at, make_optimizers, schedule
@@ -221,5 +221,5 @@ def evaluate_joint(model: JointModel, clip: TinyCLIP, scenes: int, split: str = 
         right = exact(model.lm(model.projector(features(clip, batch)), text), text)
         for b, questions in enumerate(asked):
             for q, question in enumerate(questions):
-                hits.setdefault(question.family, []).append(bool(right[b, q]))
-    return {family: round(sum(hits[family]) / len(hits[family]), 3) for family in FAMILIES}
+                hits.setdefault(question.kind, []).append(bool(right[b, q]))
+    return {family: round(sum(hits[family]) / len(hits[family]), 3) for family in KINDS}

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from gridprune.tiny.forms import NEXT
-from gridprune.tiny.questions import FAMILIES, balanced, training
+from gridprune.tiny.questions import KINDS, balanced, training
 from gridprune.tiny.scenes import Scene, make_scene
 
 from ..optim import Lengths, descend, length_at, make_optimizers, schedule
@@ -153,5 +153,5 @@ def evaluate_next(
         tokens, lengths = model.prompt([view_features(clip, scene)], [choose_tokens(scene, keep, rng)])
         right = exact(model.joint.lm.states(tokens, text, lengths)[0], text)[0]
         for question, hit in zip(asked, right.tolist(), strict=True):
-            hits.setdefault(question.family, []).append(hit)
-    return {family: round(sum(hits[family]) / len(hits[family]), 3) for family in FAMILIES if family in hits}
+            hits.setdefault(question.kind, []).append(hit)
+    return {family: round(sum(hits[family]) / len(hits[family]), 3) for family in KINDS if family in hits}

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gridprune.tiny.questions import FAMILIES, Question, balanced, training
+from gridprune.tiny.questions import KINDS, Question, balanced, training
 from gridprune.tiny.scenes import GRID, Scene, make_scene
 from gridprune.tiny.vocabulary import (
     ANSWER,
@@ -122,7 +122,7 @@ class SymbolicLM(nn.Module):
         self.register_buffer("tints", tints, persistent=False)
 
     def probe_loss(self, after: Sequence[Tensor], text: Packed, scenes: Sequence[Scene]) -> Tensor:
-        """Dense facts at the words that refer to the picture, from the states ``after`` each block.
+        """Dense facts at the words that refer to the image, from the states ``after`` each block.
 
         After half of the blocks, a noun has to know how many of it there are and, for a single one, its colour and
         place; a colour, what is on it; the last word of a region, what is there; and the answer where it is a noun.
@@ -280,5 +280,5 @@ def evaluate_symbolic(model: SymbolicLM, scenes: int, n: int, split: str = "dev"
         right = exact(model.lm(tokens, text), text)
         for b, questions in enumerate(asked):
             for q, question in enumerate(questions):
-                hits.setdefault(question.family, []).append(bool(right[b, q]))
-    return {family: round(sum(hits[family]) / len(hits[family]), 3) for family in FAMILIES}
+                hits.setdefault(question.kind, []).append(bool(right[b, q]))
+    return {family: round(sum(hits[family]) / len(hits[family]), 3) for family in KINDS}

@@ -1,4 +1,4 @@
-"""LLaVA-NeXT's cut of a picture, and its order of visual tokens: overview, then the mosaic of tiles row by row.
+"""LLaVA-NeXT's cut of an image, and its order of visual tokens: overview, then the mosaic of tiles row by row.
 
 The order, the newline behind every row of the mosaic, and the rule that a newline stays with its row are those of the
 stock model and of its pruned prompts (`gridprune.families.llava_next`); a test holds them together.
@@ -46,7 +46,7 @@ def in_order(states: Tensor, form: Form) -> Tensor:
 
 
 def count(form: Form) -> int:
-    """Visual tokens of a picture, newlines left out."""
+    """Visual tokens of an image, newlines left out."""
     return GRID * GRID * (1 + form.tiles**2)
 
 
@@ -57,7 +57,7 @@ def mosaic_row(form: Form) -> np.ndarray:
 
 
 def patch_sides(form: Form) -> tuple[int, ...]:
-    """Pixels of the picture along a side of a patch: in the overview, and in the mosaic if there is one."""
+    """Pixels of the image along a side of a patch: in the overview, and in the mosaic if there is one."""
     return (PATCH * form.tiles, PATCH) if form.tiles else (PATCH,)
 
 

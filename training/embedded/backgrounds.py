@@ -14,7 +14,7 @@ from gridprune.tiny.draws import Draws
 
 from .vocabulary import BACKGROUNDS
 
-ROOM = 32  # pixels by which a texture is larger than the picture cut from it
+ROOM = 32  # pixels by which a texture is larger than the image cut from it
 VARIANTS = 24  # textures of a kind in a split
 #: split -> (seed, periods in pixels)
 SPLITS: Mapping[str, tuple[int, tuple[int, ...]]] = {
@@ -141,7 +141,7 @@ def texture(split: str, kind: int, variant: int, side: int) -> np.ndarray:
 
 
 def background(split: str, draws: Draws, kind: int, side: int) -> np.ndarray:
-    """A picture full of one kind of background, uint8 [side, side, 3]."""
+    """An image full of one kind of background, uint8 [side, side, 3]."""
     sheet = texture(split, kind, draws.below(VARIANTS), side + ROOM)
     y, x = draws.below(ROOM), draws.below(ROOM)
     cut = sheet[y : y + side, x : x + side]

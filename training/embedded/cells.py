@@ -10,7 +10,7 @@ from .scenes import PATCH, VIEW, Box
 
 
 def overlap(box: Box, side: int = VIEW, patch: int = PATCH) -> np.ndarray:
-    """Pixels of each patch that a box covers, int [G, G]; ``patch`` is a patch's side in pixels of the picture."""
+    """Pixels of each patch that a box covers, int [G, G]; ``patch`` is a patch's side in pixels of the image."""
     start = np.arange(side // patch) * patch
     wide = np.clip(np.minimum(start + patch, box[2]) - np.maximum(start, box[0]), 0, None)
     high = np.clip(np.minimum(start + patch, box[3]) - np.maximum(start, box[1]), 0, None)

@@ -30,7 +30,7 @@ Box = tuple[int, int, int, int]
 
 @dataclass(frozen=True)
 class Form:
-    """Size of the pictures: one view for LLaVA, overview and tiles for LLaVA-NeXT."""
+    """Size of the images: one view for LLaVA, overview and tiles for LLaVA-NeXT."""
 
     name: str
     side: int

@@ -26,13 +26,13 @@ from .options import (
 )
 
 if TYPE_CHECKING:
-    from PIL.Image import Image as Picture
+    from PIL.Image import Image as PILImage
 
     from ..methods.base import Method
     from ..runtime.ask import Answer, Loaded
     from ..runtime.video import Video
 
-    Opened = tuple[Picture | Video, Loaded]
+    Opened = tuple[PILImage | Video, Loaded]
 
 Image = Annotated[
     Path,
@@ -64,26 +64,26 @@ def ask_command(
     keep: Keep = "11.1%",
     frames: Frames = 8,
     compare: Compare = False,
-    overlay: Annotated[Path | None, typer.Option("--overlay", "-o", help="Write a picture of the kept tokens.")] = None,
+    overlay: Annotated[Path | None, typer.Option("--overlay", "-o", help="Write an image of the kept tokens.")] = None,
     clip: Clip = None,
     max_new_tokens: MaxNewTokens = 64,
     device: Device = "cpu",
     dtype: Dtype = "auto",
     as_json: Json = False,
 ) -> None:
-    """Answer a question about a picture or a clip with a part of its visual tokens."""
+    """Answer a question about an image or a video with a part of its visual tokens."""
     chosen = _method(method, keep)
-    picture, loaded = _opened(image, frames, model, clip, device, dtype)
+    seen, loaded = _opened(image, frames, model, clip, device, dtype)
     from ..runtime.ask import answer
 
     with stderr.status("answering"):
         if (
             compare
         ):  # first calls pay for allocations and for the question's embedding: timed is what a second one costs
-            answer(loaded, picture, question, max_new_tokens=1)
-            answer(loaded, picture, question, chosen, max_new_tokens=1)
-        full = answer(loaded, picture, question, max_new_tokens=max_new_tokens) if compare else None
-        pruned = answer(loaded, picture, question, chosen, max_new_tokens=max_new_tokens)
+            answer(loaded, seen, question, max_new_tokens=1)
+            answer(loaded, seen, question, chosen, max_new_tokens=1)
+        full = answer(loaded, seen, question, max_new_tokens=max_new_tokens) if compare else None
+        pruned = answer(loaded, seen, question, chosen, max_new_tokens=max_new_tokens)
     assert pruned.report is not None
     if overlay is not None:
         pruned.report.save(overlay)
@@ -153,11 +153,11 @@ def explain_command(
 ) -> None:
     """Draw which visual tokens are kept and why: zones, budgets, relevance and saliency maps."""
     chosen = _method(method, keep)
-    picture, loaded = _opened(image, frames, model, clip, device, dtype)
+    seen, loaded = _opened(image, frames, model, clip, device, dtype)
     from ..runtime.ask import answer
 
     with stderr.status("looking"):
-        report = answer(loaded, picture, question, chosen, max_new_tokens=1).report
+        report = answer(loaded, seen, question, chosen, max_new_tokens=1).report
         assert report is not None
         report.figure(output)
     stderr.print(f"written to {output}", highlight=False)

@@ -28,8 +28,8 @@ from .options import (
 
 
 def batch_command(
-    source: Annotated[Path, typer.Argument(help="A folder of pictures, or JSONL with image and question a line.")],
-    question: Annotated[str | None, typer.Argument(help="Asked about every picture of a folder.")] = None,
+    source: Annotated[Path, typer.Argument(help="A folder of images, or JSONL with image and question a line.")],
+    question: Annotated[str | None, typer.Argument(help="Asked about every image of a folder.")] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="JSONL of answers; a run continues it.")] = Path(
         "answers.jsonl"
     ),
@@ -43,9 +43,9 @@ def batch_command(
     dtype: Dtype = "auto",
     as_json: Json = False,
 ) -> None:
-    """Answer questions about many pictures; answers go to a JSONL file, and a second run does what is left.
+    """Answer questions about many images; answers go to a JSONL file, and a second run does what is left.
 
-    A picture or question that fails stops nothing: its reason goes to OUTPUT.failed.jsonl, and the next run tries it
+    An image or question that fails stops nothing: its reason goes to OUTPUT.failed.jsonl, and the next run tries it
     again, after all others. The exit code is 1 if there is no answer at all.
     """
     from ..methods.spec import parse
@@ -95,7 +95,7 @@ def _with_a_bar(tasks: Sequence[Task], console: Console, start: Callable[[Failed
 
 def _in_words(result: dict[str, Any], failed_path: Path) -> str:
     """The end of a run, in one line."""
-    rate = f", {result['images_per_second']} pictures/s" if result["answered"] else ""
+    rate = f", {result['images_per_second']} images/s" if result["answered"] else ""
     against = f", {result['speedup']}x the rate with all visual tokens" if "speedup" in result else ""
     reasons = f" ({failed_path})" if result["failed"] else ""
     counts = f"{result['answered']} answered, {result['skipped']} answered before, {len(result['failed'])} failed"

@@ -26,7 +26,7 @@ def demo_command(
     device: Device = "cpu",
     dtype: Dtype = "auto",
 ) -> None:
-    """Open a page in the browser: a picture, a question, what is kept of it, and both answers side by side."""
+    """Open a page in the browser: an image, a question, what is kept of it, and both answers side by side."""
     if find_spec("gradio") is None:
         raise UnsupportedCallError("The page needs Gradio, which is not installed: pip install 'gridprune[demo]'")
     with bind(host, port) as where:

@@ -31,7 +31,7 @@ def methods_command(as_json: Json = False) -> None:
 
 
 def families_command(as_json: Json = False) -> None:
-    """List the model families: classes, where their cues come from, clips, tested versions of transformers."""
+    """List the model families: classes, where their cues come from, videos, tested versions of transformers."""
     from ..families.registry import describe
 
     rows = describe()

@@ -14,8 +14,8 @@ from .options import Dtype, Json, print_json
 def plan_command(
     model: Annotated[str, typer.Argument(help="'embedded', a checkpoint folder, or a hub id; no weights are read.")],
     keep: Annotated[str, typer.Option("--keep", help="Budgets: counts or shares, comma-separated.")] = "11.1%",
-    size: Annotated[str, typer.Option("--size", help="Width x height of a picture.")] = "1024x768",
-    images: Annotated[int, typer.Option("--images", min=1, help="Pictures in a request.")] = 1,
+    size: Annotated[str, typer.Option("--size", help="Width x height of an image.")] = "1024x768",
+    images: Annotated[int, typer.Option("--images", min=1, help="Images in a request.")] = 1,
     text: Annotated[int, typer.Option("--text", min=0, help="Text tokens of a request, its answer included.")] = 256,
     gpus: Annotated[int, typer.Option("--gpus", min=1, help="How many.")] = 1,
     gpu_memory: Annotated[str, typer.Option("--gpu-memory", help="Memory of one, such as 24GiB or 80GB.")] = "24GiB",
@@ -23,7 +23,7 @@ def plan_command(
     dtype: Dtype = "auto",
     as_json: Json = False,
 ) -> None:
-    """Compute memory, pictures per GPU and prefill FLOPs at N and at k visual tokens from a checkpoint's config."""
+    """Compute memory, images per GPU and prefill FLOPs at N and at k visual tokens from a checkpoint's config."""
     from transformers.utils import logging
 
     from ..methods.spec import parse_keeps
@@ -47,14 +47,14 @@ def _show(found: dict[str, Any]) -> None:
     console.print(
         f"{found['model']} ({found['family']}): {_short(found['parameters'])} parameters, "
         f"{_gib(found['parameter_bytes'])} in {found['dtype']}; {found['kv_bytes_per_token'] / 1024:g} KiB of keys and "
-        f"values per token\na request: {found['request']['images']} picture(s) of {width} x {height} and "
+        f"values per token\na request: {found['request']['images']} image(s) of {width} x {height} and "
         f"{found['request']['text_tokens']} text tokens; {found['gpus']} GPU(s) of {_gib(found['gpu_memory'])}, "
         f"{found['utilization']:.0%} of it in use",
         highlight=False,
     )
     table = Table()
-    columns = ["visual tokens", "in the prompt", "KV per picture", "prefill FLOPs"]
-    columns += ["at once, tensor parallel", "at once, data parallel"] if many else ["pictures at once"]
+    columns = ["visual tokens", "in the prompt", "KV per image", "prefill FLOPs"]
+    columns += ["at once, tensor parallel", "at once, data parallel"] if many else ["images at once"]
     for name in columns:
         table.add_column(name, justify="right")
     for row in (found["all"], *found["kept"]):
@@ -69,7 +69,7 @@ def _show(found: dict[str, Any]) -> None:
     console.print(table)
     for note in found["notes"]:
         console.print(f"note: {note}", highlight=False)
-    console.print("Pictures at once are those whose keys and values fit; activations are not counted.", style="dim")
+    console.print("Images at once are those whose keys and values fit; activations are not counted.", style="dim")
 
 
 def _short(number: int) -> str:

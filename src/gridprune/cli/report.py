@@ -14,7 +14,7 @@ def report_command(
     run: Annotated[Path, typer.Argument(help="Folder of a run: what `gridprune eval --out` wrote.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The HTML file to write.")] = Path("report.html"),
     questions: Annotated[
-        int, typer.Option("--questions", "-n", min=0, help="Questions to show with their pictures; the first ones.")
+        int, typer.Option("--questions", "-n", min=0, help="Questions to show with their images; the first ones.")
     ] = 200,
     data: Annotated[
         Path | None, typer.Option("--data", help="The question file of a run on your own questions.")
@@ -29,7 +29,7 @@ def report_command(
             RunFolder(run),
             questions=questions,
             data=data,
-            progress=lambda done: status.update(f"drawing pictures: {done}"),
+            progress=lambda done: status.update(f"drawing images: {done}"),
         )
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(text, encoding="utf-8")

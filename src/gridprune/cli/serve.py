@@ -78,12 +78,12 @@ def serve_command(
     guide: Annotated[
         str | None,
         typer.Option(
-            help="Which question guides: 'last' (default), or 'turn', the picture's own, for prefix-cache hits."
+            help="Which question guides: 'last' (default), or 'turn', the image's own, for prefix-cache hits."
         ),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the command instead of running it.")] = False,
 ) -> None:
-    """Start vLLM's OpenAI server with pruned pictures. Options not listed here go to vLLM, such as --port 8000.
+    """Start vLLM's OpenAI server with pruned images. Options not listed here go to vLLM, such as --port 8000.
 
     Requests may bring a budget and a question of their own if the server has --trust-request-mm-kwargs.
     """

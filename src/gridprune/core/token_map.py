@@ -1,6 +1,6 @@
-"""Where every visual token lies: crop, row, column, frame and place in the picture; and zones over that map.
+"""Where every visual token lies: crop, row, column, frame and place in the image; and zones over that map.
 
-A :class:`TokenMap` describes the tokens *one image (or clip) contributes to the prompt*, in prompt order. Methods see
+A :class:`TokenMap` describes the tokens *one image (or video) contributes to the prompt*, in prompt order. Methods see
 it without its separators (newline tokens and the like), through :attr:`TokenMap.candidates`.
 """
 
@@ -105,8 +105,8 @@ class TokenMap:
 
     Attributes:
         plane, view, row, column, frame: (N,) int64 on the CPU.
-        separator: (N,) bool, tokens that carry no picture content (newlines); never candidates, never counted.
-        boxes: (N, 4) float32, x0 y0 x1 y1 of each token in the picture, in [0, 1]; zeros for separators.
+        separator: (N,) bool, tokens that carry no image content (newlines); never candidates, never counted.
+        boxes: (N, 4) float32, x0 y0 x1 y1 of each token in the image, in [0, 1]; zeros for separators.
         source: (N, m) int64, the m tower patches that were merged into each token, as indices into the image's tower
             patches flattened over views; -1 for separators.
         grid: rows and columns of the plane that is best for looking at: (24, 24).

@@ -1,5 +1,5 @@
 """Relevance from the language model's own first attention layer: how its queries of the question meet its keys of the
-picture, before anything has been run.
+image, before anything has been run.
 
 The cue of HAWK (arXiv 2604.07812), for any decoder: the layer's input norm on the embeddings that the model would
 assemble, its query projection at the question's tokens, its key projection at the visual tokens, and their products

@@ -58,30 +58,30 @@ class QuestionReader:
     def read(
         self,
         ids: Tensor,
-        pictures: Sequence[tuple[int, Tensor]],
+        images: Sequence[tuple[int, Tensor]],
         mask: Tensor | None = None,
         guide: Guide = "last",
     ) -> list[str]:
-        """One question per picture; "" where the prompt asks nothing.
+        """One question per image; "" where the prompt asks nothing.
 
         Args:
             ids: (B, L) on the CPU.
-            pictures: row and columns of each picture's tokens, in prompt order.
+            images: row and columns of each image's tokens, in prompt order.
             mask: (B, L), what is not padding; without it, padding is told by the tokenizer's pad token.
-            guide: "last" takes the last question of a prompt for all its pictures. "turn" takes for each picture the
-                last one up to the turn that holds it, or else the next: what it was when the picture came.
+            guide: "last" takes the last question of a prompt for all its images. "turn" takes for each image the
+                last one up to the turn that holds it, or else the next: what it was when the image came.
         """
         questions: list[str] = []
         for row in range(len(ids)):
-            columns = [place for where, place in pictures if where == row]
+            columns = [place for where, place in images if where == row]
             if columns:
                 questions += self._of_row(ids[row], columns, None if mask is None else mask[row], guide)
         return questions
 
-    def _of_row(self, ids: Tensor, pictures: list[Tensor], mask: Tensor | None, guide: Guide) -> list[str]:
+    def _of_row(self, ids: Tensor, images: list[Tensor], mask: Tensor | None, guide: Guide) -> list[str]:
         real = ids != self.tokenizer.pad_token_id if mask is None else mask.bool()
         pieces, start = [], 0
-        for columns in pictures:  # separators between the tiles of one picture are not text of the user's
+        for columns in images:  # separators between the tiles of one image are not text of the user's
             pieces.append(self._decode(ids[start : int(columns[0])][real[start : int(columns[0])]]))
             start = int(columns[-1]) + 1
         pieces.append(self._decode(ids[start:][real[start:]]))
@@ -89,9 +89,9 @@ class QuestionReader:
         turns, words = self._turns(text)
         asked = [number for number, each in enumerate(words) if each]
         if not asked:
-            return [""] * len(pictures)
+            return [""] * len(images)
         if guide == "last":
-            return [words[asked[-1]]] * len(pictures)
+            return [words[asked[-1]]] * len(images)
         holding = [bisect_right(turns, found.start()) - 1 for found in re.finditer(_IMAGE, text)]
         return [words[asked[max(bisect_right(asked, turn) - 1, 0)]] for turn in holding]
 

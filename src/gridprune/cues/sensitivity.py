@@ -18,7 +18,7 @@ def sensitivity(project: Callable[[Tensor], Tensor], states: Tensor, seed: int =
     vanish in the rounding of half precision; forward-mode derivatives are their limit, at the same two passes each.
 
     Args:
-        project: one picture's patch states (P, C) to its tokens (P, D).
+        project: one image's patch states (P, C) to its tokens (P, D).
         states: (P, C).
         seed: decides the directions, which all tokens share; drawn on the CPU, so that devices agree.
     """

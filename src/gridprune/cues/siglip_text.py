@@ -6,7 +6,7 @@ patch alone, so that its attention weight is 1 whatever probe, queries and keys 
 
     v_i = W_out (W_value x_i + b_value) + b_out,    z_i = v_i + MLP(LayerNorm(v_i)),    r_i = cosine(z_i, text)
 
-where x_i is the patch state behind the tower's last norm. This is what SigLIP would embed a picture as that had only
+where x_i is the patch state behind the tower's last norm. This is what SigLIP would embed an image as that had only
 this patch; it is a choice, and nothing in SigLIP's training asks for it. The model's own tower gives x_i, read at the
 layer its projector reads: a tower that was trained further, or lost its last blocks, has drifted from this head.
 """

@@ -1,4 +1,4 @@
-"""How structured the picture is under each token: moments of its Laplacian."""
+"""How structured the image is under each token: moments of its Laplacian."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _GREY = (0.299, 0.587, 0.114)
 
 
 def laplacian_moments(pixels: Tensor, rows: int, columns: int) -> Tensor:
-    """Mean and mean square of the grey picture's Laplacian over the pixels of each token: (V, rows * columns, 2) fp32.
+    """Mean and mean square of the grey image's Laplacian over the pixels of each token: (V, rows * columns, 2) fp32.
 
     The Laplacian is up + down + left + right - 4 * centre, with the edge pixels repeated outside. From the two moments
     the variance over any set of tokens follows exactly: mean of squares minus squared mean.

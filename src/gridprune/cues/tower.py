@@ -56,7 +56,7 @@ class Tower:
         saliency: "cls" for the row of the first token, "received" for column means.
         saliency_block: block whose attention is the saliency, negative from the end.
         post_norm: the norm that CLIP applies before its projection, or None.
-        full_blocks: the blocks that attend to the whole picture, if others attend within windows only.
+        full_blocks: the blocks that attend to the whole image, if others attend within windows only.
     """
 
     module: nn.Module
@@ -84,7 +84,7 @@ class Tower:
         return absolute
 
     def block_at(self, depth: float) -> int:
-        """The block at a relative depth in (0, 1], 1 being the last; the nearest one that sees the whole picture."""
+        """The block at a relative depth in (0, 1], 1 being the last; the nearest one that sees the whole image."""
         block = min(max(round(depth * self.depth), 1), self.depth) - 1
         return min(self.full_blocks, key=lambda full: abs(full - block)) if self.full_blocks else block
 

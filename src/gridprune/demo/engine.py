@@ -1,7 +1,7 @@
-"""A loaded model that looks at each picture once and answers about it as often as it is asked.
+"""A loaded model that looks at each image once and answers about it as often as it is asked.
 
 Everything goes through `prune` and `model.generate`, as in an application. Only the vision encoder is shared: its
-output is kept for the last few pictures, with all that any of the offered methods reads.
+output is kept for the last few images, with all that any of the offered methods reads.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from ..selection.encoder_cache import EncoderCache
 from ..selection.selector import Selector
 
 ALL = "keep-all"
-_PICTURES = 6  # whose encoder outputs are kept
+_IMAGES = 6  # whose encoder outputs are kept
 _PROMPTS = 12  # whose inputs are kept
 MAX_NEW_TOKENS = 64
 
@@ -40,11 +40,11 @@ History = Sequence[tuple[str, str]]
 
 @dataclass(frozen=True, eq=False)
 class Seen:
-    """What the model sees of a picture, whatever is kept of it.
+    """What the model sees of an image, whatever is kept of it.
 
     Attributes:
         token_map: geometry of its N candidates.
-        image: the picture as the vision tower sees it.
+        image: the image as the vision tower sees it.
         relevance, saliency: (N,) fp32, larger means more relevant or salient; None if the model cannot give it.
     """
 
@@ -63,7 +63,7 @@ class Engine:
         self.family: Family = families.find(loaded.model).streams[0]
         self._text = TextSide(self.loaded.text_tower(), loaded.processor.tokenizer)
         self.methods = self._offered()
-        self._looks = EncoderCache(_PICTURES)
+        self._looks = EncoderCache(_IMAGES)
         offered = [create(name) for name in self.methods]
         self._selector = Selector.of(self.family, self._text, *offered, cache=self._looks)
         self._prompts: OrderedDict[object, tuple[Image, Any]] = OrderedDict()
@@ -74,20 +74,20 @@ class Engine:
         return public_name(self.loaded.name)
 
     def tokens(self, image: Image) -> int:
-        """N: visual tokens the picture has before pruning."""
+        """N: visual tokens the image has before pruning."""
         _, token_map = looked_at(self.family, self._inputs(image, "?", ()))
         return len(token_map.candidates)
 
     @torch.no_grad()
     def see(self, image: Image, question: str) -> Seen:
-        """The maps of a picture for a question."""
+        """The maps of an image for a question."""
         inputs = self._inputs(image, question, ())
         vision, token_map = looked_at(self.family, inputs)
         cues = self._cues(vision, token_map, question)
         relevance = None if cues.relevance is None else cues.relevance[0].cpu() * cues.relevance_sign
         saliency = None if cues.saliency is None else cues.saliency[0].cpu()
-        picture = to_image(self.family.picture(vision, [token_map], 0), self.loaded.processor)
-        return Seen(token_map.candidates, picture, relevance, saliency)
+        shown = to_image(self.family.image(vision, [token_map], 0), self.loaded.processor)
+        return Seen(token_map.candidates, shown, relevance, saliency)
 
     @torch.no_grad()
     def answer(self, image: Image, question: str, method: Method, history: History = ()) -> Answer:
@@ -105,7 +105,7 @@ class Engine:
         return self.answer(image, question, create(ALL), history)
 
     def forget(self) -> None:
-        """Drop what is remembered of pictures; those still in use are looked at again."""
+        """Drop what is remembered of images; those still in use are looked at again."""
         self._looks.clear()
         self._prompts.clear()
 
@@ -114,7 +114,7 @@ class Engine:
     def _inputs(self, image: Image, question: str, history: History) -> Any:
         key = (id(image), question, tuple(history))
         kept = self._prompts.pop(key, None)
-        if kept is None:  # the picture is kept with its inputs, so that its id stays its own
+        if kept is None:  # the image is kept with its inputs, so that its id stays its own
             kept = (image, prepare(self.loaded, image, question, history))
         self._prompts[key] = kept
         while len(self._prompts) > _PROMPTS:

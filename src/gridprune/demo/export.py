@@ -9,33 +9,33 @@ from typing import Any
 from .. import __version__
 from ..report.figure import draw
 from .engine import Engine, public_name
-from .session import Column, Picture, Turn
+from .session import Column, Conversation, Turn
 from .view import answers_html, layers_html, maps_html, past_html, render, static
 
 Saved = tuple[bytes, str]  # content and media type
 
 
-def save(engine: Engine, picture: Picture, ending: str) -> Saved | None:
+def save(engine: Engine, conversation: Conversation, ending: str) -> Saved | None:
     """The last turn as "png", "json" or "html"; None if there is none, or no such form."""
-    turn = picture.turn
+    turn = conversation.turn
     if turn is None:
         return None
     if ending == "png":
         return _png(turn), "image/png"
     if ending == "json":
-        return json.dumps(as_dict(engine, picture, turn), indent=1).encode(), "application/json"
-    return (_html(engine, picture, turn).encode(), "text/html; charset=utf-8") if ending == "html" else None
+        return json.dumps(as_dict(engine, conversation, turn), indent=1).encode(), "application/json"
+    return (_html(engine, conversation, turn).encode(), "text/html; charset=utf-8") if ending == "html" else None
 
 
-def as_python(engine: Engine, picture: Picture, turn: Turn) -> str:
+def as_python(engine: Engine, conversation: Conversation, turn: Turn) -> str:
     """Code that asks the same question with the same method."""
     method = turn.columns[1].method
     assert method is not None
     return render(
         "code.py.txt",
         load=_load(engine),
-        scene=picture.scene,
-        name=repr(picture.name),
+        scene=conversation.scene,
+        name=repr(conversation.name),
         method=repr(method.name),
         keep=method.keep,
         settings="".join(f", {name}={value!r}" for name, value in turn.choice.knobs),
@@ -44,12 +44,12 @@ def as_python(engine: Engine, picture: Picture, turn: Turn) -> str:
     )
 
 
-def as_dict(engine: Engine, picture: Picture, turn: Turn) -> dict[str, Any]:
+def as_dict(engine: Engine, conversation: Conversation, turn: Turn) -> dict[str, Any]:
     """Everything measured and decided in a turn, as plain values."""
     return {
         "gridprune": __version__,
         "model": engine.name,
-        "picture": picture.name,
+        "image": conversation.name,
         "question": turn.question,
         "earlier": [{"question": past.question, "answers": list(past.answers)} for past in turn.earlier],
         "visual_tokens": turn.total,
@@ -77,7 +77,7 @@ def _png(turn: Turn) -> bytes:
     return stream.getvalue()
 
 
-def _html(engine: Engine, picture: Picture, turn: Turn) -> str:
+def _html(engine: Engine, conversation: Conversation, turn: Turn) -> str:
     return render(
         "export.html",
         turn=turn,
@@ -88,8 +88,8 @@ def _html(engine: Engine, picture: Picture, turn: Turn) -> str:
         answers=answers_html(turn),
         layers=layers_html(),
         maps=maps_html(turn),
-        past=past_html(picture),
-        python=as_python(engine, picture, turn),
+        past=past_html(conversation),
+        python=as_python(engine, conversation, turn),
     )
 
 

@@ -1,4 +1,4 @@
-"""What the page accepts: how large pictures may be, which requests are answered, and how many of anything is kept."""
+"""What the page accepts: how large images may be, which requests are answered, and how many of anything is kept."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from PIL.Image import Image, Resampling
 from ..runtime.images import decode_image
 
 MAX_BYTES = 20_000_000  # of an uploaded file
-MAX_PIXELS = 40_000_000  # of an uploaded picture, checked before it is decoded
-MAX_SIDE = 2048  # larger pictures are scaled down to this: it bounds what a visitor holds in memory
+MAX_PIXELS = 40_000_000  # of an uploaded image, checked before it is decoded
+MAX_SIDE = 2048  # larger images are scaled down to this: it bounds what a visitor holds in memory
 MAX_EVENT = 64_000  # bytes of any other request
 MAX_QUESTION = 2000  # characters
-MAX_PICTURES = 6  # uploads a visitor holds at once
+MAX_IMAGES = 6  # uploads a visitor holds at once
 MAX_TURNS = 12
 MAX_SESSIONS = 32
 MAX_WAITING = 32  # visitors in the queue
@@ -29,10 +29,10 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 def read_upload(data: bytes) -> Image:
-    """The picture in an upload, upright RGB, at most `MAX_SIDE` pixels a side.
+    """The image in an upload, upright RGB, at most `MAX_SIDE` pixels a side.
 
     Raises:
-        ImageError: not a picture, broken, or too large; the message says what to do.
+        ImageError: not an image, broken, or too large; the message says what to do.
     """
     image = decode_image(data, "The file", max_bytes=MAX_BYTES, max_pixels=MAX_PIXELS)
     image.thumbnail((MAX_SIDE, MAX_SIDE), Resampling.LANCZOS)
@@ -40,14 +40,14 @@ def read_upload(data: bytes) -> Image:
 
 
 class Inbox:
-    """Pictures that were uploaded and wait, for a short time, to be taken by the page that sent them."""
+    """Images that were uploaded and wait, for a short time, to be taken by the page that sent them."""
 
     def __init__(self, most: int = 8, seconds: float = 60.0) -> None:
         self._most, self._seconds = most, seconds
         self._waiting: OrderedDict[str, tuple[float, str, Image]] = OrderedDict()
 
     def put(self, name: str, image: Image) -> str:
-        """A ticket for the picture."""
+        """A ticket for the image."""
         ticket = secrets.token_urlsafe(18)
         self._drop_old()
         self._waiting[ticket] = (time.monotonic(), name, image)
@@ -56,7 +56,7 @@ class Inbox:
         return ticket
 
     def take(self, ticket: str) -> tuple[str, Image] | None:
-        """Name and picture behind a ticket, once."""
+        """Name and image behind a ticket, once."""
         self._drop_old()
         found = self._waiting.pop(ticket, None)
         return None if found is None else found[1:]

@@ -1,6 +1,6 @@
 """The map of one answer as data for an inline SVG: kept patches, zones, heat maps, and what each patch says.
 
-Coordinates are whole numbers on a picture that is 1000 wide. Of pictures in several planes (anyres tiles over an
+Coordinates are whole numbers on an image that is 1000 wide. Of images in several planes (anyres tiles over an
 overview) the finest one is drawn and pointed at; kept patches of all planes are clear.
 """
 
@@ -82,14 +82,14 @@ def build(report: Report, seen: Seen) -> Map:
 
 
 def as_data_uri(image: Image) -> str:
-    """The picture as a PNG inside a URI."""
+    """The image as a PNG inside a URI."""
     stream = io.BytesIO()
     image.save(stream, "PNG")
     return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
 
 
 def height_of(image: Image) -> int:
-    """Of the picture, drawn 1000 wide."""
+    """Of the image, drawn 1000 wide."""
     return round(WIDTH * image.height / image.width)
 
 
@@ -116,7 +116,7 @@ def _path(boxes: Tensor) -> str:
 
 
 def _heat(values: Tensor | None, boxes: Tensor, drawn: Tensor) -> list[Heat]:
-    """One path per colour, from the lowest to the highest value on the picture."""
+    """One path per colour, from the lowest to the highest value on the image."""
     if values is None:
         return []
     shown = values[drawn].float()

@@ -13,7 +13,7 @@ from .choice import GRIDPRUNE, LITERAL, Choice, chosen, preset
 from .engine import Engine
 from .export import as_python
 from .limits import MAX_BYTES, MAX_QUESTION, Inbox
-from .session import Picture, Session, Sessions
+from .session import Conversation, Session, Sessions
 from .view import (
     answers_html,
     empty_html,
@@ -120,7 +120,7 @@ class Page:
         return [self.problem, self.answers, self.maps, self.past, self.save]
 
     @property
-    def _picture(self) -> list[Any]:
+    def _image(self) -> list[Any]:
         return [self.strip, self.question, *self.suggestions, self.keep]
 
     # -- what happens --------------------------------------------------------------------------------------------
@@ -129,7 +129,7 @@ class Page:
         one_by_one: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private"}
         asking: dict[str, Any] = {**one_by_one, "show_progress": "minimal", "show_progress_on": self.answers}
         turning: dict[str, Any] = {**one_by_one, "show_progress": "hidden", "trigger_mode": "always_last"}
-        everything = [*self._picture, *self._shown]
+        everything = [*self._image, *self._shown]
 
         blocks.load(self.open, self._chosen, everything, **asking)
         blocks.unload(self.leave)
@@ -153,7 +153,7 @@ class Page:
         gr.on(turns, self.turned, self._chosen, self._shown, **turning)
 
     def open(self, touched: Touched, request: gr.Request) -> list[Any]:
-        """A visitor comes: the first picture, its first question answered."""
+        """A visitor comes: the first image, its first question answered."""
         return self._first(self._session(request), self._choice(touched))
 
     def leave(self, request: gr.Request) -> None:
@@ -162,21 +162,21 @@ class Page:
         self.engine.forget()
 
     def select(self, touched: Touched, event: gr.EventData, request: gr.Request) -> list[Any]:
-        """Another picture: its last turn again, or its first question."""
+        """Another image: its last turn again, or its first question."""
         session = self._session(request)
         session.select(int(event.index))
         return self._first(session, self._choice(touched))
 
     def upload(self, touched: Touched, event: gr.EventData, request: gr.Request) -> list[Any]:
-        """A picture came, or what was wrong with it."""
+        """An image came, or what was wrong with it."""
         session = self._session(request)
         sent = event._data or {}
         found = self.inbox.take(str(sent.get("ticket", "")))
         if found is None:
-            words = str(sent.get("problem") or "The picture has waited too long. Send it again.")
-            return [*self._skip(self._picture), problem_html(words), *self._skip(self._shown[1:])]
+            words = str(sent.get("problem") or "The image has waited too long. Send it again.")
+            return [*self._skip(self._image), problem_html(words), *self._skip(self._shown[1:])]
         name, image = found
-        session.add(Picture(name, image))
+        session.add(Conversation(name, image))
         return self._first(session, self._choice(touched))
 
     def asked(self, touched: Touched, request: gr.Request) -> list[Any]:
@@ -190,7 +190,7 @@ class Page:
         return self._try(session, lambda: session.again(self.engine, self._choice(touched)))
 
     def cleared(self, request: gr.Request) -> list[Any]:
-        """The turns about this picture are forgotten."""
+        """The turns about this image are forgotten."""
         session = self._session(request)
         session.clear()
         return self._results_of(session)
@@ -205,20 +205,20 @@ class Page:
         return self.sessions.of(str(request.session_hash))
 
     def _first(self, session: Session, choice: Choice) -> list[Any]:
-        """The current picture with its last turn, or with its first suggestion asked."""
-        picture = session.picture
-        suggested = [*picture.suggestions, *[""] * _SUGGESTIONS][:_SUGGESTIONS]
-        question = picture.turn.question if picture.turn is not None else suggested[0]
+        """The current image with its last turn, or with its first suggestion asked."""
+        conversation = session.conversation
+        suggested = [*conversation.suggestions, *[""] * _SUGGESTIONS][:_SUGGESTIONS]
+        question = conversation.turn.question if conversation.turn is not None else suggested[0]
 
         def look() -> None:
-            if picture.turn is not None:
+            if conversation.turn is not None:
                 session.again(self.engine, choice)
             elif question:
                 session.ask(self.engine, question, choice, False)
 
         shown = self._try(session, look)
         buttons = [gr.update(value=words, visible=bool(words)) for words in suggested]
-        total = picture.turn.total if picture.turn is not None else self.engine.tokens(picture.image)
+        total = conversation.turn.total if conversation.turn is not None else self.engine.tokens(conversation.image)
         keep = gr.update(maximum=total, value=min(choice.keep, total), label=f"Visual tokens kept, of {total:,}")
         return [strip_html(session), question, *buttons, keep, *shown]
 
@@ -230,17 +230,17 @@ class Page:
             return [problem_html(str(error)), *self._skip(self._shown[1:])]
         except Exception:
             logging.getLogger(__name__).exception("the page could not answer")
-            words = "Something went wrong here; the server's log says what. Try another picture, question or method."
+            words = "Something went wrong here; the server's log says what. Try another image, question or method."
             return [problem_html(words), *self._skip(self._shown[1:])]
         return self._results_of(session)
 
     def _results_of(self, session: Session) -> list[Any]:
-        picture = session.picture
-        if picture.turn is None:
-            return ["", "", empty_html(picture), past_html(picture), ""]
-        python = as_python(self.engine, picture, picture.turn)
+        conversation = session.conversation
+        if conversation.turn is None:
+            return ["", "", empty_html(conversation), past_html(conversation), ""]
+        python = as_python(self.engine, conversation, conversation.turn)
         saved = save_html(session, python)
-        return ["", answers_html(picture.turn), maps_html(picture.turn), past_html(picture), saved]
+        return ["", answers_html(conversation.turn), maps_html(conversation.turn), past_html(conversation), saved]
 
     def _choice(self, touched: Touched) -> Choice:
         """The controls as a choice."""

@@ -1,6 +1,6 @@
-"""The page as a web server: Gradio behind a guard, with routes of our own for pictures and downloads.
+"""The page as a web server: Gradio behind a guard, with routes of our own for images and downloads.
 
-Gradio's ways to upload and download go through files and tell the browser where they lie. Ours hold pictures in memory
+Gradio's ways to upload and download go through files and tell the browser where they lie. Ours hold images in memory
 and answer with tickets.
 """
 
@@ -26,7 +26,7 @@ from .samples import samples
 from .session import Session, Sessions
 from .view import static
 
-_PATHS = ("/", "/config", "/theme.css", "/picture", "/favicon.ico", "/manifest.json", "/robots.txt")
+_PATHS = ("/", "/config", "/theme.css", "/image", "/favicon.ico", "/manifest.json", "/robots.txt")
 _PREFIXES = (
     *("/assets/", "/static/", "/svelte/", "/save/"),
     *("/gradio_api/queue/", "/gradio_api/heartbeat/", "/gradio_api/startup-events", "/gradio_api/run/"),
@@ -39,18 +39,18 @@ def make_app(loaded: Loaded) -> Any:
     engine, inbox, sessions = Engine(loaded), Inbox(), Sessions(lambda: Session(samples()))
     app = FastAPI(title="gridprune", docs_url=None, redoc_url=None, openapi_url=None)
 
-    @app.post("/picture")
-    async def picture(request: Request, name: str = "picture") -> Response:
+    @app.post("/image")
+    async def upload(request: Request, name: str = "image") -> Response:
         try:
             image = await run_in_threadpool(read_upload, await request.body())
         except ImageError as error:
             return JSONResponse({"problem": str(error)}, status_code=422)
-        return JSONResponse({"ticket": inbox.put(PurePath(name.replace("\\", "/")).name[:60] or "picture", image)})
+        return JSONResponse({"ticket": inbox.put(PurePath(name.replace("\\", "/")).name[:60] or "image", image)})
 
     @app.get("/save/{key}/gridprune.{ending}")
     async def download(key: str, ending: str) -> Response:
         session = sessions.by_key(key)
-        saved = None if session is None else await run_in_threadpool(save, engine, session.picture, ending)
+        saved = None if session is None else await run_in_threadpool(save, engine, session.conversation, ending)
         if saved is None:
             return Response("There is nothing to save: ask a question first.", status_code=404)
         headers = {"content-disposition": f'attachment; filename="gridprune.{ending}"', "cache-control": "no-store"}
@@ -74,7 +74,7 @@ def make_app(loaded: Loaded) -> Any:
         pwa=False,
         max_file_size=1,
     )
-    return Guard(app, _PATHS, _PREFIXES, {"/picture": MAX_BYTES})
+    return Guard(app, _PATHS, _PREFIXES, {"/image": MAX_BYTES})
 
 
 def serve(app: Any, where: socket.socket) -> None:

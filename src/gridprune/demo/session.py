@@ -1,4 +1,4 @@
-"""One visitor: pictures, the turns about each, and the answers that are on the screen. Nothing of it is on disk."""
+"""One visitor: images, the turns about each, and the answers that are on the screen. Nothing of it is on disk."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..methods.base import Method
 from ..runtime.ask import Answer
 from .choice import Choice
 from .engine import Engine, History, Seen
-from .limits import MAX_PICTURES, MAX_QUESTION, MAX_SESSIONS, MAX_TURNS
+from .limits import MAX_IMAGES, MAX_QUESTION, MAX_SESSIONS, MAX_TURNS
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +53,7 @@ class Turn:
 
     Attributes:
         earlier: the turns that stand in the prompt before this one.
-        total: N, visual tokens of the picture.
+        total: N, visual tokens of the image.
     """
 
     question: str
@@ -73,8 +73,8 @@ class Turn:
 
 
 @dataclass(eq=False)
-class Picture:
-    """A picture, the questions that are suggested for it, and the turns about it.
+class Conversation:
+    """An image, the questions that are suggested for it, and the turns about it.
 
     Attributes:
         scene: number of the generated scene it is, or None for a visitor's own.
@@ -97,29 +97,29 @@ class Session:
         key: names the session in download links; cannot be guessed.
     """
 
-    pictures: list[Picture]
+    conversations: list[Conversation]
     current: int = 0
     key: str = field(default_factory=lambda: secrets.token_urlsafe(18))
 
     @property
-    def picture(self) -> Picture:
+    def conversation(self) -> Conversation:
         """The one that is looked at."""
-        return self.pictures[self.current]
+        return self.conversations[self.current]
 
-    def add(self, picture: Picture) -> None:
-        """Put a picture behind the others and look at it; of too many uploads the oldest goes."""
-        uploads = [number for number, each in enumerate(self.pictures) if each.scene is None]
-        if len(uploads) >= MAX_PICTURES:
-            del self.pictures[uploads[0]]
-        self.pictures.append(picture)
-        self.current = len(self.pictures) - 1
+    def add(self, conversation: Conversation) -> None:
+        """Put an image behind the others and look at it; of too many uploads the oldest goes."""
+        uploads = [number for number, each in enumerate(self.conversations) if each.scene is None]
+        if len(uploads) >= MAX_IMAGES:
+            del self.conversations[uploads[0]]
+        self.conversations.append(conversation)
+        self.current = len(self.conversations) - 1
 
     def select(self, number: int) -> None:
-        """Look at another picture."""
-        self.current = max(0, min(number, len(self.pictures) - 1))
+        """Look at another image."""
+        self.current = max(0, min(number, len(self.conversations) - 1))
 
     def ask(self, engine: Engine, question: str, choice: Choice, follow_up: bool) -> None:
-        """A new turn about the current picture, with the earlier ones in its prompt if it follows them up.
+        """A new turn about the current image, with the earlier ones in its prompt if it follows them up.
 
         Raises:
             QuestionError: empty or too long.
@@ -129,20 +129,20 @@ class Session:
             raise QuestionError("The question is empty. Type one, or take one of the suggestions.")
         if len(question) > MAX_QUESTION:
             raise QuestionError(f"The question has {len(question):,} characters; at most {MAX_QUESTION:,} are read.")
-        picture = self.picture
-        past = [*picture.past, picture.turn.past()] if picture.turn is not None else []
-        picture.turn = _turn(engine, picture.image, question, tuple(past) if follow_up else (), choice, None)
-        picture.past = past[-MAX_TURNS:]
+        conversation = self.conversation
+        past = [*conversation.past, conversation.turn.past()] if conversation.turn is not None else []
+        conversation.turn = _turn(engine, conversation.image, question, tuple(past) if follow_up else (), choice, None)
+        conversation.past = past[-MAX_TURNS:]
 
     def again(self, engine: Engine, choice: Choice) -> None:
         """The last turn with another choice; what all tokens answered stays."""
-        picture, last = self.picture, self.picture.turn
+        conversation, last = self.conversation, self.conversation.turn
         if last is not None and last.choice != choice:
-            picture.turn = _turn(engine, picture.image, last.question, last.earlier, choice, last)
+            conversation.turn = _turn(engine, conversation.image, last.question, last.earlier, choice, last)
 
     def clear(self) -> None:
-        """Forget the turns about the current picture."""
-        self.picture.past, self.picture.turn = [], None
+        """Forget the turns about the current image."""
+        self.conversation.past, self.conversation.turn = [], None
 
 
 def _turn(

@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 
 from ..runtime.ask import Answer
 from .overlay import Map, as_data_uri, build, height_of, ramp
-from .session import Column, Picture, Session, Turn
+from .session import Column, Conversation, Session, Turn
 
 
 @dataclass(frozen=True)
@@ -53,15 +53,15 @@ def answers_html(turn: Turn) -> str:
 
 
 def maps_html(turn: Turn) -> str:
-    """What each method kept, over the picture."""
+    """What each method kept, over the image."""
     maps = [(column.method, _map(column, turn)) for column in turn.columns[1:]]
     image = turn.seen.image
     return render("maps.html", maps=maps, photo=as_data_uri(image), height=height_of(image), ramp=ramp())
 
 
-def empty_html(picture: Picture) -> str:
-    """A picture about which nothing was asked yet."""
-    return render("empty.html", name=picture.name, photo=_small(picture, 640))
+def empty_html(conversation: Conversation) -> str:
+    """An image about which nothing was asked yet."""
+    return render("empty.html", name=conversation.name, photo=_small(conversation, 640))
 
 
 def layers_html() -> str:
@@ -69,14 +69,14 @@ def layers_html() -> str:
     return render("layers.html")
 
 
-def past_html(picture: Picture) -> str:
-    """The earlier turns about a picture."""
-    return render("past.html", past=picture.past)
+def past_html(conversation: Conversation) -> str:
+    """The earlier turns about an image."""
+    return render("past.html", past=conversation.past)
 
 
 def strip_html(session: Session) -> str:
-    """The session's pictures, to choose from."""
-    thumbs = [(picture.name, _small(picture, 112)) for picture in session.pictures]
+    """The session's images, to choose from."""
+    thumbs = [(each.name, _small(each, 112)) for each in session.conversations]
     return render("strip.html", thumbs=thumbs, current=session.current)
 
 
@@ -126,7 +126,7 @@ def _card(column: Column, full: Answer, total: int) -> Card:
     if answer is None:
         return Card(name, "", column.problem, None, (), "")
     same = answer.text.strip().casefold() == full.text.strip().casefold()
-    note = "" if column.method.stage == "pre-llm" else "Its time includes a look at the picture of its own."
+    note = "" if column.method.stage == "pre-llm" else "Its time includes a look at the image of its own."
     return Card(name, answer.text, "", same, _figures(answer, full, total), note)
 
 
@@ -163,7 +163,7 @@ def _bytes(count: int) -> str:
     return f"{count / 1e6:.2f} MB" if count < 1e9 else f"{count / 1e9:.2f} GB"
 
 
-def _small(picture: Picture, side: int) -> str:
-    small = picture.image.copy()
+def _small(conversation: Conversation, side: int) -> str:
+    small = conversation.image.copy()
     small.thumbnail((side, side))
     return as_data_uri(small)

@@ -128,7 +128,7 @@ class UniformBudgets(_Holding):
 
 @dataclass(frozen=True, kw_only=True)
 class GlobalTopK(_Holding):
-    """The k best of the held method's scores, anywhere in the picture: no zones."""
+    """The k best of the held method's scores, anywhere in the image: no zones."""
 
     name: ClassVar[str] = "global-topk"
 

@@ -1,4 +1,4 @@
-"""What is asked: questions grouped by picture, generated or a user's own."""
+"""What is asked: questions grouped by image, generated or a user's own."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from . import scoring
 from .scoring import EXACT
 
 Box = tuple[float, float, float, float]
-UNSCORED = frozenset({"describe"})  # generated families that are shown but not averaged, as in the model card
+UNSCORED = frozenset({"describe"})  # generated kinds that are shown but not averaged, as in the model card
 
 
 @dataclass(frozen=True)
@@ -28,15 +28,15 @@ class Question:
     """Attributes:
     id: unique in the data set.
     answers: any of them is right; for the metric "vqa" one of each annotator.
-    family: kind of question; accuracies are reported by family.
-    boxes: where the evidence is, as fractions of the picture; empty if unknown or if nothing is there to see.
+    kind: kind of question; accuracies are reported by kind.
+    boxes: where the evidence is, as fractions of the image; empty if unknown or if nothing is there to see.
     metric: how answers are scored; see :mod:`gridprune.eval.scoring`.
     """
 
     id: str
     text: str
     answers: tuple[str, ...]
-    family: str
+    kind: str
     boxes: tuple[Box, ...] = ()
     metric: str = EXACT
 
@@ -47,29 +47,29 @@ class Question:
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture and its questions.
+    """An image and its questions.
 
     Attributes:
-        number: counts the pictures of a data set from 0.
-        picture: None if it cannot be read.
+        number: counts the images of a data set from 0.
+        opened: the image; None if it cannot be read.
         problem: why it cannot be read.
     """
 
     number: int
-    picture: Image.Image | None
+    opened: Image.Image | None
     questions: tuple[Question, ...]
     problem: str = ""
 
     @property
     def image(self) -> Image.Image:
-        """The picture.
+        """The image.
 
         Raises:
             ImageError: it cannot be read.
         """
-        if self.picture is None:
+        if self.opened is None:
             raise ImageError(self.problem)
-        return self.picture
+        return self.opened
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class DataSet:
     name: split or file name.
     total: number of questions.
     matching: the metrics by which answers are scored, comma-separated.
-    unscored: families that are left out of the mean over families.
+    unscored: kinds that are left out of the mean over kinds.
     form: of generated scenes: "llava" (192 px) or "next" (384 px).
     metric: of questions that name none.
     """
@@ -93,7 +93,7 @@ class DataSet:
     metric: str = EXACT
 
     def scenes(self) -> Iterator[Scene]:
-        """The pictures in order, with their questions."""
+        """The images in order, with their questions."""
         if self.file is not None:
             yield from _read(self.file, self.total, self.metric)
             return
@@ -103,7 +103,7 @@ class DataSet:
             yield Scene(number, members[0].image, tuple(_question(example) for example in members))
 
     def prior(self) -> dict[str, float] | None:
-        """Accuracy by family of text alone: the best constant answer to each question template."""
+        """Accuracy by kind of text alone: the best constant answer to each question template."""
         return None if self.file is not None else text_prior(self.name, seed=self.seed or None, form=self.form)
 
 
@@ -124,23 +124,23 @@ def generated(split: str, questions: int, seed: int = 0, form: str = "llava") ->
 
 def own(file: str | Path, questions: int | None = None, metric: str = EXACT) -> DataSet:
     """A user's questions: JSON lines with `image` (path, relative to the file), `question`, `answer` (one or a list),
-    and optionally `family`, `metric` and `boxes` ([[x0, y0, x1, y1], ...] in pixels).
+    and optionally `kind`, `metric` and `boxes` ([[x0, y0, x1, y1], ...] in pixels).
 
-    A picture that cannot be read makes its own questions fail, not the data set.
+    An image that cannot be read makes its own questions fail, not the data set.
 
     Args:
         questions: only the first so many.
         metric: of lines that name none.
 
     Raises:
-        QuestionError: a line cannot be read, or no picture is there; the message says which and why.
+        QuestionError: a line cannot be read, or no image is there; the message says which and why.
     """
     path = Path(file)
     if not path.is_file():
         raise QuestionError(f"There is no file {str(path)!r}. Give JSON lines with image, question and answer.")
     rows = _lines(path, metric)[:questions]
     if not any(_is_file(path.parent / row["image"]) for row in rows):
-        raise QuestionError(f"{path.name}: there is no picture {rows[0]['image'][:80]!r} beside the file, nor another.")
+        raise QuestionError(f"{path.name}: there is no image {rows[0]['image'][:80]!r} beside the file, nor another.")
     matching = ", ".join(sorted({row["metric"] for row in rows}))
     return DataSet(path.name, len(rows), matching, frozenset(), 0, path, metric=metric)
 
@@ -155,7 +155,7 @@ def _is_file(path: Path) -> bool:
 def _question(example: Example) -> Question:
     width, height = example.image.size
     return Question(
-        example.id, example.question, (example.answer,), example.family, _fractions(example.boxes, width, height)
+        example.id, example.question, (example.answer,), example.kind, _fractions(example.boxes, width, height)
     )
 
 
@@ -216,22 +216,22 @@ def _is_box(box: Any) -> bool:
 
 
 def _read(path: Path, total: int, metric: str) -> Iterator[Scene]:
-    """Neighbouring lines with the same picture are one scene."""
+    """Neighbouring lines with the same image are one scene."""
     for number, (image, group) in enumerate(groupby(_lines(path, metric)[:total], key=lambda row: str(row["image"]))):
-        picture, problem = None, ""
+        opened, problem = None, ""
         try:
-            picture = read_image(path.parent / image)
+            opened = read_image(path.parent / image)
         except (ImageError, MemoryError) as error:
-            problem = str(error) or "There is not enough memory for this picture."
+            problem = str(error) or "There is not enough memory for this image."
         questions = tuple(
             Question(
                 id=row["id"],
                 text=row["question"],
                 answers=row["answer"],
-                family=str(row.get("family", "all")),
-                boxes=_fractions(row["boxes"], *picture.size) if picture else (),
+                kind=str(row.get("kind", "all")),
+                boxes=_fractions(row["boxes"], *opened.size) if opened else (),
                 metric=row["metric"],
             )
             for row in group
         )
-        yield Scene(number, picture, questions, problem)
+        yield Scene(number, opened, questions, problem)

@@ -1,4 +1,4 @@
-"""Greedy answers for many questions behind few pictures: the visual prefix of a prompt is read once and shared.
+"""Greedy answers for many questions behind few images: the visual prefix of a prompt is read once and shared.
 
 A job is a *prefix* (everything up to the last visual token) and a *suffix* (the question). Prefixes of one length form
 a batch, suffixes of about one length behind them another. Every row sees what `model.generate` would see at the same
@@ -157,7 +157,7 @@ def _batches(prefixes: Sequence[Prefix], jobs: Sequence[Job], behind: dict[int, 
 
 
 def prompt_parts(processor: Any, question: str, image_token_id: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Token ids before and behind the picture in the checkpoint's own prompt for one picture and one question."""
+    """Token ids before and behind the image in the checkpoint's own prompt for one image and one question."""
     text = prompt_text(processor, conversation(question))
     ids = processor.tokenizer(text, **special_tokens_of(processor, text))["input_ids"]
     place = ids.index(image_token_id)

@@ -29,7 +29,7 @@ def plain(entry: MethodSpec) -> dict[str, Any]:
 
 
 def parse_list(text: str) -> list[MethodSpec]:
-    """Read a comma-separated list; ``all`` stands for every method that a run on single pictures can compare.
+    """Read a comma-separated list; ``all`` stands for every method that a run on single images can compare.
 
     Raises:
         SettingError: an entry is given twice, or none is given.
@@ -50,7 +50,7 @@ def parse_list(text: str) -> list[MethodSpec]:
 
 
 def everything() -> list[MethodSpec]:
-    """Every registered method for single pictures that acts before the language model, and the oracle."""
+    """Every registered method for single images that acts before the language model, and the oracle."""
     found = []
     for name in registry.available():
         kind = registry.get(name)
@@ -75,7 +75,7 @@ def _plain(value: Any) -> Any:
 
 
 def check(entries: list[MethodSpec]) -> None:
-    """Refuse what a run on single pictures cannot compare.
+    """Refuse what a run on single images cannot compare.
 
     Raises:
         GridPruneError: the message names the entry and the reason.
@@ -88,4 +88,4 @@ def check(entries: list[MethodSpec]) -> None:
                 "so `gridprune eval` does not list it beside methods with the same --keep."
             )
         if method.min_frames > 1:
-            raise SettingError(f"{entry.label} compares frames of a clip; `gridprune eval` asks about single pictures.")
+            raise SettingError(f"{entry.label} compares frames of a video; `gridprune eval` asks about single images.")

@@ -49,7 +49,7 @@ def closeness(token_map: TokenMap, boxes: Sequence[Box]) -> Tensor:
     scores = torch.full_like(token_map.row, -torch.inf, dtype=torch.float64)
     for box in boxes:
         centre = tokens.new_tensor([(box[0] + box[2]) / 2, (box[1] + box[3]) / 2])
-        near = 4.0 - (middle - centre).norm(dim=-1)  # above 2: no two points of the picture are further apart than 2
+        near = 4.0 - (middle - centre).norm(dim=-1)  # above 2: no two points of the image are further apart than 2
         scores = torch.where(_inside(token_map, box), torch.maximum(scores, near), scores)
     outside = torch.isinf(scores)
     distance = torch.cdist(middle[outside], middle[~outside]).amin(-1) if bool(outside.any()) else None
@@ -60,11 +60,11 @@ def closeness(token_map: TokenMap, boxes: Sequence[Box]) -> Tensor:
 
 
 def seen_part(size: tuple[int, int], processor: Any) -> Box:
-    """The part of a picture that the tower sees, as fractions: a middle square where the processor resizes the short
+    """The part of an image that the tower sees, as fractions: a middle square where the processor resizes the short
     side and crops the middle, everything elsewhere.
 
     Args:
-        size: width and height of the picture.
+        size: width and height of the image.
     """
     image_processor = getattr(processor, "image_processor", None)
     crops = bool(getattr(image_processor, "do_center_crop", False))
@@ -79,13 +79,13 @@ def seen_boxes(boxes: Sequence[Box], size: tuple[int, int], processor: Any) -> t
     """Boxes as fractions of what the tower sees (:func:`seen_part`).
 
     Args:
-        size: width and height of the picture.
+        size: width and height of the image.
     """
     return boxes_within(boxes, seen_part(size, processor))
 
 
 def boxes_within(boxes: Sequence[Box], part: Box) -> tuple[Box, ...]:
-    """Boxes as fractions of a part of the picture, cut at its border; those outside it are gone."""
+    """Boxes as fractions of a part of the image, cut at its border; those outside it are gone."""
     left, top, right, bottom = part
     if part == (0.0, 0.0, 1.0, 1.0):
         return tuple(boxes)

@@ -1,13 +1,13 @@
 """Rows to numbers: accuracy, retention, evidence recall, and what chance could have made of them.
 
 Definitions
-    accuracy        share of all questions answered right; `mean_accuracy` is the mean over the averaged families.
-    retention       per family of questions, accuracy divided by that of the unpruned model on the same questions; then
-                    the plain mean over families. Families that the data set leaves out of the mean, and families of
+    accuracy        share of all questions answered right; `mean_accuracy` is the mean over the averaged kinds.
+    retention       per kind of questions, accuracy divided by that of the unpruned model on the same questions; then
+                    the plain mean over kinds. Kinds that the data set leaves out of the mean, and kinds of
                     which the unpruned model answers nothing, are shown but not averaged.
     evidence recall mean over questions with evidence of :func:`gridprune.eval.evidence.recall`.
     intervals       95 %, percentile bootstrap. Whole scenes are resampled, since the questions of one scene share a
-                    picture; every method and the unpruned model are recomputed on the same resample, so that
+                    image; every method and the unpruned model are recomputed on the same resample, so that
                     differences are paired. `against_subject` of a row is its retention less that of `gridprune`.
     FLOPs           of the language model over visual tokens only, L (4 n d^2 + 2 n^2 d + 3 n d m), the convention of
                     the FastV line of papers.
@@ -33,16 +33,16 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """Scores of answers added up by scene and family.
+    """Scores of answers added up by scene and kind.
 
     Attributes:
-        families: names, F of them.
-        averaged: (F,) bool, which enter the mean over families.
+        kinds: names, F of them.
+        averaged: (F,) bool, which enter the mean over kinds.
         asked: (S, F) questions.
         right: cell -> (S, F) right answers; one that is right in part counts in part.
     """
 
-    families: list[str]
+    kinds: list[str]
     averaged: NDArray[np.bool_]
     asked: Floats
     right: dict[str, Floats]
@@ -50,9 +50,9 @@ class Table:
     @classmethod
     def of(cls, rows: Sequence[Mapping[str, Any]], unscored: Sequence[str] = ()) -> Table:
         """Count the rows of a run."""
-        families = list(dict.fromkeys(question[1] for row in rows for question in row["questions"]))
-        place = {family: i for i, family in enumerate(families)}
-        shape = (len(rows), len(families))
+        kinds = list(dict.fromkeys(question[1] for row in rows for question in row["questions"]))
+        place = {kind: i for i, kind in enumerate(kinds)}
+        shape = (len(rows), len(kinds))
         asked = np.zeros(shape)
         right = {cell: np.zeros(shape) for cell in rows[0]["answers"]}
         for s, row in enumerate(rows):
@@ -61,13 +61,13 @@ class Table:
             for cell, answers in row["answers"].items():
                 np.add.at(right[cell][s], columns, [credit(answer) for answer in answers])
         known = right[FULL].sum(0) > 0
-        averaged = known & np.array([family not in unscored for family in families])
-        return cls(families, averaged, asked, right)
+        averaged = known & np.array([kind not in unscored for kind in kinds])
+        return cls(kinds, averaged, asked, right)
 
     def retention(self, cell: str, weights: Floats | None = None) -> Floats:
-        """(...,) mean over families of accuracy / full accuracy, under weights (..., S) of the scenes (all 1).
+        """(...,) mean over kinds of accuracy / full accuracy, under weights (..., S) of the scenes (all 1).
 
-        A family that a resample leaves without a right answer of the unpruned model drops out of that resample's mean.
+        A kind that a resample leaves without a right answer of the unpruned model drops out of that resample's mean.
         """
         weights = np.ones(len(self.asked)) if weights is None else weights
         ours, full = weights @ self.right[cell][:, self.averaged], weights @ self.right[FULL][:, self.averaged]
@@ -81,13 +81,13 @@ class Table:
         """Share of all questions answered right."""
         return float(self.right[cell].sum() / self.asked.sum())
 
-    def by_family(self, cell: str) -> dict[str, float]:
-        """Accuracy of every family."""
+    def by_kind(self, cell: str) -> dict[str, float]:
+        """Accuracy of every kind."""
         values = self.right[cell].sum(0) / self.asked.sum(0)
-        return {family: round(float(value), 4) for family, value in zip(self.families, values)}
+        return {kind: round(float(value), 4) for kind, value in zip(self.kinds, values)}
 
     def mean_accuracy(self, cell: str) -> float:
-        """Mean accuracy over the averaged families."""
+        """Mean accuracy over the averaged kinds."""
         values = (self.right[cell].sum(0) / self.asked.sum(0))[self.averaged]
         return float(values.mean()) if len(values) else float("nan")
 
@@ -128,7 +128,7 @@ def summarise(
         raise SettingError(f"No question could be answered. The first: {next(iter(failed.values()), 'there is none')}")
     table = Table.of(rows, identity["unscored"])
     weights = resamples(len(rows), resample_count)
-    averaged = [family for family, yes in zip(table.families, table.averaged) if yes]
+    averaged = [kind for kind, yes in zip(table.kinds, table.averaged) if yes]
     drawn = {cell: table.retention(cell, weights) for cell in table.right if cell != FULL}
     shape = config["language_model"]
     language_model = LanguageModel(heads=1, kv_heads=1, head_dim=shape["hidden"], **shape)
@@ -137,13 +137,13 @@ def summarise(
         "split": identity["data"],
         "n": int(table.asked.sum()),
         "scenes": len(rows),
-        "averaged_families": averaged,
+        "averaged_kinds": averaged,
         "text_prior": config["text_prior"],
         "full": {
             "accuracy": _round(table.accuracy(FULL)),
             "mean_accuracy": _round(table.mean_accuracy(FULL)),
             "tokens": _mean(rows, "tokens", FULL),
-            "families": table.by_family(FULL),
+            "kinds": table.by_kind(FULL),
         },
         "rows": [],
         "best_peer": {},
@@ -162,7 +162,7 @@ def summarise(
                     "ci": interval(drawn[cell]),
                     "evidence_recall": _mean(rows, "recall", cell),
                     "tokens": _mean(rows, "tokens", cell),
-                    "families": table.by_family(cell),
+                    "kinds": table.by_kind(cell),
                     "against_subject": _against(table, drawn, cell, f"{SUBJECT}|{keep}"),
                 }
             )

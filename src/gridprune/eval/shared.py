@@ -1,8 +1,8 @@
 """All methods, budgets and questions of a few scenes from one vision pass.
 
 The path is the one of `prune`, through a :class:`~gridprune.selection.selector.Selector`. What `prune` does once per
-call is shared here: the pictures are encoded once with the captures that all methods together need, a method that reads
-no text decides once per picture, and equal prompts are read once.
+call is shared here: the images are encoded once with the captures that all methods together need, a method that reads
+no text decides once per image, and equal prompts are read once.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Result:
         failed: why questions have no answer, by id; the lists above and `kept` leave them out.
         kept: (k,) int64 indices among the tokens of `places`.
         places: the tokens that were chosen from.
-        seen: the part of the picture that the tower sees, as fractions of it.
+        seen: the part of the image that the tower sees, as fractions of it.
     """
 
     scene: Scene
@@ -158,7 +158,7 @@ class Shared:
         return results
 
     def vision(self, scenes: Sequence[Scene]) -> dict[str, Any]:
-        """The vision arguments of a call with these pictures."""
+        """The vision arguments of a call with these images."""
         processor = self.loaded.processor.image_processor
         inputs = processor(images=[scene.image for scene in scenes], return_tensors="pt")
         model = self.loaded.model
@@ -276,7 +276,7 @@ def choose(method: Method, cues: Cues, token_map: TokenMap) -> Iterator[tuple[in
 
 
 def resized_grid(method: Method, rows: int, columns: int, k: int) -> tuple[int, int]:
-    """The grid of the smaller picture that gives k tokens.
+    """The grid of the smaller image that gives k tokens.
 
     Raises:
         BudgetError: there is none.
@@ -284,7 +284,7 @@ def resized_grid(method: Method, rows: int, columns: int, k: int) -> tuple[int, 
     grid: tuple[int, int] = method.target_grid(rows, columns, k)  # type: ignore[attr-defined]
     if 0 in grid:
         raise BudgetError(
-            f"A picture of {rows} x {columns} tokens cannot be shrunk to exactly {k}. Leave {method.name!r} out, or "
+            f"An image of {rows} x {columns} tokens cannot be shrunk to exactly {k}. Leave {method.name!r} out, or "
             "choose a budget with suitable factors, such as a square number."
         )
     return grid

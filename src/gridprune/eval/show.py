@@ -25,7 +25,7 @@ def with_seconds(metrics: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 def table(metrics: Mapping[str, Any], console: Console) -> None:
     """One line per method and budget."""
     full = metrics["full"]
-    title = f"{metrics['model']}, {metrics['split']}: {metrics['n']} questions about {metrics['scenes']} pictures"
+    title = f"{metrics['model']}, {metrics['split']}: {metrics['n']} questions about {metrics['scenes']} images"
     shown = Table(title=title, title_justify="left", title_style="bold")
     for name in ("method", "tokens", "accuracy", "retention", "95 % interval", "evidence recall", "decision"):
         shown.add_column(name, justify="left" if name == "method" else "right")
@@ -43,7 +43,7 @@ def table(metrics: Mapping[str, Any], console: Console) -> None:
         )
     console.print(shown)
     if metrics["text_prior"]:
-        prior = ", ".join(f"{family} {100 * value:.0f}" for family, value in metrics["text_prior"].items())
+        prior = ", ".join(f"{kind} {100 * value:.0f}" for kind, value in metrics["text_prior"].items())
         console.print(f"text alone, in %: {prior}", highlight=False)
     failed = metrics.get("failed", {})
     for number, reason in itertools.islice(failed.items(), _FAILED):

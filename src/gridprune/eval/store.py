@@ -128,7 +128,7 @@ def row_of(result: Result, *, with_kept: bool = False) -> dict[str, Any]:
     }
     row = {
         "scene": result.scene.number,
-        "questions": [[q.id, q.family, q.text, q.answers[0] if len(q.answers) == 1 else q.answers] for q in questions],
+        "questions": [[q.id, q.kind, q.text, q.answers[0] if len(q.answers) == 1 else q.answers] for q in questions],
         "answers": answers,
         "recall": {cell: _short(values) for cell, values in result.recall.items()},
         "tokens": {cell: _short(values) for cell, values in result.tokens.items()},

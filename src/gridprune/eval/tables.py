@@ -37,7 +37,7 @@ def accuracy(run: Run) -> str:
     lines.append([f"all {run['full']['tokens']:g} tokens", *[_percent(run["full"]["mean_accuracy"])] * len(keeps)])
     prior = run["text_prior"]
     if prior:
-        mean = sum(prior[family] for family in run["averaged_families"]) / max(len(run["averaged_families"]), 1)
+        mean = sum(prior[kind] for kind in run["averaged_kinds"]) / max(len(run["averaged_kinds"]), 1)
         lines.append(["text alone", *[_percent(mean)] * len(keeps)])
     return _table(["method", *map(str, keeps)], lines)
 
@@ -52,18 +52,18 @@ def evidence(run: Run) -> str:
     return _table(["method", *map(str, keeps)], lines)
 
 
-def families(run: Run) -> str:
-    """Accuracy by family at the budget nearest to 11 % of the tokens, in per cent."""
+def kinds(run: Run) -> str:
+    """Accuracy by kind at the budget nearest to 11 % of the tokens, in per cent."""
     keeps, by = _keeps(run), _by_cell(run)
     total = run["full"]["tokens"]
     keep = min(keeps, key=lambda k: abs(float(_get(by, _order(run)[0], k, "tokens") or 0) / total - 1 / 9))
-    names = list(run["full"]["families"])
+    names = list(run["full"]["kinds"])
     lines = [
-        [f"`{method}`", *(_percent((_get(by, method, keep, "families") or {}).get(name)) for name in names)]
+        [f"`{method}`", *(_percent((_get(by, method, keep, "kinds") or {}).get(name)) for name in names)]
         for method in _order(run)
         if (method, str(keep)) in by
     ]
-    lines.append([f"all {total:g} tokens", *(_percent(run["full"]["families"][name]) for name in names)])
+    lines.append([f"all {total:g} tokens", *(_percent(run["full"]["kinds"][name]) for name in names)])
     if run["text_prior"]:
         lines.append(["text alone", *(_percent(run["text_prior"].get(name)) for name in names)])
     return f"With {keep} visual tokens:\n\n" + _table(["method", *names], lines)
@@ -110,7 +110,7 @@ def provenance(run: Run) -> str:
     versions = ", ".join(f"{name} {value}" for name, value in config["versions"].items())
     return (
         f"`{config['command']}`, commit {config['commit']}, {versions}; {run['n']} questions about {run['scenes']} "
-        f"pictures; timed on {config['machine']['processor']}, {config['machine']['threads']} threads."
+        f"images; timed on {config['machine']['processor']}, {config['machine']['threads']} threads."
     )
 
 
@@ -118,7 +118,7 @@ TABLES: Mapping[str, Callable[[Run], str]] = {
     "retention": retention,
     "accuracy": accuracy,
     "evidence": evidence,
-    "families": families,
+    "kinds": kinds,
     "cost": cost,
     "peers": peers,
     "ablations": ablations,
@@ -156,10 +156,10 @@ def _order(run: Run) -> list[str]:
 
 
 def _foot(run: Run) -> str:
-    families = ", ".join(run["averaged_families"])
+    kinds = ", ".join(run["averaged_kinds"])
     return (
-        f"Retention in % of the unpruned model's accuracy, mean over {families}; in brackets the 95 % interval "
-        f"(bootstrap over pictures). {run['n']} questions about {run['scenes']} pictures of the {run['split']} split."
+        f"Retention in % of the unpruned model's accuracy, mean over {kinds}; in brackets the 95 % interval "
+        f"(bootstrap over images). {run['n']} questions about {run['scenes']} images of the {run['split']} split."
     )
 
 

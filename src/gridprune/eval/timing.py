@@ -1,6 +1,6 @@
 """Seconds of the parts of an answer, measured apart from the accuracy run: encoder, decision, reading the prompt.
 
-One picture and one question at a time, as an interactive user would have it; the text embedding of the question is part
+One image and one question at a time, as an interactive user would have it; the text embedding of the question is part
 of the decision. Methods take turns on every scene, so that a machine's slow minutes hit all of them; medians are
 reported.
 """
@@ -26,7 +26,7 @@ from .store import machine
 
 @torch.no_grad()
 def measure(engine: Shared, data: DataSet, scenes: int) -> dict[str, Any]:
-    """Median seconds: `encode` of one picture, `decide` by cell, `prefill` by number of visual tokens."""
+    """Median seconds: `encode` of one image, `decide` by cell, `prefill` by number of visual tokens."""
     seconds: dict[str, dict[str, list[float]]] = {part: defaultdict(list) for part in ("encode", "decide", "prefill")}
     for number, scene in enumerate(itertools.islice(data.scenes(), scenes + 1)):
         rounds = _one(engine, scene)

@@ -1,6 +1,6 @@
 """What a family is: everything gridprune must know about one kind of model, and nothing about any method.
 
-A family finds the pictures in a call, runs the model's *own* encoder on them, says where each visual token lies, and
+A family finds the images in a call, runs the model's *own* encoder on them, says where each visual token lies, and
 hands shortened features back in the container the model expects. A new family is one file with one subclass.
 """
 
@@ -21,7 +21,7 @@ from ..cues.first_layer import FirstAttention, find_first_attention
 from ..cues.text_tower import CLIP_TEXT as CLIP_TEXT  # re-exported for families
 from ..cues.tower import Captured, Tower, find_clip_tower
 from ..errors import MissingCueError, UnsupportedCallError, UnsupportedModelError
-from .limits import CHUNKED_PREFILL, SPLIT_PICTURES, Limit
+from .limits import CHUNKED_PREFILL, SPLIT_IMAGES, Limit
 from .parts import CropBatch, TowerLayout
 from .spans import placeholder_runs
 
@@ -30,13 +30,13 @@ EMBEDDINGS = "the language model's input embeddings"
 
 @dataclass(eq=False)
 class Encoded:
-    """The pictures of one call after the model's own encoder, in prompt order.
+    """The images of one call after the model's own encoder, in prompt order.
 
     Attributes:
         output: what `get_image_features` returned.
-        embeddings: per picture (n, D), projected, separators included.
-        maps: per picture the geometry of these n tokens.
-        parts: how captured tower tensors are cut into pictures.
+        embeddings: per image (n, D), projected, separators included.
+        maps: per image the geometry of these n tokens.
+        parts: how captured tower tensors are cut into images.
         captured: what was read from the tower.
         vision: the arguments they were encoded from.
     """
@@ -51,7 +51,7 @@ class Encoded:
 
 @dataclass(frozen=True, eq=False)
 class ImageSpan:
-    """Where a picture's tokens stand in the prompt: row of the batch, columns (n,), and their geometry."""
+    """Where an image's tokens stand in the prompt: row of the batch, columns (n,), and their geometry."""
 
     row: int
     columns: Tensor
@@ -63,8 +63,8 @@ class Family(ABC):
 
     Declared by a subclass:
         name, classes: what it is called, and the model classes it serves.
-        pixel_keys: arguments that hold pixels; their presence means there are pictures.
-        layout_keys: further arguments with one entry per picture on the first axis.
+        pixel_keys: arguments that hold pixels; their presence means there are images.
+        layout_keys: further arguments with one entry per image on the first axis.
         option_keys: further arguments that go to the encoder as they are.
         relevance: where text relevance comes from, `CLIP_TEXT` or `EMBEDDINGS`.
         text_tower: the kind of text tower that the vision tower was trained with and that may be given; "" for none.
@@ -72,7 +72,7 @@ class Family(ABC):
         dense: whether the model wants the features as one tensor and not as a list.
         vision_models: `model_type`s of vision configs that this family serves, if it shares classes with another.
         first_position: position of a prompt's first token in a direct forward call.
-        video: whether clips are pruned as well.
+        video: whether videos are pruned as well.
         limits: ways of calling that the stock model cannot answer rightly (named at the top of this file), and why.
     """
 
@@ -88,7 +88,7 @@ class Family(ABC):
     dense: ClassVar[bool] = False
     first_position: ClassVar[int] = 0
     video: ClassVar[bool] = False
-    limits: ClassVar[Mapping[str, Limit]] = {CHUNKED_PREFILL: SPLIT_PICTURES}
+    limits: ClassVar[Mapping[str, Limit]] = {CHUNKED_PREFILL: SPLIT_IMAGES}
 
     def __init__(self, model: Any) -> None:
         self.model = model
@@ -127,7 +127,7 @@ class Family(ABC):
 
     @property
     def streams(self) -> list[Family]:
-        """This family for each modality of the model: pictures, and clips if it has them."""
+        """This family for each modality of the model: images, and videos if it has them."""
         return [self]
 
     @cached_property
@@ -145,7 +145,7 @@ class Family(ABC):
         """The language model's first attention layer; raises UnsupportedModelError if it has none that can be read."""
         return find_first_attention(self.base.get_decoder())
 
-    # -- the pictures of a call ----------------------------------------------------------------------------------
+    # -- the images of a call ----------------------------------------------------------------------------------
 
     @property
     def vision_keys(self) -> tuple[str, ...]:
@@ -159,39 +159,39 @@ class Family(ABC):
         return {key: call[key] for key in self.vision_keys if call.get(key) is not None}
 
     def take_images(self, vision: dict[str, Any], indices: Sequence[int]) -> dict[str, Any]:
-        """The same vision arguments for some of the pictures."""
+        """The same vision arguments for some of the images."""
         per_image = (*self.pixel_keys, *self.layout_keys)
         return {key: value[list(indices)] if key in per_image else value for key, value in vision.items()}
 
     def take_places(self, vision: dict[str, Any], places: list[ImageSpan], new: list[int]) -> dict[str, Any]:
-        """The vision arguments of the pictures `new` among `places`."""
+        """The vision arguments of the images `new` among `places`."""
         return self.take_images(vision, new)
 
     @abstractmethod
     def token_maps(self, vision: dict[str, Any]) -> list[TokenMap]:
-        """Geometry of every picture's tokens, without running the tower.
+        """Geometry of every image's tokens, without running the tower.
 
-        Of every tile's, where only the prompt tells which tiles are one picture: :meth:`places` has the pictures.
+        Of every tile's, where only the prompt tells which tiles are one image: :meth:`places` has the images.
         """
 
     def locate(self, ids: Tensor, vision: dict[str, Any]) -> list[ImageSpan] | None:
-        """Each picture's place in `ids` (B, L) on the CPU; None if they do not hold exactly the pictures' tokens."""
+        """Each image's place in `ids` (B, L) on the CPU; None if they do not hold exactly the images' tokens."""
         maps = self.token_maps(vision)
         runs = placeholder_runs(ids, self.placeholder, [len(token_map) for token_map in maps])
         return None if runs is None else [ImageSpan(*run, token_map) for run, token_map in zip(runs, maps)]
 
     def places(self, ids: Tensor, vision: dict[str, Any]) -> list[ImageSpan]:
-        """Each picture's place in `ids` (B, L) on the CPU.
+        """Each image's place in `ids` (B, L) on the CPU.
 
         Raises:
-            UnsupportedCallError: the prompt does not hold exactly the placeholders that the pictures need.
+            UnsupportedCallError: the prompt does not hold exactly the placeholders that the images need.
         """
         found = self.locate(ids, vision)
         if found is None:
             raise UnsupportedCallError(
                 f"The prompt holds {int((ids == self.placeholder).sum())} {self.modality} placeholder tokens, which is "
                 f"not what the {self.modality}s given with it need. Build the prompt with the model's processor, "
-                f"and give it every picture that the prompt names."
+                f"and give it every image that the prompt names."
             )
         return found
 
@@ -218,7 +218,7 @@ class Family(ABC):
         return getattr(self.base, f"get_{self.modality}_features")(**vision, return_dict=True)
 
     def embeddings(self, output: Any, maps: list[TokenMap]) -> list[Tensor]:
-        """Per picture (n, D) out of an encoder output."""
+        """Per image (n, D) out of an encoder output."""
         parts, lengths = list(output.pooler_output), [len(token_map) for token_map in maps]
         if [part.shape[:-1] for part in parts] == [(length,) for length in lengths]:
             return parts
@@ -226,7 +226,7 @@ class Family(ABC):
         return list(torch.split(flat, lengths))
 
     def parts(self, vision: dict[str, Any], maps: list[TokenMap]) -> TowerLayout:
-        """How the tower's tensors are cut into pictures."""
+        """How the tower's tensors are cut into images."""
         return CropBatch([1] * len(maps), self.prefix)
 
     @property
@@ -235,7 +235,7 @@ class Family(ABC):
         return self.tower.prefix
 
     def project(self, tower_features: Tensor) -> Tensor:
-        """The model's projector on one picture's patch states (P, C): (n, D) tokens.
+        """The model's projector on one image's patch states (P, C): (n, D) tokens.
 
         Raises:
             UnsupportedCallError: this family's projector cannot be run on merged patches.
@@ -248,13 +248,13 @@ class Family(ABC):
     def handed_on(self, encoded: Encoded, kept: list[Tensor], masks: list[Tensor], rows: Sequence[int]) -> Any:
         """An encoder output with only the kept tokens, for `mm_encoder_outputs`.
 
-        One entry per row of the batch, not per picture: so `generate` repeats them rightly for beams and samples,
-        which transformers before 5.19 does not do for several pictures in a row.
+        One entry per row of the batch, not per image: so `generate` repeats them rightly for beams and samples,
+        which transformers before 5.19 does not do for several images in a row.
 
         Args:
-            kept: per picture (k, D).
-            masks: per picture (n,) bool.
-            rows: the row each picture stands in.
+            kept: per image (k, D).
+            masks: per image (n,) bool.
+            rows: the row each image stands in.
         """
         return type(encoded.output)(pooler_output=by_row(kept, rows))
 
@@ -265,14 +265,14 @@ class Family(ABC):
         return type(output)(pooler_output=torch.cat(list(output.pooler_output))[None])
 
     def encode_resized(self, vision: dict[str, Any], maps: list[TokenMap], grid: tuple[int, int]) -> Encoded:
-        """Every picture encoded at a native grid of r x c tokens; the maps stay those of the full prompt.
+        """Every image encoded at a native grid of r x c tokens; the maps stay those of the full prompt.
 
         Raises:
-            UnsupportedCallError: this family cannot encode a smaller picture.
+            UnsupportedCallError: this family cannot encode a smaller image.
         """
         raise UnsupportedCallError(
-            f"The processor of {self.name} decides how many tokens a picture gets. For the baseline 'downsample' give "
-            "it a smaller picture and do not prune."
+            f"The processor of {self.name} decides how many tokens an image gets. For the baseline 'downsample' give "
+            "it a smaller image and do not prune."
         )
 
     def crops(self, vision: dict[str, Any]) -> Tensor:
@@ -283,16 +283,16 @@ class Family(ABC):
         """
         raise MissingCueError(
             f"The cue 'laplacian' is read off crops of one size, which {self.name} does not have. Use a method "
-            f"that needs no picture structure, or take it from features: S2Prune(structure='features')."
+            f"that needs no image structure, or take it from features: S2Prune(structure='features')."
         )
 
-    def picture(self, vision: dict[str, Any], maps: Sequence[TokenMap], index: int) -> Tensor:
-        """The pixels the tower saw as the whole of picture `index`, normalised as the processor did it.
+    def image(self, vision: dict[str, Any], maps: Sequence[TokenMap], index: int) -> Tensor:
+        """The pixels the tower saw as the whole of image `index`, normalised as the processor did it.
 
-        (3, H, W), or (T, 3, H, W) for a clip, whose tokens count T frames.
+        (3, H, W), or (T, 3, H, W) for a video, whose tokens count T frames.
 
         Args:
-            maps: the geometry of all pictures of the call.
+            maps: the geometry of all images of the call.
         """
         return vision[self.pixel_keys[0]][index].detach()  # type: ignore[no-any-return]
 
@@ -312,7 +312,7 @@ class Family(ABC):
         return None
 
     def token_types(self, ids: Tensor) -> Tensor:
-        """Each token's modality, for models with M-RoPE: 0 text, 1 picture, 2 clip."""
+        """Each token's modality, for models with M-RoPE: 0 text, 1 image, 2 video."""
         types = torch.zeros_like(ids)
         for stream in self.streams:
             types = types.masked_fill(ids == stream.placeholder, 2 if stream.modality == "video" else 1)

@@ -1,4 +1,4 @@
-"""Aya Vision and Command A Vision: InternVL's tiles on SigLIP, with text between the tiles of a picture."""
+"""Aya Vision and Command A Vision: InternVL's tiles on SigLIP, with text between the tiles of an image."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from ..core.token_map import TokenMap
 from ..cues.text_tower import SIGLIP_TEXT
 from ..cues.tower import Tower, find_clip_tower
 from .base import ImageSpan, block_of_layer, single_layer
-from .idefics3 import pictures_by_marker
+from .idefics3 import images_by_marker
 from .internvl import InternVL
 from .spans import runs
 
 
 class Cohere2Vision(InternVL):
-    """Command A Vision: a line break, one token, behind every tile; so a wider gap ends a picture."""
+    """Command A Vision: a line break, one token, behind every tile; so a wider gap ends an image."""
 
     name: ClassVar[str] = "cohere2-vision"
     classes: ClassVar[tuple[str, ...]] = ("Cohere2VisionForConditionalGeneration",)
@@ -45,13 +45,13 @@ class Cohere2Vision(InternVL):
             return None
         rows = [[run for where, run in found if where == row] for row in range(len(ids))]
         return [
-            ImageSpan(row, torch.cat(list(tiles)), self._picture_map(len(tiles)))
+            ImageSpan(row, torch.cat(list(tiles)), self._image_map(len(tiles)))
             for row, runs_ in enumerate(rows)
-            for tiles in self._pictures(ids[row], runs_)
+            for tiles in self._images(ids[row], runs_)
         ]
 
-    def _pictures(self, ids: Tensor, tiles: Sequence[Tensor]) -> list[list[Tensor]]:
-        """Runs of one row, grouped into pictures."""
+    def _images(self, ids: Tensor, tiles: Sequence[Tensor]) -> list[list[Tensor]]:
+        """Runs of one row, grouped into images."""
         groups: list[list[Tensor]] = []
         for tile in tiles:
             if groups and int(tile[0]) - int(groups[-1][-1][-1]) == 2:
@@ -62,7 +62,7 @@ class Cohere2Vision(InternVL):
 
 
 class AyaVision(Cohere2Vision):
-    """Aya Vision: a marker in front of every tile, another one in front of the whole picture, which comes last."""
+    """Aya Vision: a marker in front of every tile, another one in front of the whole image, which comes last."""
 
     name: ClassVar[str] = "aya-vision"
     classes: ClassVar[tuple[str, ...]] = ("AyaVisionForConditionalGeneration",)
@@ -72,5 +72,5 @@ class AyaVision(Cohere2Vision):
     def feature_block(self) -> int:
         return block_of_layer(self.tower, single_layer(self.model))
 
-    def _pictures(self, ids: Tensor, tiles: Sequence[Tensor]) -> list[list[Tensor]]:
-        return pictures_by_marker(ids, tiles)
+    def _images(self, ids: Tensor, tiles: Sequence[Tensor]) -> list[list[Tensor]]:
+        return images_by_marker(ids, tiles)

@@ -1,4 +1,4 @@
-"""DeepSeek-VL and Janus: one picture, one view, a raster of patches, projected one by one."""
+"""DeepSeek-VL and Janus: one image, one view, a raster of patches, projected one by one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .raster import Raster
 
 
 class Deepseek(Raster):
-    """DeepSeek-VL on SigLIP; Janus and Janus-Pro where they read pictures (those they draw are not pruned)."""
+    """DeepSeek-VL on SigLIP; Janus and Janus-Pro where they read images (those they draw are not pruned)."""
 
     name: ClassVar[str] = "deepseek-vl"
     classes: ClassVar[tuple[str, ...]] = ("DeepseekVLForConditionalGeneration", "JanusForConditionalGeneration")

@@ -1,4 +1,4 @@
-"""GLM-4.1V, GLM-4.5V, GLM-4.6V and GLM-OCR: Qwen2-VL's layout with a tower of their own, still pictures."""
+"""GLM-4.1V, GLM-4.5V, GLM-4.6V and GLM-OCR: Qwen2-VL's layout with a tower of their own, still images."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .qwen_vl import QwenVL
 
 
 class Glm(QwenVL):
-    """Squares of 2 x 2 patches fused by a convolution, M-RoPE. Frames of a clip share the pictures' placeholder."""
+    """Squares of 2 x 2 patches fused by a convolution, M-RoPE. Frames of a video share the images' placeholder."""
 
     name: ClassVar[str] = "glm"
     classes: ClassVar[tuple[str, ...]] = (
@@ -28,6 +28,6 @@ class Glm(QwenVL):
     def vision(self, call: dict[str, Any]) -> dict[str, Any] | None:
         if call.get("pixel_values_videos") is not None:
             raise UnsupportedCallError(
-                f"Clips of {type(self.model).__name__} are not pruned: give their frames as pictures."
+                f"Videos of {type(self.model).__name__} are not pruned: give their frames as images."
             )
         return super().vision(call)

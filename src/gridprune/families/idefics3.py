@@ -1,7 +1,7 @@
-"""Idefics3 and SmolVLM: tiles with text markers between them, then the whole picture; patches fused by pixel shuffle.
+"""Idefics3 and SmolVLM: tiles with text markers between them, then the whole image; patches fused by pixel shuffle.
 
-In the prompt every tile is a run of placeholders behind a marker, `<row_1_col_2>` or, for the view of the whole picture
-that ends a picture, `<global-img>`. The markers are text: they stay, and are not counted. They tell where pictures end
+In the prompt every tile is a run of placeholders behind a marker, `<row_1_col_2>` or, for the view of the whole image
+that ends an image, `<global-img>`. The markers are text: they stay, and are not counted. They tell where images end
 and how their tiles lie.
 """
 
@@ -28,7 +28,7 @@ _GAP = 2  # text tokens between tiles of a row: <fake_token_around_image> and th
 
 
 class Idefics3(Family):
-    """Idefics3 and SmolVLM, still pictures (frames of a clip count as pictures)."""
+    """Idefics3 and SmolVLM, still images (frames of a video count as images)."""
 
     name: ClassVar[str] = "idefics3"
     classes: ClassVar[tuple[str, ...]] = ("Idefics3ForConditionalGeneration", "SmolVLMForConditionalGeneration")
@@ -61,7 +61,7 @@ class Idefics3(Family):
         places = []
         for row in range(len(ids)):
             tiles = [columns for where, columns in found if where == row]
-            places += [self._place(row, group) for group in pictures_by_marker(ids[row], tiles)]
+            places += [self._place(row, group) for group in images_by_marker(ids[row], tiles)]
         return places
 
     def _place(self, row: int, tiles: list[Tensor]) -> ImageSpan:
@@ -70,7 +70,7 @@ class Idefics3(Family):
         return ImageSpan(row, torch.cat(tiles), token_map)
 
     def take_places(self, vision: dict[str, Any], places: list[ImageSpan], new: list[int]) -> dict[str, Any]:
-        """Tiles of other pictures become zeros, which the model drops as padding."""
+        """Tiles of other images become zeros, which the model drops as padding."""
         pixels = vision["pixel_values"].clone()
         position = [0] * len(pixels)
         real = _real(vision)
@@ -91,7 +91,7 @@ class Idefics3(Family):
     def parts(self, vision: dict[str, Any], maps: list[TokenMap]) -> TowerLayout:
         return CropBatch([len(token_map) // len(self._tile) for token_map in maps], 0)
 
-    def picture(self, vision: dict[str, Any], maps: Sequence[TokenMap], index: int) -> Tensor:
+    def image(self, vision: dict[str, Any], maps: Sequence[TokenMap], index: int) -> Tensor:
         tiles = [vision["pixel_values"][row, tile] for row, real in enumerate(_real(vision)) for tile in real]
         return tiles[last_view(maps, index)].detach()  # type: ignore[no-any-return]
 
@@ -102,8 +102,8 @@ def _real(vision: dict[str, Any]) -> list[list[int]]:
     return [row.nonzero()[:, 0].tolist() for row in real]
 
 
-def pictures_by_marker(ids: Tensor, tiles: Sequence[Tensor]) -> list[list[Tensor]]:
-    """Runs of one row grouped into pictures: the marker in front of the last run is the one that ends a picture."""
+def images_by_marker(ids: Tensor, tiles: Sequence[Tensor]) -> list[list[Tensor]]:
+    """Runs of one row grouped into images: the marker in front of the last run is the one that ends an image."""
     if not tiles:
         return []
     markers = [int(ids[int(run[0]) - 1]) if int(run[0]) else -1 for run in tiles]

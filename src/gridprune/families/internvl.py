@@ -1,8 +1,8 @@
 """InternVL: tiles of equal size, patches fused 2 x 2 by pixel shuffle, [CLS] in the tower only.
 
-The model is not told how tiles lie in a picture, only that those of one picture stand in one run of placeholders and
-that the last of several is the whole picture. So every tile is a plane of its own, and only the view of the whole
-picture has boxes. [CLS] is not trained to sum the picture up; saliency is the attention received.
+The model is not told how tiles lie in an image, only that those of one image stand in one run of placeholders and
+that the last of several is the whole image. So every tile is a plane of its own, and only the view of the whole
+image has boxes. [CLS] is not trained to sum the image up; saliency is the attention received.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class InternVL(Family):
         tile = TokenMap.from_grid(*shuffled.shape[:2])
         return replace(tile, source=shuffled.flatten(0, 1).long())
 
-    def _picture_map(self, tiles: int) -> TokenMap:
+    def _image_map(self, tiles: int) -> TokenMap:
         if tiles == 1:
             return self._tile
         unknown = replace(self._tile, boxes=torch.zeros_like(self._tile.boxes))
@@ -62,7 +62,7 @@ class InternVL(Family):
             tiles, rest = divmod(len(columns), len(self._tile))
             if rest:
                 return None
-            places.append(ImageSpan(row, columns, self._picture_map(tiles)))
+            places.append(ImageSpan(row, columns, self._image_map(tiles)))
         tiles = sum(len(place.token_map) for place in places) // len(self._tile)
         return places if tiles == len(vision["pixel_values"]) else None
 
@@ -77,7 +77,7 @@ class InternVL(Family):
     def parts(self, vision: dict[str, Any], maps: list[TokenMap]) -> TowerLayout:
         return CropBatch([len(token_map) // len(self._tile) for token_map in maps], self.prefix)
 
-    def picture(self, vision: dict[str, Any], maps: Sequence[TokenMap], index: int) -> Tensor:
+    def image(self, vision: dict[str, Any], maps: Sequence[TokenMap], index: int) -> Tensor:
         return vision["pixel_values"][last_view(maps, index)].detach()  # type: ignore[no-any-return]
 
 

@@ -8,7 +8,7 @@ from importlib.metadata import version
 from packaging.version import Version
 
 # What a family may declare in `limits`: ways of calling that its stock model cannot answer rightly. They are refused.
-LATER_PICTURES = "pictures in a later turn"
+LATER_IMAGES = "images in a later turn"
 PADDING_BEHIND_CACHE = "padding behind a cache"
 CHUNKED_PREFILL = "chunked prefill"
 STATIC_CACHE = "a static cache"
@@ -35,4 +35,4 @@ class Limit:
         return f"{self.reason} (transformers before {self.before})" if self.before else self.reason
 
 
-SPLIT_PICTURES = Limit("every chunk is handed the pictures of the whole prompt", before="5.23")
+SPLIT_IMAGES = Limit("every chunk is handed the images of the whole prompt", before="5.23")

@@ -1,4 +1,4 @@
-"""LLaVA-1.5 and its kin: one picture, one view, one CLIP tower, a raster of patches."""
+"""LLaVA-1.5 and its kin: one image, one view, one CLIP tower, a raster of patches."""
 
 from __future__ import annotations
 

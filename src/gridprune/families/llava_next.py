@@ -1,4 +1,4 @@
-"""LLaVA-NeXT: an overview and a mosaic of tiles, cut to the picture, with a newline token behind every row."""
+"""LLaVA-NeXT: an overview and a mosaic of tiles, cut to the image, with a newline token behind every row."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ class LlavaNext(Llava):
         return as_sizes(vision["image_sizes"]).tolist()  # type: ignore[no-any-return]
 
     def tiles(self, vision: dict[str, Any]) -> list[int]:
-        """Views of each picture, the overview included."""
+        """Views of each image, the overview included."""
         from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
 
         points, side = self.model.config.image_grid_pinpoints, self.vision_config.image_size
         return [int(image_size_to_num_patches(size, points, side)) for size in self._sizes(vision)]
 
     def anyres_map(self, size: tuple[int, ...], tiles: int) -> TokenMap:
-        """Geometry of a picture of H x W pixels in `tiles` views; remembered."""
+        """Geometry of an image of H x W pixels in `tiles` views; remembered."""
         key = (*size, tiles)
         if key not in self._maps:
             self._maps[key] = self._build_map(size, tiles)
@@ -98,11 +98,11 @@ class LlavaNext(Llava):
 
     def encode_resized(self, vision: dict[str, Any], maps: list[TokenMap], grid: tuple[int, int]) -> Encoded:
         raise UnsupportedCallError(
-            f"{self.name} chooses its tiles by the picture's size: for the baseline 'downsample' give the processor a "
-            "smaller picture and do not prune."
+            f"{self.name} chooses its tiles by the image's size: for the baseline 'downsample' give the processor a "
+            "smaller image and do not prune."
         )
 
-    def picture(self, vision: dict[str, Any], maps: Sequence[TokenMap], index: int) -> Tensor:
+    def image(self, vision: dict[str, Any], maps: Sequence[TokenMap], index: int) -> Tensor:
         return vision["pixel_values"][index][0].detach()  # type: ignore[no-any-return]
 
 

@@ -1,4 +1,4 @@
-"""Token maps of towers whose neighbouring patches are fused, and of pictures cut into tiles."""
+"""Token maps of towers whose neighbouring patches are fused, and of images cut into tiles."""
 
 from __future__ import annotations
 
@@ -66,13 +66,13 @@ def _marks(place: int, before: Sequence[int], n: int) -> list[bool]:
 
 
 def tiled(tile: TokenMap, down: int, across: int, *, whole: bool) -> TokenMap:
-    """A picture in `down` x `across` tiles, tile by tile, with a view of the whole picture behind them.
+    """An image in `down` x `across` tiles, tile by tile, with a view of the whole image behind them.
 
-    Plane 0 is the mosaic, plane 1 the whole picture.
+    Plane 0 is the mosaic, plane 1 the whole image.
 
     Args:
         tile: tokens of one tile.
-        whole: whether there is a view of the whole picture.
+        whole: whether there is a view of the whole image.
     """
     rows, columns = tile.grid
     parts = []
@@ -89,18 +89,18 @@ def tiled(tile: TokenMap, down: int, across: int, *, whole: bool) -> TokenMap:
 
 
 def views(token_map: TokenMap) -> int:
-    """How many views of its picture it has: tiles, and the whole picture."""
+    """How many views of its image it has: tiles, and the whole image."""
     return int(token_map.view.max()) + 1
 
 
 def last_view(maps: Sequence[TokenMap], index: int) -> int:
-    """The number of the last view of picture `index` among those of all pictures; in tiled families it is the whole
-    picture."""
+    """The number of the last view of image `index` among those of all images; in tiled families it is the whole
+    image."""
     return sum(map(views, maps[: index + 1])) - 1
 
 
 def join(views: Sequence[TokenMap]) -> TokenMap:
-    """Views of one picture behind each other; every tower patch of a view is in one of its tokens."""
+    """Views of one image behind each other; every tower patch of a view is in one of its tokens."""
     sizes = [int(view.source.max()) + 1 for view in views]
     source = [view.source + start for view, start in zip(views, itertools.accumulate(sizes, initial=0))]
     names = ("plane", "view", "row", "column", "frame", "separator", "boxes")

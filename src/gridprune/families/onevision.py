@@ -1,4 +1,4 @@
-"""LLaVA-OneVision: anyres on SigLIP, shrunk by interpolation above nine tiles; clips pooled 2 x 2."""
+"""LLaVA-OneVision: anyres on SigLIP, shrunk by interpolation above nine tiles; videos pooled 2 x 2."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .parts import CropBatch, TowerLayout
 
 
 class OneVision(LlavaNext):
-    """`LlavaOnevisionForConditionalGeneration`. Several pictures in one row of the batch are seen as overviews only."""
+    """`LlavaOnevisionForConditionalGeneration`. Several images in one row of the batch are seen as overviews only."""
 
     name: ClassVar[str] = "llava-onevision"
     classes: ClassVar[tuple[str, ...]] = ("LlavaOnevisionForConditionalGeneration",)
@@ -45,7 +45,7 @@ class OneVision(LlavaNext):
         return [count if alone else 1 for count, alone in zip(super().tiles(vision), self._alone(vision))]
 
     def _alone(self, vision: dict[str, Any]) -> list[bool]:
-        """Which pictures are the only one of their row: only these are cut into tiles."""
+        """Which images are the only one of their row: only these are cut into tiles."""
         given = vision.get("batch_num_images")
         if given is None:
             return [True] * len(vision["image_sizes"])
@@ -57,10 +57,10 @@ class OneVision(LlavaNext):
             return taken
         alone = [self._alone(vision)[i] for i in indices]
         if not all(alone) and any(alone):
-            raise UnsupportedCallError("Some of these pictures were seen in an earlier turn: give the new ones only.")
+            raise UnsupportedCallError("Some of these images were seen in an earlier turn: give the new ones only.")
         counts = [1] * len(indices) if all(alone) else [len(indices)]
         if counts == [1] and not alone[0]:
-            raise UnsupportedCallError("Some of these pictures were seen in an earlier turn: give the new ones only.")
+            raise UnsupportedCallError("Some of these images were seen in an earlier turn: give the new ones only.")
         return {**taken, "batch_num_images": torch.tensor(counts, device=taken["image_sizes"].device)}
 
     def _pack(self, features: list[Tensor], sizes: Tensor, newline: Tensor) -> list[Tensor]:
@@ -71,7 +71,7 @@ class OneVision(LlavaNext):
 
 
 class OneVisionVideos(Family):
-    """Its clips: every frame pooled to half its rows and columns, one newline behind the last."""
+    """Its videos: every frame pooled to half its rows and columns, one newline behind the last."""
 
     name: ClassVar[str] = "llava-onevision"
     classes: ClassVar[tuple[str, ...]] = ()
@@ -82,8 +82,8 @@ class OneVisionVideos(Family):
     dense: ClassVar[bool] = True
 
     def token_maps(self, vision: dict[str, Any]) -> list[TokenMap]:
-        clips, frames = vision["pixel_values_videos"].shape[:2]
-        return [self._map(frames)] * clips
+        videos, frames = vision["pixel_values_videos"].shape[:2]
+        return [self._map(frames)] * videos
 
     def _map(self, frames: int) -> TokenMap:
         """Push the coordinates of every patch through the model's own pooling."""
@@ -97,5 +97,5 @@ class OneVisionVideos(Family):
     def parts(self, vision: dict[str, Any], maps: list[TokenMap]) -> TowerLayout:
         return CropBatch([vision["pixel_values_videos"].shape[1]] * len(maps), 0)
 
-    def picture(self, vision: dict[str, Any], maps: Sequence[TokenMap], index: int) -> Tensor:
+    def image(self, vision: dict[str, Any], maps: Sequence[TokenMap], index: int) -> Tensor:
         return vision["pixel_values_videos"][index].detach()  # type: ignore[no-any-return]

@@ -1,4 +1,4 @@
-"""How what a tower leaves behind is cut into pictures: towers run crops as a batch, or all patches in one sequence."""
+"""How what a tower leaves behind is cut into images: towers run crops as a batch, or all patches in one sequence."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from ..cues.tower import Captured, Tower, stacked
 
 
 class TowerLayout(ABC):
-    """Cuts captured tensors into one tensor per picture, patches in the order that `TokenMap.source` counts them."""
+    """Cuts captured tensors into one tensor per image, patches in the order that `TokenMap.source` counts them."""
 
     @abstractmethod
     def states(self, captured: Captured, block: int) -> list[Tensor]:
-        """Per picture the block's output, (P, C)."""
+        """Per image the block's output, (P, C)."""
 
     @abstractmethod
     def saliency(self, captured: Captured, block: int, tower: Tower) -> list[Tensor]:
-        """Per picture the attention each patch gets, (P,) fp32."""
+        """Per image the attention each patch gets, (P,) fp32."""
 
     @abstractmethod
     def keys(self, captured: Captured, block: int) -> list[Tensor]:
-        """Per picture the keys, heads concatenated, (P, C)."""
+        """Per image the keys, heads concatenated, (P, C)."""
 
     @abstractmethod
     def of_crops(self, values: Tensor) -> list[Tensor]:
-        """Per picture (P, ...) out of values per crop and patch (V, P, ...)."""
+        """Per image (P, ...) out of values per crop and patch (V, P, ...)."""
 
     @abstractmethod
     def cls_queries(self, captured: Captured, block: int) -> list[Tensor]:
-        """Per picture the query of [CLS], heads concatenated, mean over crops, (C,)."""
+        """Per image the query of [CLS], heads concatenated, mean over crops, (C,)."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class CropBatch(TowerLayout):
     """A batch of crops of equal size.
 
     Attributes:
-        counts: crops of each picture, one behind the other.
+        counts: crops of each image, one behind the other.
         prefix: tokens in front of the patches of a crop.
     """
 
@@ -51,7 +51,7 @@ class CropBatch(TowerLayout):
     prefix: int
 
     def _cut(self, values: Tensor) -> list[Tensor]:
-        """(V, S, ...) -> per picture (P, ...)."""
+        """(V, S, ...) -> per image (P, ...)."""
         patches = values[:, self.prefix :]
         if all(count == 1 for count in self.counts):
             return list(patches.unbind())
@@ -108,10 +108,10 @@ class PaddedCropBatch(CropBatch):
 
 @dataclass(frozen=True)
 class PackedSequence(TowerLayout):
-    """All pictures' patches in one sequence, attending within segments (a picture, or a frame of a clip).
+    """All images' patches in one sequence, attending within segments (an image, or a frame of a video).
 
     Attributes:
-        lengths: patches of each picture.
+        lengths: patches of each image.
         segments: patches of each run that attends to itself.
         order: (total,) where the tower put each patch, if it shuffled them (window order).
     """
@@ -121,7 +121,7 @@ class PackedSequence(TowerLayout):
     order: Tensor | None = None
 
     def _cut(self, values: Tensor) -> list[Tensor]:
-        """(total, ...) in the tower's order -> per picture (P, ...)."""
+        """(total, ...) in the tower's order -> per image (P, ...)."""
         if self.order is not None:
             values = values[self.order.to(values.device)]
         return list(torch.split(values, list(self.lengths)))

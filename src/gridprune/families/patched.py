@@ -47,7 +47,7 @@ class Patched(Family):
         lengths = [rows * columns for rows, columns in self.grids(vision)]
         return PaddedCropBatch([views(token_map) for token_map in maps], self.prefix, lengths)
 
-    def picture(self, vision: dict[str, Any], maps: Sequence[TokenMap], index: int) -> Tensor:
+    def image(self, vision: dict[str, Any], maps: Sequence[TokenMap], index: int) -> Tensor:
         view = last_view(maps, index)
         rows, columns = self.grids(vision)[view]
         side = self.vision_config.patch_size
@@ -56,9 +56,9 @@ class Patched(Family):
 
 
 class Lfm2Vl(Patched):
-    """LFM2-VL: tiles with one marker, which is text, between them; the whole picture comes last.
+    """LFM2-VL: tiles with one marker, which is text, between them; the whole image comes last.
 
-    The model is not told how tiles lie in a picture: as in InternVL each is a plane of its own, without boxes.
+    The model is not told how tiles lie in an image: as in InternVL each is a plane of its own, without boxes.
     """
 
     name: ClassVar[str] = "lfm2-vl"
@@ -100,15 +100,13 @@ class Lfm2Vl(Patched):
 
 
 class Gemma4(Patched):
-    """Gemma 4, still pictures: squares of patches averaged, 3 x 3 in the released models. Audio stays as it is."""
+    """Gemma 4, still images: squares of patches averaged, 3 x 3 in the released models. Audio stays as it is."""
 
     name: ClassVar[str] = "gemma4"
     classes: ClassVar[tuple[str, ...]] = ("Gemma4ForConditionalGeneration",)
     layout_keys: ClassVar[tuple[str, ...]] = ("image_position_ids",)
     limits: ClassVar[Mapping[str, Limit]] = {
-        CHUNKED_PREFILL: Limit(
-            "a chunk would cut a picture, which sees itself in both directions in the larger models"
-        ),
+        CHUNKED_PREFILL: Limit("a chunk would cut an image, which sees itself in both directions in the larger models"),
         STATIC_CACHE: Limit("the larger models mask it wrongly", before="5.23"),
     }
 
@@ -121,12 +119,12 @@ class Gemma4(Patched):
 
     def vision(self, call: dict[str, Any]) -> dict[str, Any] | None:
         if call.get("pixel_values_videos") is not None:
-            raise UnsupportedCallError("Clips of Gemma 4 are not pruned: give their frames as pictures.")
+            raise UnsupportedCallError("Videos of Gemma 4 are not pruned: give their frames as images.")
         return super().vision(call)
 
 
 def _joined(found: Sequence[tuple[int, Tensor]]) -> list[tuple[int, Tensor]]:
-    """Runs of one row with a single token between them belong to one picture."""
+    """Runs of one row with a single token between them belong to one image."""
     joined: list[tuple[int, Tensor]] = []
     for row, columns in found:
         if joined and joined[-1][0] == row and int(columns[0]) - int(joined[-1][1][-1]) == 2:
@@ -137,7 +135,7 @@ def _joined(found: Sequence[tuple[int, Tensor]]) -> list[tuple[int, Tensor]]:
 
 
 def _planes(views: Sequence[TokenMap]) -> TokenMap:
-    """Views of one picture, each a plane of its own; the last is the whole picture."""
+    """Views of one image, each a plane of its own; the last is the whole image."""
     placed = [replace(view, plane=view.plane + i, view=view.view + i) for i, view in enumerate(views)]
     unknown = [replace(view, boxes=torch.zeros_like(view.boxes)) for view in placed[:-1]]
     return join([*unknown, placed[-1]])

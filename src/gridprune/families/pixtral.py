@@ -1,4 +1,4 @@
-"""Families on a Pixtral tower: pictures of any size side by side in one sequence, row breaks that are text."""
+"""Families on a Pixtral tower: images of any size side by side in one sequence, row breaks that are text."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Pixtral(Family):
         return 1
 
     def _grids(self, vision: dict[str, Any]) -> list[tuple[int, int]]:
-        """Patches of each picture, rows and columns."""
+        """Patches of each image, rows and columns."""
         patch = self.vision_config.patch_size
         return [(height // patch, width // patch) for height, width in as_sizes(vision["image_sizes"]).tolist()]
 
@@ -54,13 +54,13 @@ class Pixtral(Family):
         lengths = [rows * columns for rows, columns in self._grids(vision)]
         return PackedSequence(lengths, lengths)
 
-    def picture(self, vision: dict[str, Any], maps: Sequence[TokenMap], index: int) -> Tensor:
+    def image(self, vision: dict[str, Any], maps: Sequence[TokenMap], index: int) -> Tensor:
         height, width = as_sizes(vision["image_sizes"])[index].tolist()
         return vision["pixel_values"][index, :, :height, :width].detach()  # type: ignore[no-any-return]
 
 
 class Mistral3(Pixtral):
-    """Mistral Small 3 with pictures: patches fused 2 x 2."""
+    """Mistral Small 3 with images: patches fused 2 x 2."""
 
     name: ClassVar[str] = "mistral3"
     classes: ClassVar[tuple[str, ...]] = ("Mistral3ForConditionalGeneration",)

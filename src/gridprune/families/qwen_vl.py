@@ -1,4 +1,4 @@
-"""Qwen2-VL, Qwen2.5-VL, Qwen3-VL and what shares their layout: pictures of any size, patches merged 2 x 2, M-RoPE.
+"""Qwen2-VL, Qwen2.5-VL, Qwen3-VL and what shares their layout: images of any size, patches merged 2 x 2, M-RoPE.
 
 The tower runs all patches of a call in one sequence, in blocks of 2 x 2 that become one token each, so token j comes
 from patches 4j to 4j + 3. Qwen2.5-VL shuffles these blocks into windows; captured values are put back in order. Kept
@@ -24,7 +24,7 @@ from .parts import PackedSequence, TowerLayout
 
 
 class QwenVL(Family):
-    """Qwen2-VL and Qwen2.5-VL, still pictures."""
+    """Qwen2-VL and Qwen2.5-VL, still images."""
 
     name: ClassVar[str] = "qwen-vl"
     classes: ClassVar[tuple[str, ...]] = ("Qwen2VLForConditionalGeneration", "Qwen2_5_VLForConditionalGeneration")
@@ -49,14 +49,14 @@ class QwenVL(Family):
         """Side of the square of patches that becomes one token."""
         return int(self.vision_config.spatial_merge_size)
 
-    # -- pictures ------------------------------------------------------------------------------------------------
+    # -- images ------------------------------------------------------------------------------------------------
 
     @property
     def _grid_key(self) -> str:
         return self.layout_keys[0]
 
     def grids(self, vision: dict[str, Any]) -> list[list[int]]:
-        """Frames, rows and columns of patches of each picture."""
+        """Frames, rows and columns of patches of each image."""
         return vision[self._grid_key].tolist()  # type: ignore[no-any-return]
 
     def token_maps(self, vision: dict[str, Any]) -> list[TokenMap]:
@@ -96,7 +96,7 @@ class QwenVL(Family):
         unit = self.merge**2
         return (back[:, None] * unit + torch.arange(unit, device=back.device)).flatten()
 
-    def picture(self, vision: dict[str, Any], maps: Sequence[TokenMap], index: int) -> Tensor:
+    def image(self, vision: dict[str, Any], maps: Sequence[TokenMap], index: int) -> Tensor:
         grid = self.grids(vision)[index]
         pixels = vision[self.pixel_keys[0]].split(vision[self._grid_key].prod(-1).tolist())[index]
         frames = unpatched(pixels, grid, self.merge, self.vision_config)
@@ -121,7 +121,7 @@ class QwenVL(Family):
         return positions, delta + real
 
     def _last_grids(self, call: dict[str, Any], ids: Tensor) -> Tensor | None:
-        """The grids, on the CPU, of the pictures that `ids` hold: a call may bring those of earlier turns as well."""
+        """The grids, on the CPU, of the images that `ids` hold: a call may bring those of earlier turns as well."""
         given = call.get(self._grid_key)
         if given is None:
             return None
@@ -163,7 +163,7 @@ class Qwen35(QwenVL):
 
 
 def _videos_of(family: type[QwenVL]) -> type[QwenVL]:
-    """The same family for clips: tokens carry their frame, and the budget is one per clip."""
+    """The same family for videos: tokens carry their frame, and the budget is one per video."""
 
     class Videos(family):  # type: ignore[valid-type, misc]
         pixel_keys: ClassVar[tuple[str, ...]] = ("pixel_values_videos",)

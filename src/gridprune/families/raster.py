@@ -1,4 +1,4 @@
-"""What families share whose picture is one view: its tokens lie alike in every picture."""
+"""What families share whose image is one view: its tokens lie alike in every image."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from .base import Family
 
 
 class OneView(Family):
-    """One view a picture, of one size."""
+    """One view an image, of one size."""
 
     @cached_property
     @abstractmethod
     def _map(self) -> TokenMap:
-        """Where the tokens of every picture lie."""
+        """Where the tokens of every image lie."""
 
     def crops(self, vision: dict[str, Any]) -> Tensor:
         return vision["pixel_values"]  # type: ignore[no-any-return]

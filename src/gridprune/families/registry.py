@@ -91,6 +91,6 @@ def find(model: Any) -> Family:
     known = ", ".join(sorted(name for family in available() for name in family.classes))
     raise UnsupportedModelError(
         f"gridprune does not know the model class {type(model).__name__}. Supported classes: {known}. "
-        "A new family is one file: a subclass of gridprune.families.Family that finds the pictures in a call, runs the "
+        "A new family is one file: a subclass of gridprune.families.Family that finds the images in a call, runs the "
         "model's encoder, gives a TokenMap and hands shortened features back (entry-point group 'gridprune.families')."
     )

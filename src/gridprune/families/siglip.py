@@ -1,6 +1,6 @@
-"""Families on a SigLIP tower with a fixed number of tokens a picture: PaliGemma and Gemma 3.
+"""Families on a SigLIP tower with a fixed number of tokens an image: PaliGemma and Gemma 3.
 
-Both mask attention by `token_type_ids`, which are gathered with the prompt: the pictures of Gemma 3 and the prefix of
+Both mask attention by `token_type_ids`, which are gathered with the prompt: the images of Gemma 3 and the prefix of
 PaliGemma stay bidirectional.
 """
 
@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from ..core.token_map import TokenMap
 from ..cues.text_tower import SIGLIP_TEXT
-from .limits import CHUNKED_PREFILL, LATER_PICTURES, Limit
+from .limits import CHUNKED_PREFILL, LATER_IMAGES, Limit
 from .maps import pooled
 from .raster import OneView, Raster
 
@@ -26,7 +26,7 @@ class PaliGemma(Raster):
     dense: ClassVar[bool] = True
     first_position: ClassVar[int] = 1
     limits: ClassVar[Mapping[str, Limit]] = {
-        LATER_PICTURES: Limit("the bidirectional prefix cannot grow behind what was generated"),
+        LATER_IMAGES: Limit("the bidirectional prefix cannot grow behind what was generated"),
         CHUNKED_PREFILL: Limit("a chunk would cut the prefix, which sees itself in both directions"),
     }
 
@@ -39,8 +39,8 @@ class Gemma3(OneView):
     text_tower: ClassVar[str] = SIGLIP_TEXT
     dense: ClassVar[bool] = True
     limits: ClassVar[Mapping[str, Limit]] = {
-        LATER_PICTURES: Limit("generate masks them by the types of the wrong tokens", before="5.23"),
-        CHUNKED_PREFILL: Limit("a chunk would cut a picture, which sees itself in both directions"),
+        LATER_IMAGES: Limit("generate masks them by the types of the wrong tokens", before="5.23"),
+        CHUNKED_PREFILL: Limit("a chunk would cut an image, which sees itself in both directions"),
     }
 
     @cached_property

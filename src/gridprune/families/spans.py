@@ -12,12 +12,12 @@ from ..errors import UnsupportedCallError
 
 
 def placeholder_runs(ids: Tensor, placeholder: int, lengths: Sequence[int]) -> list[tuple[int, Tensor]] | None:
-    """For each picture, in prompt order, its row and the columns (n,) of its placeholders.
+    """For each image, in prompt order, its row and the columns (n,) of its placeholders.
 
-    None if `ids` (B, L) do not hold exactly the placeholders the pictures need.
+    None if `ids` (B, L) do not hold exactly the placeholders the images need.
 
     Raises:
-        UnsupportedCallError: a picture's placeholders run over two rows.
+        UnsupportedCallError: an image's placeholders run over two rows.
     """
     rows, columns = np.nonzero(ids.numpy() == placeholder)
     if len(rows) != sum(lengths):
@@ -25,7 +25,7 @@ def placeholder_runs(ids: Tensor, placeholder: int, lengths: Sequence[int]) -> l
     found, start = [], 0
     for length in lengths:
         if rows[start] != rows[start + length - 1]:
-            raise UnsupportedCallError("The placeholders of one picture run over two rows of the batch.")
+            raise UnsupportedCallError("The placeholders of one image run over two rows of the batch.")
         found.append((int(rows[start]), torch.from_numpy(columns[start : start + length])))
         start += length
     return found

@@ -1,4 +1,4 @@
-"""LLaVA-NeXT-Video and Video-LLaVA: families on CLIP towers that see clips frame by frame."""
+"""LLaVA-NeXT-Video and Video-LLaVA: families on CLIP towers that see videos frame by frame."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from .parts import CropBatch, TowerLayout
 
 
 class Videos(Family):
-    """Clips as (clips, frames, 3, H, W) through a CLIP tower; one budget per clip, tokens carry their frame."""
+    """Videos as (videos, frames, 3, H, W) through a CLIP tower; one budget per video, tokens carry their frame."""
 
-    name: ClassVar[str] = "clips"
+    name: ClassVar[str] = "videos"
     classes: ClassVar[tuple[str, ...]] = ()
     pixel_keys: ClassVar[tuple[str, ...]] = ("pixel_values_videos",)
     option_keys: ClassVar[tuple[str, ...]] = ("vision_feature_layer", "vision_feature_select_strategy")
@@ -41,17 +41,17 @@ class Videos(Family):
         return int(self.vision_config.image_size // self.vision_config.patch_size)
 
     def token_maps(self, vision: dict[str, Any]) -> list[TokenMap]:
-        clips, frames = vision["pixel_values_videos"].shape[:2]
-        return [self.clip_map(frames)] * clips
+        videos, frames = vision["pixel_values_videos"].shape[:2]
+        return [self.video_map(frames)] * videos
 
     @abstractmethod
-    def clip_map(self, frames: int) -> TokenMap:
-        """Geometry of a clip of some frames."""
+    def video_map(self, frames: int) -> TokenMap:
+        """Geometry of a video of some frames."""
 
     def parts(self, vision: dict[str, Any], maps: list[TokenMap]) -> TowerLayout:
         return CropBatch([vision["pixel_values_videos"].shape[1]] * len(maps), self.prefix)
 
-    def picture(self, vision: dict[str, Any], maps: Sequence[TokenMap], index: int) -> Tensor:
+    def image(self, vision: dict[str, Any], maps: Sequence[TokenMap], index: int) -> Tensor:
         return vision["pixel_values_videos"][index].detach()  # type: ignore[no-any-return]
 
 
@@ -60,12 +60,12 @@ class LlavaNextVideos(Videos):
 
     name: ClassVar[str] = "llava-next-video"
 
-    def clip_map(self, frames: int) -> TokenMap:
+    def video_map(self, frames: int) -> TokenMap:
         return pooled(self.side, self.side, self.model.config.spatial_pool_stride, frames=frames)
 
 
 class LlavaNextVideo(LlavaNext):
-    """`LlavaNextVideoForConditionalGeneration`: pictures as LLaVA-NeXT, and clips."""
+    """`LlavaNextVideoForConditionalGeneration`: images as LLaVA-NeXT, and videos."""
 
     name: ClassVar[str] = "llava-next-video"
     classes: ClassVar[tuple[str, ...]] = ("LlavaNextVideoForConditionalGeneration",)
@@ -86,7 +86,7 @@ class VideoLlavaVideos(Videos):
     def tower(self) -> Tower:
         return find_clip_tower(self.base.video_tower)
 
-    def clip_map(self, frames: int) -> TokenMap:
+    def video_map(self, frames: int) -> TokenMap:
         per_frame = self.side**2
         return with_separators(
             TokenMap.from_grid(self.side, self.side, frames=frames), [frame * per_frame for frame in range(frames)]
@@ -94,9 +94,9 @@ class VideoLlavaVideos(Videos):
 
 
 class VideoLlava(Llava):
-    """`VideoLlavaForConditionalGeneration`: pictures and clips through towers of their own.
+    """`VideoLlavaForConditionalGeneration`: images and videos through towers of their own.
 
-    Its pictures were called `pixel_values_images` before transformers 5.21, and its processor may still call them so.
+    Its images were called `pixel_values_images` before transformers 5.21, and its processor may still call them so.
     """
 
     name: ClassVar[str] = "video-llava"

@@ -112,7 +112,7 @@ class LayerPruner:
         if call.get("prefill_chunk_size") is not None or call.get("assistant_model") is not None:
             raise UnsupportedCallError("Methods inside the language model need one undivided prefill.")
         outer = self._noted()
-        self.local.vision, self.local.prefill = self._pictures(call), None
+        self.local.vision, self.local.prefill = self._images(call), None
         try:
             output = original(**call)
             _, run = self._noted()
@@ -125,7 +125,7 @@ class LayerPruner:
 
     def before_forward(self, call: dict[str, Any], targets: Targets | None) -> DirectCall | None:
         """Note the prompt of a direct call."""
-        self.local.vision = self._pictures(call)
+        self.local.vision = self._images(call)
         run = self.local.run = self._start(call)
         if run is None:
             return None
@@ -136,13 +136,13 @@ class LayerPruner:
             call["logits_to_keep"] = 0
         return DirectCall(call, run, targets, as_tuple)
 
-    def _pictures(self, call: dict[str, Any]) -> dict[str, Any] | None:
+    def _images(self, call: dict[str, Any]) -> dict[str, Any] | None:
         """The vision arguments of a call."""
-        clips = [stream for stream in self.family.streams if stream.modality == "video"]
-        if any(stream.vision(call) for stream in clips) or "video" in (call.get("mm_encoder_outputs") or {}):
+        videos = [stream for stream in self.family.streams if stream.modality == "video"]
+        if any(stream.vision(call) for stream in videos) or "video" in (call.get("mm_encoder_outputs") or {}):
             raise UnsupportedCallError(
-                f"{self.method.name} drops tokens of pictures inside the language model, not of clips. Use a method "
-                "of the stage 'pre-llm', or give the frames as pictures."
+                f"{self.method.name} drops tokens of images inside the language model, not of videos. Use a method "
+                "of the stage 'pre-llm', or give the frames as images."
             )
         return self.family.vision(call)
 
@@ -199,7 +199,7 @@ class LayerPruner:
             )
         if cache is not None and int(cache.get_seq_length()) > 0:
             raise UnsupportedCallError(
-                f"{self.method.name} prunes inside the language model and takes pictures in the first turn of a cache "
+                f"{self.method.name} prunes inside the language model and takes images in the first turn of a cache "
                 "only. Start a new cache, or use a method that prunes before the language model."
             )
         mask = call.get("attention_mask")
@@ -233,7 +233,7 @@ class LayerPruner:
         )
 
     def _report(self, run: Prefill, ids: Tensor) -> None:
-        """One report per picture, of what the last layer sees."""
+        """One report per image, of what the last layer sees."""
         if run.sound is not None and not bool(run.sound):
             raise SelectionError(f"{self.method.name} chose a visual token twice, or one that is not there.")
         vision = getattr(self.local, "vision", None)
@@ -254,7 +254,7 @@ class LayerPruner:
                 row=0,
                 kept=stays,
                 question="",
-                picture=functools.partial(self.family.picture, vision, maps, number),
+                image=functools.partial(self.family.image, vision, maps, number),
                 processor=self.processor,
                 encode_seconds=None,
                 decision_seconds=None,

@@ -129,12 +129,12 @@ class FedPrompt:
 
 _ELSEWHERE = (
     "The cache was not filled inside this `prune` block, so where its positions (M-RoPE) end is not known. Fill it "
-    "inside the block, or give `generate` the whole prompt with all its pictures."
+    "inside the block, or give `generate` the whole prompt with all its images."
 )
 
 
 def _all_given(family: Family, call: dict[str, Any], ids: Tensor) -> bool:
-    """Whether the call brings the pictures of all placeholders in `ids`."""
+    """Whether the call brings the images of all placeholders in `ids`."""
     for stream in family.streams:
         vision = stream.vision(call)
         expected = sum(map(len, stream.token_maps(vision))) if vision is not None else 0

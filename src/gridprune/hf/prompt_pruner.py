@@ -18,7 +18,7 @@ from torch import Tensor
 from ..cues.question import QuestionReader, clean
 from ..errors import QuestionError, UnsupportedCallError
 from ..families.base import Encoded, Family, ImageSpan
-from ..families.limits import CHUNKED_PREFILL, LATER_PICTURES, PADDING_BEHIND_CACHE, STATIC_CACHE
+from ..families.limits import CHUNKED_PREFILL, LATER_IMAGES, PADDING_BEHIND_CACHE, STATIC_CACHE
 from ..methods.base import Method
 from ..report.report import Report
 from ..selection.selector import Choice, Selector
@@ -266,7 +266,7 @@ class PromptPruner:
     ) -> PendingImages:
         places, vision = _new_images(selector.family, ids, vision, prefix - offset)
         if places and prefix:
-            self._refuse(LATER_PICTURES)
+            self._refuse(LATER_IMAGES)
         return PendingImages(selector, vision, places)
 
     def _prune_images(self, new: PendingImages, ids: Tensor, mask: Tensor | None, keep: np.ndarray, offset: int) -> Any:
@@ -330,7 +330,7 @@ class PromptPruner:
                 row=choice.row,
                 kept=choice.kept,
                 question=asked[i],
-                picture=functools.partial(family.picture, new.vision, maps, i),
+                image=functools.partial(family.image, new.vision, maps, i),
                 processor=self.processor,
                 encode_seconds=seconds[0] / len(choices),
                 decision_seconds=seconds[1] / len(choices),
@@ -339,36 +339,34 @@ class PromptPruner:
             for i, choice in enumerate(choices)
         ]
 
-    def _questions(self, ids: Tensor, pictures: list[tuple[int, Tensor]], mask: Tensor | None) -> list[str]:
-        """The question of every picture, given or read from the prompt; empty ones if none is known and none needed."""
+    def _questions(self, ids: Tensor, images: list[tuple[int, Tensor]], mask: Tensor | None) -> list[str]:
+        """The question of every image, given or read from the prompt; empty ones if none is known and none needed."""
         if self.question is not None:
-            given = [self.question] * len(pictures) if isinstance(self.question, str) else list(self.question)
-            if len(given) != len(pictures):
-                raise QuestionError(
-                    f"Got {len(given)} questions for {len(pictures)} pictures; give one, or one per picture."
-                )
+            given = [self.question] * len(images) if isinstance(self.question, str) else list(self.question)
+            if len(given) != len(images):
+                raise QuestionError(f"Got {len(given)} questions for {len(images)} images; give one, or one per image.")
             return [clean(question) for question in given]
         if self.processor is not None:
-            return self._reader.read(ids, pictures, mask)
+            return self._reader.read(ids, images, mask)
         if self.method.uses_text:
             raise QuestionError(
                 f"The method {self.method.name!r} is guided by the question. Give processor=... so that it can be "
                 "read from the prompt, or question='...'."
             )
-        return [""] * len(pictures)
+        return [""] * len(images)
 
     @cached_property
     def _reader(self) -> QuestionReader:
         return QuestionReader(self.processor)
 
     @staticmethod
-    def _pass_on(has_pictures: bool, call: dict[str, Any]) -> None:
+    def _pass_on(has_images: bool, call: dict[str, Any]) -> None:
         """Warn that a call runs unpruned; refuse it on a cache that holds a pruned prompt."""
         given = "inputs_embeds" if call.get("input_ids") is None else "mm_encoder_outputs"
         batch = next((len(call[key]) for key in ("input_ids", "inputs_embeds") if call.get(key) is not None), 1)
         if not recall(call.get("past_key_values"), batch).plain:
             raise UnsupportedCallError(f"The cache holds a pruned prompt: go on with `input_ids`, not with `{given}`.")
-        if has_pictures or call.get("mm_encoder_outputs"):
+        if has_images or call.get("mm_encoder_outputs"):
             warnings.warn(
                 f"gridprune cannot prune a call with `{given}`: it runs unpruned. Give `input_ids` and pixels.",
                 stacklevel=6,
@@ -379,10 +377,10 @@ class PromptPruner:
 def _new_images(
     family: Family, ids: Tensor, vision: dict[str, Any], start: int
 ) -> tuple[list[ImageSpan], dict[str, Any]]:
-    """The pictures behind column `start`, and their vision arguments: the call may bring the new ones, or all.
+    """The images behind column `start`, and their vision arguments: the call may bring the new ones, or all.
 
     Raises:
-        UnsupportedCallError: the prompt does not hold exactly the placeholders that the pictures need.
+        UnsupportedCallError: the prompt does not hold exactly the placeholders that the images need.
     """
     if start > 0:
         places = family.locate(ids[:, start:], vision)

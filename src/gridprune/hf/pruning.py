@@ -38,7 +38,7 @@ class Pruning:
     call returns logits, states and attention maps at the columns of the prompt that was given, `logits_to_keep` counts
     along it, and labels of dropped tokens count as -100. At a dropped column stands what the last kept one before it
     gave (before the first kept one: 0), so the column before any token holds what that token was predicted from. A
-    later turn on the same cache may be given as the whole prompt or as its new part, with the new pictures or with all.
+    later turn on the same cache may be given as the whole prompt or as its new part, with the new images or with all.
     Reusable and re-entrant.
 
     Of nested prunings of one model the innermost acts. Threads and `asyncio` tasks may each enter their own, in blocks
@@ -59,11 +59,11 @@ class Pruning:
         cache: remember the encoder's output for images that come back: a number of calls to hold, or an
             :class:`~gridprune.selection.encoder_cache.EncoderCache` to share between prunings of one model. None:
             encode every time.
-        max_reports: how many :class:`~gridprune.report.Report` to hold, newest last. Each keeps its picture's pixels.
+        max_reports: how many :class:`~gridprune.report.Report` to hold, newest last. Each keeps its image's pixels.
 
     Attributes:
         family: what is known about the model's kind.
-        reports: the decisions, one per picture, newest last.
+        reports: the decisions, one per image, newest last.
         cache: the encoder cache in use, or None.
 
     Raises:

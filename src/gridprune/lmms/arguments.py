@@ -45,7 +45,7 @@ def whole_number(name: str, value: int | str) -> int:
 
 
 def set_pixel_range(processor: Any, fewest: int | None, most: int | None) -> None:
-    """Let the image processor scale pictures to between `fewest` and `most` pixels; None leaves its own.
+    """Let the image processor scale images to between `fewest` and `most` pixels; None leaves its own.
 
     Raises:
         SettingError: it does not choose sizes from such a range.
@@ -55,7 +55,7 @@ def set_pixel_range(processor: Any, fewest: int | None, most: int | None) -> Non
     size = processor.image_processor.size
     if not {"shortest_edge", "longest_edge"} <= set(_present(size)):
         raise SettingError(
-            "min_pixels and max_pixels need a processor that scales pictures into a range of pixels, such as that of "
+            "min_pixels and max_pixels need a processor that scales images into a range of pixels, such as that of "
             "Qwen-VL. For other checkpoints give resize=WIDTHxHEIGHT."
         )
     new = {"shortest_edge": fewest or size["shortest_edge"], "longest_edge": most or size["longest_edge"]}

@@ -6,8 +6,8 @@
     method, keep            see `gridprune methods`; `keep=all` is the unpruned model, without any interception
     clip, positions         see :func:`gridprune.prune`
     dtype                   auto, float32, bfloat16, float16
-    resize                  672x672: every picture is stretched to this size first, so that all have the same N
-    min_pixels, max_pixels  for processors that choose a picture's size from such a range (Qwen-VL)
+    resize                  672x672: every image is stretched to this size first, so that all have the same N
+    min_pixels, max_pixels  for processors that choose an image's size from such a range (Qwen-VL)
 
 Decoding follows the task. Methods are guided by the text of a task's last user message, less instructions about the
 form of the answer.
@@ -51,7 +51,7 @@ _PARAGRAPH = "\n\n"  # lmms-eval adds it to every task as a stop; its own chat m
 
 @dataclass
 class Tally:
-    """What was read and written, for lmms-eval's throughput record; rates are per picture.
+    """What was read and written, for lmms-eval's throughput record; rates are per image.
 
     Attributes:
         failed: errors of rows without an answer. The answer that lmms-eval scores is empty.
@@ -59,21 +59,21 @@ class Tally:
 
     seconds: float = 0.0
     new_tokens: int = 0
-    pictures: int = 0
+    images: int = 0
     total: int = 0
     kept: int = 0
     failed: list[Exception] = field(default_factory=list)
 
     def log(self) -> None:
         """Hand the sums to lmms-eval, which writes them into its results file."""
-        pictures = max(self.pictures, 1)
+        images = max(self.images, 1)
         log_metrics(
             total_elapsed_time=self.seconds,
             total_gen_tokens=self.new_tokens,
             avg_speed=self.new_tokens / self.seconds if self.seconds else 0.0,
             additional_metrics={
-                "visual_tokens": self.total / pictures,
-                "visual_tokens_kept": self.kept / pictures,
+                "visual_tokens": self.total / images,
+                "visual_tokens_kept": self.kept / images,
                 "failed_rows": len(self.failed),
             },
         )
@@ -192,17 +192,17 @@ class GridPruneModel(lmms):  # type: ignore[misc]
     def _generate(self, asked: Sequence[ChatMessages], settings: dict[str, Any], tally: Tally) -> list[list[int]]:
         """New token ids of every row, padding behind the end taken off."""
         model = self.loaded.model
-        pictures = [self._pictures(messages) for messages in asked]
+        images = [self._images(messages) for messages in asked]
         conversations = [messages.to_hf_messages() for messages in asked]
         texts = [prompt_text(self.processor, messages) for messages in conversations]
         inputs = self.processor(
             text=texts,
-            images=pictures if any(pictures) else None,
+            images=images if any(images) else None,
             padding=True,
             return_tensors="pt",
             **special_tokens_of(self.processor, texts[0]),
         ).to(self.device, dtype=model.dtype)
-        questions = [question_in(turns) for turns, shown in zip(conversations, pictures) for _ in shown]
+        questions = [question_in(turns) for turns, shown in zip(conversations, images) for _ in shown]
         pruning = None if self._prune is None else self._prune(question=questions)
         pad = self.tokenizer.pad_token_id
         started = time.perf_counter()
@@ -219,13 +219,13 @@ class GridPruneModel(lmms):  # type: ignore[misc]
     def _count(self, inputs: dict[str, Any], pruning: Pruning | None, tally: Tally) -> None:
         """Visual tokens without separators: from the reports, or, unpruned, from the geometry."""
         if pruning is not None:
-            tally.pictures += len(pruning.reports)
+            tally.images += len(pruning.reports)
             tally.total += sum(report.total for report in pruning.reports)
             tally.kept += sum(report.kept for report in pruning.reports)
             return
         vision = self.family.vision(inputs)
         places = [] if vision is None else self.family.locate(inputs["input_ids"].cpu(), vision) or []
-        tally.pictures += len(places)
+        tally.images += len(places)
         tally.total += sum(len(place.token_map.candidates) for place in places)
         tally.kept = tally.total
 
@@ -234,15 +234,15 @@ class GridPruneModel(lmms):  # type: ignore[misc]
         ends = getattr(self.loaded.model.generation_config, "eos_token_id", None)
         return {self.tokenizer.pad_token_id, *(ends if isinstance(ends, list) else [ends])}
 
-    def _pictures(self, messages: ChatMessages) -> list[Any]:
+    def _images(self, messages: ChatMessages) -> list[Any]:
         images, videos, audios = messages.extract_media()
         if videos or audios:
             raise UnsupportedCallError(
-                "This task has video or audio. The lmms-eval model of gridprune answers questions about pictures; "
-                "clips can be pruned with `gridprune.prune` in your own code."
+                "This task has video or audio. The lmms-eval model of gridprune answers questions about images; "
+                "videos can be pruned with `gridprune.prune` in your own code."
             )
-        pictures = [_rgb(image) for image in images]
-        return pictures if self._size is None else [picture.resize(self._size) for picture in pictures]
+        images = [_rgb(image) for image in images]
+        return images if self._size is None else [image.resize(self._size) for image in images]
 
     def loglikelihood(self, requests: Sequence[Instance]) -> NoReturn:
         raise UnsupportedCallError(
@@ -281,7 +281,7 @@ def _until(text: str, settings: dict[str, Any]) -> str:
 
 def _rgb(image: Any) -> Any:
     if not hasattr(image, "convert"):
-        raise ImageError(f"The task gives a picture as {type(image).__name__}; a PIL image is expected.")
+        raise ImageError(f"The task gives an image as {type(image).__name__}; a PIL image is expected.")
     check_shape(*image.size)
     return to_rgb(image)
 

@@ -1,7 +1,7 @@
 """From lmms-eval's output files to the retention table: `python -m gridprune.lmms.retention RESULTS_FOLDER`.
 
     retention of a run   mean over tasks of its score divided by that of the unpruned run (`keep=all`) of the same
-                         checkpoint and pictures, on the same number of documents, in percent
+                         checkpoint and images, on the same number of documents, in percent
 
 Runs of one checkpoint may lie in any number of `*_results.json` files; of two files with the same run and task the
 younger counts.
@@ -48,7 +48,7 @@ class Run:
         setup: checkpoint and what it is shown.
         method, keep: "all" for the unpruned run.
         scores, documents: by task.
-        tokens: visual tokens kept per picture, over all tasks of the youngest file.
+        tokens: visual tokens kept per image, over all tasks of the youngest file.
         failed: whether rows had no answer, which count as wrong.
     """
 

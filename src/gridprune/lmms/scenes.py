@@ -27,18 +27,18 @@ class Scenes(ConfigurableMessagesTask):  # type: ignore[misc]
                 "image": scene.image,
                 "question": question.text,
                 "answer": question.answers[0],
-                "family": question.family,
+                "kind": question.kind,
             }
             for scene in data.scenes()
             for question in scene.questions
         ]
-        texts = {name: Value("string") for name in ("id", "question", "answer", "family")}
+        texts = {name: Value("string") for name in ("id", "question", "answer", "kind")}
         made = Dataset.from_list(rows, features=Features({"image": Image(), **texts}))
         self.dataset = DatasetDict({data.name: made})
         self.dataset_no_image = DatasetDict({data.name: made.remove_columns("image")})
 
 
-def picture(document: Mapping[str, Any]) -> list[Any]:
+def image(document: Mapping[str, Any]) -> list[Any]:
     """What the question is about."""
     return [document["image"]]
 
@@ -46,13 +46,13 @@ def picture(document: Mapping[str, Any]) -> list[Any]:
 def score(document: Mapping[str, Any], results: Sequence[str]) -> dict[str, Any]:
     """Exact match, as `gridprune eval` has it for generated scenes."""
     right = exact(results[0], [document["answer"]])
-    return {"accuracy": right, "mean_accuracy": {"family": document["family"], "right": right}}
+    return {"accuracy": right, "mean_accuracy": {"kind": document["kind"], "right": right}}
 
 
-def mean_over_families(items: Sequence[Mapping[str, Any]]) -> float:
-    """Mean of the families' accuracies, those left out of the mean excepted."""
-    families: dict[str, list[float]] = {}
+def mean_over_kinds(items: Sequence[Mapping[str, Any]]) -> float:
+    """Mean of the kinds' accuracies, those left out of the mean excepted."""
+    kinds: dict[str, list[float]] = {}
     for item in items:
-        if item["family"] not in UNSCORED:
-            families.setdefault(item["family"], []).append(item["right"])
-    return sum(sum(right) / len(right) for right in families.values()) / len(families)
+        if item["kind"] not in UNSCORED:
+            kinds.setdefault(item["kind"], []).append(item["right"])
+    return sum(sum(right) / len(right) for right in kinds.values()) / len(kinds)

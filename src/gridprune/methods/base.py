@@ -1,6 +1,6 @@
 """The contract between methods, families and runners.
 
-A *family* turns pictures into :class:`Cues` and a :class:`~gridprune.core.token_map.TokenMap`; a *method* is a frozen
+A *family* turns images into :class:`Cues` and a :class:`~gridprune.core.token_map.TokenMap`; a *method* is a frozen
 dataclass whose one pure function `select` turns these into a :class:`Selection`. A method never imports a model, a
 family never computes a score. What a runner must know is declared on the class.
 """
@@ -46,7 +46,7 @@ class Cues:
         question_mask: (B, M) bool, which of these exist.
         head_relevance: (B, H, N) fp32, for each query head of the language model's first attention layer the logit of
             each visual token, mean over the question's tokens, no rotary positions (:mod:`gridprune.cues.first_layer`).
-        laplacian: (B, N, 2) fp32, mean and mean square, over each token's pixels, of the Laplacian of the grey picture
+        laplacian: (B, N, 2) fp32, mean and mean square, over each token's pixels, of the Laplacian of the grey image
             (:func:`gridprune.cues.structure.laplacian_moments`).
         sensitivity: (B, N) fp32, how strongly the projector answers to small changes of each token
             (:mod:`gridprune.cues.sensitivity`).
@@ -202,11 +202,11 @@ class Method(ABC):
 
     Declared on the class, for runners and wrappers:
         name, paper, stage, cost: what it is called, where it comes from, where it acts, its complexity.
-        fixed_count: whether `keep` alone says how many tokens stay. If False the picture decides, `keep` is the upper
-            limit, and :meth:`count` gives the number; engines that reserve places before they see the picture refuse.
+        fixed_count: whether `keep` alone says how many tokens stay. If False the image decides, `keep` is the upper
+            limit, and :meth:`count` gives the number; engines that reserve places before they see the image refuse.
         merges: whether a selection carries a :class:`Merge`; engines that can only drop tokens refuse.
         merge_space: what such a merge mixes, see :class:`Merge`.
-        min_frames: frames a clip must have at least.
+        min_frames: frames a video must have at least.
         own: whether it is this project's method in some form: no peer that it is compared with.
         capabilities: what wrappers may rely on. "scores": the selection is the top-k of `Selection.scores`. "quality":
             the greedy score is multiplied by `cues.quality`. "geometry": similarities may be taken from other features.
@@ -292,7 +292,7 @@ class Method(ABC):
     def _check_single(self, cues: Cues) -> None:
         if cues.batch != 1:
             raise UnsupportedCallError(
-                f"{self.name} keeps as many tokens as the picture asks for: give one image at a time, got {cues.batch}."
+                f"{self.name} keeps as many tokens as the image asks for: give one image at a time, got {cues.batch}."
             )
 
     def _check(self, name: str, ok: Callable[[Any], bool], expected: str) -> None:

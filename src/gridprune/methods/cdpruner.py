@@ -22,7 +22,7 @@ from .ops.similarity import TIE, unit
 class CDPruner(Method):
     """Greedy MAP of the DPP with kernel L = diag(r) S diag(r): S the cosines of the projected embeddings, r relevance.
 
-    r is the cosine with the question, scaled over all crops of the picture to (r - min + 1e-6) / (max - min). The
+    r is the cosine with the question, scaled over all crops of the image to (r - min + 1e-6) / (max - min). The
     greedy is the fast one of Chen et al. (2018): d_i^2 starts as L_ii; pick j = argmax d^2; e = (L_j - sum_t c_tj c_t)
     / d_j is the new Cholesky row c, and d^2 falls by e^2. In fp32: in fp16 d^2 turns negative early.
 

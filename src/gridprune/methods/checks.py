@@ -41,7 +41,7 @@ def checked_select(method: Method, cues: Cues, token_map: TokenMap, k: int | Non
         check_finite = _check_cues(method, cues, len(token_map))
         if method.min_frames > 1 and (frames := token_map.groups("frame").count) < method.min_frames:
             raise UnsupportedCallError(
-                f"{method.name} compares frames: it needs a clip of at least {method.min_frames}, got {frames}. "
+                f"{method.name} compares frames: it needs a video of at least {method.min_frames}, got {frames}. "
                 "Choose another method for single images."
             )
         try:
@@ -74,7 +74,7 @@ def _check_cues(method: Method, cues: Cues, n: int) -> Callable[[], None]:
         broken = [] if packed is None else [name for name, zero in zip(numbers, packed.tolist()) if zero != 0]
         if broken:
             raise MissingCueError(
-                f"The cue {broken[0]!r} holds NaN or infinite values: the vision tower overflowed or the picture is "
+                f"The cue {broken[0]!r} holds NaN or infinite values: the vision tower overflowed or the image is "
                 "broken. Check the pixel values, or run the tower in float32 or bfloat16."
             )
 

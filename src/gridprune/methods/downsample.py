@@ -1,4 +1,4 @@
-"""Image downsampling: give the model a smaller picture instead of fewer tokens of a large one."""
+"""Image downsampling: give the model a smaller image instead of fewer tokens of a large one."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from .ops.cells import cell_centres
 
 @dataclass(frozen=True, kw_only=True)
 class Downsample(Method):
-    """The picture is resized before the vision tower so that it yields exactly k tokens natively.
+    """The image is resized before the vision tower so that it yields exactly k tokens natively.
 
     The control that many published pruners fail to beat on dynamic-resolution models (VTC-Bench,
     https://arxiv.org/abs/2510.07143). The tower's position embeddings are interpolated, as transformers does it.
-    Families that cannot encode a smaller picture refuse this method.
+    Families that cannot encode a smaller image refuse this method.
     """
 
     name: ClassVar[str] = "downsample"
@@ -38,14 +38,14 @@ class Downsample(Method):
             fitting = [n for n in range(1, rows * columns + 1) if _grids(rows, columns, n)]
             near = [max((n for n in fitting if n < k), default=None), min((n for n in fitting if n > k), default=None)]
             raise BudgetError(
-                f"A picture of {rows} x {columns} visual tokens cannot be downsampled to exactly {k}: no smaller grid "
+                f"An image of {rows} x {columns} visual tokens cannot be downsampled to exactly {k}: no smaller grid "
                 f"has that many. Nearest counts that work: {' and '.join(str(n) for n in near if n is not None)}."
             )
         wanted = Fraction(rows, columns)
         return min(pairs, key=lambda rc: (max(Fraction(*rc) / wanted, wanted / Fraction(*rc)), rc))
 
     def select(self, cues: Cues, token_map: TokenMap, k: int) -> Selection:
-        """Where the k tokens of the small picture stand for those of the full map: the centres of k equal cells."""
+        """Where the k tokens of the small image stand for those of the full map: the centres of k equal cells."""
         zones = token_map.cells(k)
         indices = cell_centres(token_map, zones.index, zones.size).to(cues.device)
         return Selection(indices.expand(cues.batch, k))

@@ -25,7 +25,7 @@ class EADP(Method):
     1. For every question token its cosines with the visual tokens become p = softmax(c / `tau`) with entropy h. The
        share `words` of tokens with the lowest entropy (h not above that quantile) stays, weighted by
        softmax(-h / `gamma`); their weighted cosines are the dense score.
-    2. relevance = `mix` * cosine of the whole question + (1 - `mix`) * dense score, scaled to [0, 1] over the picture.
+    2. relevance = `mix` * cosine of the whole question + (1 - `mix`) * dense score, scaled to [0, 1] over the image.
     3. A 3 x 3 Gaussian (`sigma`, reflected at borders) over each view, then the power `beta`: s.
     4. Greedy on F(Y) = sum_j s_j max_{i in Y} sim(i, j), sim = (1 + cos) / 2 of the projected embeddings, within each
     view.
@@ -41,7 +41,7 @@ class EADP(Method):
     the paper's main text does not print: `relevance_sign` "tower" is -1 on OpenAI's CLIP, and +1 on embeddings, where
     that sign was measured to localise. With several views the release gives each max(1, floor(k share)), share its part
     of the scores, which need not sum to k; here the shares are apportioned exactly (at least 1 per view if k allows).
-    Its path for clips with a randomly initialised projection is left out.
+    Its path for videos with a randomly initialised projection is left out.
 
     Attributes:
         tau, gamma: temperatures, above 0.
@@ -113,7 +113,7 @@ class EADP(Method):
 class EADPReleased(EADP):
     """EADP with the settings of the released code for LLaVA: a fifth of the question's tokens, and scores as they are.
 
-    On Qwen and on clips the release takes `beta` 2. See :class:`EADP` for what else differs.
+    On Qwen and on videos the release takes `beta` 2. See :class:`EADP` for what else differs.
     """
 
     words: float = 0.2

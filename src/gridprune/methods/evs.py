@@ -17,13 +17,13 @@ from .ops.similarity import unit
 @dataclass(frozen=True, kw_only=True)
 class EVS(Method):
     """The whole first frame, then the tokens least similar (1 - cosine) to the same place one frame earlier, over the
-    clip.
+    video.
 
     Complexity: O(N D).
 
     The serving engine that ships it keeps max(tokens per frame, floor(N (1 - q))) tokens, so the first frame always
     fits; here k is met exactly, and a k below one frame keeps the first k tokens of the first frame. It compares
-    projected embeddings. Needs a clip of two frames or more.
+    projected embeddings. Needs a video of two frames or more.
     """
 
     name: ClassVar[str] = "evs"

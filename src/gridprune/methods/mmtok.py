@@ -1,4 +1,4 @@
-"""MMTok: cover the question and the picture (https://arxiv.org/abs/2508.18264)."""
+"""MMTok: cover the question and the image (https://arxiv.org/abs/2508.18264)."""
 
 from __future__ import annotations
 

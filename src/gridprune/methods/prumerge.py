@@ -26,7 +26,7 @@ class PruMerge(Method):
 
     Complexity: O(k N C) for the neighbours.
 
-    The count depends on the picture: `keep` is its upper limit, and engines that need a fixed count use
+    The count depends on the image: `keep` is its upper limit, and engines that need a fixed count use
     :class:`PruMergeFixed`. For any k, the k - 1 tokens with the most attention stay (k if k = 1 or k = N, without an
     appended token; nothing is merged if nothing is pruned).
 

@@ -24,15 +24,15 @@ class PruneSID(Method):
     1. k / 4 components of the sigmoid of the tower states, channels as samples. A token belongs to the component in
        which its weight is largest.
     2. In each group, by falling attention: a token whose cosine with one that is left in exceeds (k / 32) times the
-       mean cosine of the picture is left out. (From k = 192 on this leaves nobody out.)
+       mean cosine of the image is left out. (From k = 192 on this leaves nobody out.)
     3. Every group gets one token, and of the others a part by the number of its survivors, at most 5 ceil(k / 64) in
-       all. Survivors go first, then attention; what the caps leave goes to the best tokens of the picture by the same
+       all. Survivors go first, then attention; what the caps leave goes to the best tokens of the image by the same
        order.
 
     Complexity: O(N C k) for the components, O(N^2 C) for the cosines.
 
     Release and this class: components come from a randomised decomposition there, anew at each call; here its start is
-    drawn from `seed`, on the CPU, so that a picture's tokens are always the same. [CLS] counts as one of the k there
+    drawn from `seed`, on the CPU, so that an image's tokens are always the same. [CLS] counts as one of the k there
     and is no candidate here. Cosines are those of the tower states themselves.
 
     Attributes:

@@ -1,4 +1,4 @@
-"""Relevance top-k: the tokens most like the question, anywhere in the picture."""
+"""Relevance top-k: the tokens most like the question, anywhere in the image."""
 
 from __future__ import annotations
 

@@ -20,10 +20,10 @@ _PART = 1 << 30  # a token in units of a quota
 
 @dataclass(frozen=True, kw_only=True)
 class S2Prune(Method):
-    """Regions of a g x g grid get tokens by how structured the picture is there; every token stands for one cell.
+    """Regions of a g x g grid get tokens by how structured the image is there; every token stands for one cell.
 
     1. g = floor(sqrt(k / 2)): 4, 5, 8, 9 for k = 32, 64, 128, 192, as released; borders at round(i rows / g), so that
-       regions differ in size. Structure of a region = variance of the Laplacian of the grey picture over its pixels,
+       regions differ in size. Structure of a region = variance of the Laplacian of the grey image over its pixels,
        scaled to [0, 1] over the regions.
     2. Every region gets one token and the whole part of its share, by structure, of the others, as far as it has room.
        What is left over goes round one by one, to the region with the largest fraction first.
@@ -42,11 +42,11 @@ class S2Prune(Method):
     share k in proportion to their tokens and have a grid each.
 
     Attributes:
-        structure: "picture" or "features".
+        structure: "image" or "features".
         score: "saliency" or "norm".
     """
 
-    structure: Literal["picture", "features"] = "picture"
+    structure: Literal["image", "features"] = "image"
     score: Literal["saliency", "norm"] = "saliency"
 
     name: ClassVar[str] = "s2prune"
@@ -54,12 +54,12 @@ class S2Prune(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._check("structure", lambda v: v in ("picture", "features"), "'picture' or 'features'")
+        self._check("structure", lambda v: v in ("image", "features"), "'image' or 'features'")
         self._check("score", lambda v: v in ("saliency", "norm"), "'saliency' or 'norm'")
 
     @property
     def needs(self) -> frozenset[str]:
-        where = "laplacian" if self.structure == "picture" else "tower_features"
+        where = "laplacian" if self.structure == "image" else "tower_features"
         return frozenset({where, "saliency" if self.score == "saliency" else "features"})
 
     def select(self, cues: Cues, token_map: TokenMap, k: int) -> Selection:
@@ -82,7 +82,7 @@ class S2Prune(Method):
 
     def _structure(self, cues: Cues, token_map: TokenMap, regions: Zones) -> Tensor:
         """(B, Z) fp32."""
-        if self.structure == "picture":
+        if self.structure == "image":
             mean, square = cues.require("laplacian").double().unbind(-1)
             return (_mean(square, regions) - _mean(mean, regions).square()).clamp(min=0).float()
         features = cues.require("tower_features").float()

@@ -1,4 +1,4 @@
-"""Uniform stride: tokens on a regular grid, whatever the picture shows."""
+"""Uniform stride: tokens on a regular grid, whatever the image shows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""VidCom2: frames and tokens that differ from the clip (https://arxiv.org/abs/2505.14454)."""
+"""VidCom2: frames and tokens that differ from the video (https://arxiv.org/abs/2505.14454)."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ _STEP = 2.0**-16  # of a frame's mean score: what is nearer is rounding, and mus
 
 @dataclass(frozen=True, kw_only=True)
 class VidCom2(Method):
-    """Each frame keeps more tokens the less it is like the clip, and those that are least like the clip and the frame.
+    """Each frame keeps more tokens the less it is like the video, and those least like the video and the frame.
 
     1. Projected embeddings, the half of the channels of lower variance, scaled to length 1. With c a centre (a mean),
        g(x, c) = sum_a exp(-|x - c|^2 / 2a) over a = 1/8, 1/4, 1/2, 1, 2.
     2. A frame keeps k / N (1 + p - mean p) of its tokens, p = softmax over frames of minus its mean g to the centre of
-       the clip / `temperature`; made exact by capped largest remainder.
-    3. In a frame the tokens of lowest g(x, clip) + g(x, frame) stay.
+       the video / `temperature`; made exact by capped largest remainder.
+    3. In a frame the tokens of lowest g(x, video) + g(x, frame) stay.
 
-    Complexity: O(N D). Needs a clip of two frames or more.
+    Complexity: O(N D). Needs a video of two frames or more.
 
     Release and this class: the release rounds every frame by itself; vLLM's port corrects the sum afterwards, as here.
 
@@ -58,12 +58,12 @@ class VidCom2(Method):
         features = unit(features.gather(2, quiet[:, None].expand(-1, features.shape[1], -1)))
 
         frames = token_map.groups("frame").on(features.device)
-        to_clip = _likeness(features, features.mean(1, keepdim=True))
+        to_video = _likeness(features, features.mean(1, keepdim=True))
         centres = features.new_zeros(len(features), frames.count, features.shape[2])
         centres = centres.index_add_(1, frames.index, features) / frames.size[:, None]
-        scores = to_clip + _likeness(features, centres.index_select(1, frames.index))
+        scores = to_video + _likeness(features, centres.index_select(1, frames.index))
 
-        own = (-zone_mean(to_clip, frames) / _STEP).round().double() * (_STEP / self.temperature)
+        own = (-zone_mean(to_video, frames) / _STEP).round().double() * (_STEP / self.temperature)
         p = own.softmax(-1)
         rate = 1 + p - p.mean(-1, keepdim=True)
         budgets = apportion(rate * frames.size, k, frames.size)

@@ -32,7 +32,7 @@ class VisPruner(Method):
     Since the split of a round follows the order of the round before, two cosines that change places change everything
     behind them. Cosines are fp64 here, which the release compares in the dtype of the model: so the tokens are those of
     the release's rule in exact arithmetic, on any device. What stays sensitive is the input: another device or dtype
-    gives another last bit of the features, and on pictures with many near-duplicates other tokens with it.
+    gives another last bit of the features, and on images with many near-duplicates other tokens with it.
 
     Attributes:
         important: share of the budget given to attention.

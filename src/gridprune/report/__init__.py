@@ -1,4 +1,4 @@
-"""What was kept of an image, where and why, as data and as pictures."""
+"""What was kept of an image, where and why, as data and as images."""
 
 from .report import Report
 

@@ -53,7 +53,7 @@ def draw(report: Report, image: Image.Image) -> Figure:
 def as_map(report: Report, values: Tensor) -> np.ndarray:
     """(rows, columns) of the finest plane from one value per candidate; NaN where no token lies.
 
-    A clip's frames lie as on its sheet.
+    A video's frames lie as on its sheet.
     """
     candidates = report.token_map.candidates
     member = candidates.plane == int(candidates.plane.max())

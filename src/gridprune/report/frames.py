@@ -1,4 +1,4 @@
-"""A clip as one picture: its frames side by side, row by row, and where tokens lie on that sheet."""
+"""A video as one image: its frames side by side, row by row, and where tokens lie on that sheet."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..core.token_map import TokenMap
 
-_ACROSS = 4  # frames in a row, more for long clips
+_ACROSS = 4  # frames in a row, more for long videos
 
 
 def shape(frames: int) -> tuple[int, int]:
@@ -19,12 +19,12 @@ def shape(frames: int) -> tuple[int, int]:
 
 
 def frame_count(token_map: TokenMap) -> int:
-    """Frames of the clip that a map describes; 1 for a still picture."""
+    """Frames of the video that a map describes; 1 for a still image."""
     return int(token_map.frame.max()) + 1 if len(token_map) else 1
 
 
 def join(frames: Tensor) -> Tensor:
-    """(3, rows * H, columns * W) from frames (T, 3, H, W); places without a frame are as dark as the clip gets."""
+    """(3, rows * H, columns * W) from frames (T, 3, H, W); places without a frame are as dark as the video gets."""
     down, across = shape(len(frames))
     count, channels, height, width = frames.shape
     blank = frames.amin().expand(down * across - count, channels, height, width)

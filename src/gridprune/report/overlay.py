@@ -1,4 +1,4 @@
-"""One picture: kept patches clear, the rest dimmed. A clip is drawn as a sheet of its frames."""
+"""One image: kept patches clear, the rest dimmed. A video is drawn as a sheet of its frames."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from . import frames as sheet
 if TYPE_CHECKING:
     from .report import Report
 
-_SMALLEST_SIDE = 480  # small pictures are enlarged, so that patches can be told apart
+_SMALLEST_SIDE = 480  # small images are enlarged, so that patches can be told apart
 _DIM = 0.28
 
 
 def to_image(pixels: Tensor, processor: Any = None) -> Image.Image:
-    """A PIL picture from normalised pixels (3, H, W), or the sheet of a clip's frames (T, 3, H, W).
+    """A PIL image from normalised pixels (3, H, W), or the sheet of a video's frames (T, 3, H, W).
 
     Without a processor values are stretched to the full range.
     """
@@ -40,7 +40,7 @@ def to_image(pixels: Tensor, processor: Any = None) -> Image.Image:
 
 
 def enlarge(image: Image.Image) -> Image.Image:
-    """The picture with its smaller side at least 480 pixels, by a whole factor."""
+    """The image with its smaller side at least 480 pixels, by a whole factor."""
     factor = max(1, math.ceil(_SMALLEST_SIDE / min(image.size)))
     return image.convert("RGB").resize((image.width * factor, image.height * factor), Image.Resampling.LANCZOS)
 
@@ -59,10 +59,10 @@ def token_pixels(report: Report, size: tuple[int, int]) -> Tensor:
 
 
 def overlay(report: Report, image: Image.Image) -> Image.Image:
-    """Kept patches clear with a thin edge, everything else dimmed and greyed; frames of a clip are set apart.
+    """Kept patches clear with a thin edge, everything else dimmed and greyed; frames of a video are set apart.
 
     Args:
-        image: the picture, or the sheet of a clip's frames.
+        image: the image, or the sheet of a video's frames.
     """
     large = enlarge(image)
     kept = (token_pixels(report, large.size) > 0).numpy()

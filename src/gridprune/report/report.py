@@ -40,7 +40,7 @@ class Report:
         encode_seconds: wall time of the model's vision encoder, this image's part of the call. None where nobody
             measured it: methods inside the language model act while the prompt is read.
         decision_seconds: wall time of cues, allocation and selection, this image's part; None likewise.
-        layer_average: for methods inside the language model, visual tokens averaged over its layers, of all pictures of
+        layer_average: for methods inside the language model, visual tokens averaged over its layers, of all images of
             the prompt together; `kept_indices` are then those the last layer sees. None for methods before it.
     """
 
@@ -61,7 +61,7 @@ class Report:
     decision_seconds: float | None
     _scores: dict[str, Tensor | None]  # (B, N) each, where they were computed
     _row: int
-    _picture: Callable[[], Tensor]
+    _image: Callable[[], Tensor]
     _processor: Any
     layer_average: float | None = None
 
@@ -77,7 +77,7 @@ class Report:
         row: int,
         kept: Tensor,
         question: str,
-        picture: Callable[[], Tensor],
+        image: Callable[[], Tensor],
         processor: Any,
         encode_seconds: float | None,
         decision_seconds: float | None,
@@ -103,7 +103,7 @@ class Report:
             decision_seconds=decision_seconds,
             _scores={"relevance": cues.relevance, "saliency": cues.saliency, "scores": selection.scores},
             _row=row,
-            _picture=picture,
+            _image=image,
             _processor=processor,
             layer_average=layer_average,
         )
@@ -157,7 +157,7 @@ class Report:
 
     @property
     def kept_boxes(self) -> Tensor:
-        """(k, 4) x0 y0 x1 y1 of the kept tokens in the picture, or in their frame of a clip, in [0, 1]."""
+        """(k, 4) x0 y0 x1 y1 of the kept tokens in the image, or in their frame of a video, in [0, 1]."""
         return self.token_map.candidates.boxes[self.kept_indices]
 
     def to_dict(self) -> dict[str, Any]:
@@ -185,17 +185,17 @@ class Report:
             "seconds": {"encode": self.encode_seconds, "decision": self.decision_seconds},
         }
 
-    def picture(self) -> Image:
-        """The picture as the vision tower saw it, normalisation undone; a clip's frames as one sheet."""
+    def image(self) -> Image:
+        """The image as the vision tower saw it, normalisation undone; a video's frames as one sheet."""
         from .overlay import to_image
 
-        return to_image(self._picture(), self._processor)
+        return to_image(self._image(), self._processor)
 
     def overlay(self, image: Image | None = None) -> Image:
-        """The picture, or each frame of a clip, with kept patches clear and the rest dimmed."""
+        """The image, or each frame of a video, with kept patches clear and the rest dimmed."""
         from .overlay import overlay
 
-        return overlay(self, image if image is not None else self.picture())
+        return overlay(self, image if image is not None else self.image())
 
     def save(self, path: str | Path, image: Image | None = None) -> Path:
         """Write :meth:`overlay` to `path` (its ending decides the format). `image` replaces what the tower saw."""
@@ -208,7 +208,7 @@ class Report:
         """Write the whole explanation: kept patches, zone budgets, relevance and saliency side by side."""
         from .figure import save_figure
 
-        return save_figure(self, Path(path), image if image is not None else self.picture())
+        return save_figure(self, Path(path), image if image is not None else self.image())
 
 
 def _rounded(values: Tensor | None) -> list[float] | None:

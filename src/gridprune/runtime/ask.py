@@ -1,4 +1,4 @@
-"""One question about one picture or clip, from a checkpoint to an answer with its costs: what `gridprune ask` runs."""
+"""One question about one image or video, from a checkpoint to an answer with its costs: what `gridprune ask` runs."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class Loaded:
 class Answer:
     """Attributes:
     text: the generated words.
-    seconds: wall time of `generate`, picture and question already prepared.
+    seconds: wall time of `generate`, image and question already prepared.
     visual_tokens: visual tokens the language model read (separators not counted).
     kv_bytes: keys and values of the whole sequence, as held by the cache; 0 for a model that keeps none.
     report: what was kept, or None if nothing was pruned.
@@ -138,7 +138,7 @@ def _load_embedded(name: str, clip: str | Path | None, device: str) -> Loaded:
 
 
 def prepare(loaded: Loaded, image: Image | Video, question: str, history: Sequence[tuple[str, str]] = ()) -> Any:
-    """Model inputs for one picture or clip and one question, by the checkpoint's own chat template.
+    """Model inputs for one image or video and one question, by the checkpoint's own chat template.
 
     Args:
         history: earlier turns about it, each a question and its answer.
@@ -146,8 +146,8 @@ def prepare(loaded: Loaded, image: Image | Video, question: str, history: Sequen
     Raises:
         QuestionError: the question is empty, or the model cannot understand it.
         CheckpointError: the checkpoint has no chat template to write the prompt with.
-        ImageError: the picture is so narrow that resizing would blow it up.
-        UnsupportedModelError: a clip, and the model takes none.
+        ImageError: the image is so narrow that resizing would blow it up.
+        UnsupportedModelError: a video, and the model takes none.
     """
     if not question.strip():
         raise QuestionError("The question is empty.")
@@ -155,7 +155,7 @@ def prepare(loaded: Loaded, image: Image | Video, question: str, history: Sequen
         loaded.check(question)
     media: dict[str, Any]
     if isinstance(image, Video):
-        _check_takes_clips(loaded.model)
+        _check_takes_videos(loaded.model)
         text = prompt_text(loaded.processor, conversation(question, history, "video"))
         media = {"videos": [list(image.frames)], "video_metadata": [image.metadata], "do_sample_frames": False}
     else:
@@ -166,22 +166,22 @@ def prepare(loaded: Loaded, image: Image | Video, question: str, history: Sequen
     return inputs.to(loaded.model.device, dtype=loaded.model.dtype)
 
 
-def _check_takes_clips(model: Any) -> None:
+def _check_takes_videos(model: Any) -> None:
     if not families.find(model).video:
         others = ", ".join(sorted(name for family in families.available() if family.video for name in family.classes))
-        raise UnsupportedModelError(f"{type(model).__name__} takes pictures, not clips. Models that do: {others}.")
+        raise UnsupportedModelError(f"{type(model).__name__} takes images, not videos. Models that do: {others}.")
 
 
 def looked_at(family: Family, inputs: Any) -> tuple[dict[str, Any], TokenMap]:
-    """The vision arguments of :func:`prepare`'s inputs of one picture, and the geometry of all its tokens.
+    """The vision arguments of :func:`prepare`'s inputs of one image, and the geometry of all its tokens.
 
     Raises:
         UnsupportedModelError: the processor returned no pixels.
-        UnsupportedCallError: the prompt does not hold exactly the placeholders that the picture needs.
+        UnsupportedCallError: the prompt does not hold exactly the placeholders that the image needs.
     """
     vision = family.vision(dict(inputs))
     if vision is None:
-        raise UnsupportedModelError("The processor returned no pixels for this picture. Choose another model.")
+        raise UnsupportedModelError("The processor returned no pixels for this image. Choose another model.")
     (place,) = family.places(inputs["input_ids"].cpu(), vision)
     return vision, place.token_map
 
@@ -199,7 +199,7 @@ def answer(
     """Ask one question, with all visual tokens or with those that `method` keeps. Greedy decoding.
 
     Args:
-        image: a picture, or the frames of a clip (:func:`gridprune.runtime.video.read_video`).
+        image: an image, or the frames of a video (:func:`gridprune.runtime.video.read_video`).
         history: earlier turns about it, each a question and its answer. `question` alone guides the method.
     """
     inputs = prepare(loaded, image, question, history)
@@ -218,13 +218,13 @@ def ask_many(
     max_new_tokens: int = 64,
     positions: Positions = "contiguous",
 ) -> list[Answer]:
-    """Ask several questions about one picture or clip, each by itself, with one vision pass. Greedy decoding.
+    """Ask several questions about one image or video, each by itself, with one vision pass. Greedy decoding.
 
-    The answers are those of :func:`answer`. The picture is processed and encoded once; it is selected from and read by
+    The answers are those of :func:`answer`. The image is processed and encoded once; it is selected from and read by
     the language model once for each question.
 
     Args:
-        image: a picture, or the frames of a clip (:func:`gridprune.runtime.video.read_video`).
+        image: an image, or the frames of a video (:func:`gridprune.runtime.video.read_video`).
 
     Returns:
         One answer per question, in their order.
@@ -241,7 +241,7 @@ def ask_many(
 
 @torch.no_grad()
 def respond(loaded: Loaded, inputs: Any, pruning: Pruning | None, max_new_tokens: int = 64) -> Answer:
-    """Generate from :func:`prepare`'s inputs of one picture, pruned if `pruning` is given. Greedy decoding."""
+    """Generate from :func:`prepare`'s inputs of one image, pruned if `pruning` is given. Greedy decoding."""
     with pruning or nullcontext():
         started = time.perf_counter()
         output = loaded.model.generate(

@@ -1,4 +1,4 @@
-"""`gridprune batch`: questions about many pictures, answers as JSONL; what is answered already is not asked again."""
+"""`gridprune batch`: questions about many images, answers as JSONL; what is answered already is not asked again."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from ..methods.base import Method
     from .ask import Answer, Loaded
 
-Key = tuple[str, str]  # a picture as it was named, and a question
+Key = tuple[str, str]  # an image as it was named, and a question
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
 
 
 @dataclass(frozen=True)
 class Task:
-    """One question about one picture; `image` as it was named, `path` where it lies."""
+    """One question about one image; `image` as it was named, `path` where it lies."""
 
     image: str
     question: str
@@ -86,22 +86,22 @@ def _rate(count: int, seconds: float) -> float | None:
 
 
 def tasks_of(source: Path, question: str | None) -> list[Task]:
-    """The questions to ask: one about every picture of a folder, or the lines of a JSONL file.
+    """The questions to ask: one about every image of a folder, or the lines of a JSONL file.
 
     Args:
         source: a folder, searched with its subfolders in order of names; or a file with one object with "image" and
             "question" a line, paths relative to the file.
-        question: asked about every picture of a folder; of a file, about lines that have none.
+        question: asked about every image of a folder; of a file, about lines that have none.
 
     Raises:
-        SettingError: nothing there, or a line without picture or question.
+        SettingError: nothing there, or a line without image or question.
     """
     if source.is_dir():
         if not question:
-            raise SettingError("Give the question to ask about every picture of the folder.")
+            raise SettingError("Give the question to ask about every image of the folder.")
         files = sorted(path for path in source.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
         if not files:
-            raise SettingError(f"There are no pictures in {str(source)!r} ({', '.join(sorted(SUFFIXES))}).")
+            raise SettingError(f"There are no images in {str(source)!r} ({', '.join(sorted(SUFFIXES))}).")
         return [Task(path.relative_to(source).as_posix(), question, path) for path in files]
     if not source.is_file():
         raise SettingError(f"There is no folder and no file {str(source)!r}.")
@@ -257,13 +257,13 @@ class _Asker:
         """The row of a task."""
         from .images import read_image
 
-        picture = read_image(task.path)
+        image = read_image(task.path)
         ways = [self.method, None] if self.compare else [self.method]
         if not self._warm:
             for way in ways:
-                self._answer(picture, task.question, way, 1)
+                self._answer(image, task.question, way, 1)
             self._warm = True
-        (pruned, seconds), *full = [self._answer(picture, task.question, way, self.max_new_tokens) for way in ways]
+        (pruned, seconds), *full = [self._answer(image, task.question, way, self.max_new_tokens) for way in ways]
         row: dict[str, Any] = {"answer": pruned.text, "seconds": round(seconds, 4)}
         if pruned.report is not None:
             row["visual_tokens"] = {"total": pruned.report.total, "kept": pruned.report.kept}
@@ -271,9 +271,9 @@ class _Asker:
             row["full"] = {"answer": answer.text, "seconds": round(took, 4)}
         return row
 
-    def _answer(self, picture: Image, question: str, method: Method | None, limit: int) -> tuple[Answer, float]:
+    def _answer(self, image: Image, question: str, method: Method | None, limit: int) -> tuple[Answer, float]:
         from .ask import answer
 
         started = time.perf_counter()
-        found = answer(self.loaded, picture, question, method, max_new_tokens=limit)
+        found = answer(self.loaded, image, question, method, max_new_tokens=limit)
         return found, time.perf_counter() - started

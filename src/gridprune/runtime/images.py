@@ -1,4 +1,4 @@
-"""Reading pictures that people hand over: every mode and orientation becomes upright RGB, bad files a clear error."""
+"""Reading images that people hand over: every mode and orientation becomes upright RGB, bad files a clear error."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ _WHITE_16 = 65_535.0
 
 
 def read_image(path: str | Path, *, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_BYTES) -> Image.Image:
-    """An upright RGB picture from a file.
+    """An upright RGB image from a file.
 
-    EXIF orientation is applied, transparency is laid on white, 16-bit, float and palette pictures are converted, and of
+    EXIF orientation is applied, transparency is laid on white, 16-bit, float and palette images are converted, and of
     an animation the first frame is taken. The size is checked from the header, before any pixel is decoded.
 
     Raises:
-        ImageError: missing, a folder, not a picture, truncated, of unknown value range, or larger than `max_bytes`,
+        ImageError: missing, a folder, not an image, truncated, of unknown value range, or larger than `max_bytes`,
             `max_pixels` or `MAX_RATIO` allow.
     """
     file = Path(path)
@@ -44,7 +44,7 @@ def read_image(path: str | Path, *, max_pixels: int = MAX_PIXELS, max_bytes: int
     except FileNotFoundError:
         raise ImageError(f"There is no file {str(file)!r}.") from None
     except IsADirectoryError:
-        raise ImageError(f"{str(file)!r} is a folder, not a picture.") from None
+        raise ImageError(f"{str(file)!r} is a folder, not an image.") from None
     except (OSError, ValueError) as error:  # such as a name that no file can have
         if isinstance(error, ImageError):
             raise
@@ -53,20 +53,20 @@ def read_image(path: str | Path, *, max_pixels: int = MAX_PIXELS, max_bytes: int
 
 def decode_image(
     data: bytes,
-    name: str = "The picture",
+    name: str = "The image",
     *,
     max_pixels: int = MAX_PIXELS,
     max_bytes: int = MAX_BYTES,
     formats: tuple[str, ...] = FORMATS,
 ) -> Image.Image:
-    """An upright RGB picture from bytes that somebody sent; see :func:`read_image`.
+    """An upright RGB image from bytes that somebody sent; see :func:`read_image`.
 
     Args:
         name: what to call it in errors.
         formats: Pillow's names of the formats to accept.
 
     Raises:
-        ImageError: not a picture of such a format, truncated, or larger than `max_bytes` or `max_pixels`.
+        ImageError: not an image of such a format, truncated, or larger than `max_bytes` or `max_pixels`.
     """
     _check_bytes(name, len(data), max_bytes)
     return _decode(io.BytesIO(data), name, max_pixels, formats)
@@ -83,7 +83,7 @@ def _check_bytes(name: str, size: int, most: int) -> None:
         )
 
 
-def check_shape(width: int, height: int, name: str = "The picture") -> None:
+def check_shape(width: int, height: int, name: str = "The image") -> None:
     """Refuse what processors would blow up: they scale the shorter side to hundreds of pixels, and the other with it.
 
     Raises:
@@ -114,16 +114,16 @@ def _decode(stream: BinaryIO, name: str, max_pixels: int, formats: tuple[str, ..
     except Image.DecompressionBombError:
         raise ImageError(f"{name} is too large to decode safely. Scale it down first.") from None
     except UnidentifiedImageError:
-        raise ImageError(f"{name} is not a picture. {_KNOWN}") from None
+        raise ImageError(f"{name} is not an image. {_KNOWN}") from None
     except (OSError, SyntaxError, ValueError) as error:
         if isinstance(error, ImageError):
             raise
         raise ImageError(
-            f"{name} cannot be read as a picture ({error}). {_KNOWN} A truncated download must be fetched again."
+            f"{name} cannot be read as an image ({error}). {_KNOWN} A truncated download must be fetched again."
         ) from None
 
 
-def to_rgb(image: Image.Image, name: str = "The picture") -> Image.Image:
+def to_rgb(image: Image.Image, name: str = "The image") -> Image.Image:
     """Upright RGB; transparency on white; more than eight bits by the range that mode and tags state.
 
     Raises:
@@ -149,7 +149,7 @@ def _range(image: Image.Image, values: NDArray[Any], name: str) -> tuple[float, 
     least, most = float(values.min()), float(values.max())
     low, high = _stated(image)
     if high is None and image.mode == "F":
-        low, high = 0.0, 1.0  # what every library that writes float pictures means
+        low, high = 0.0, 1.0  # what every library that writes float images means
     elif high is None and image.mode.startswith("I;16"):
         high = 2.0 ** (_tag(image, _BITS) or 16) - 1
         if high == _WHITE_16:
@@ -174,7 +174,7 @@ def _stated(image: Image.Image) -> tuple[float, float | None]:
 
 
 def _check_used(most: float, name: str) -> None:
-    """Refuse 16 bits of which only the lower ones are used: a very dark picture, or one of another range."""
+    """Refuse 16 bits of which only the lower ones are used: a very dark image, or one of another range."""
     if 0 < most < 1 << 12:
         raise ImageError(
             f"{name} has 16 bits, of which at most 12 are used, and nothing says whether it is so dark. {_SAVE}"

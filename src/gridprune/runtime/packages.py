@@ -33,6 +33,6 @@ def missing_package(name: str, error: ImportError) -> InstallationError:
     """What to say where the checkpoint `name` cannot be loaded for want of a package."""
     return InstallationError(
         f"Could not load {name!r}: it needs a package that is not installed. `{EXTRA}` brings what the processors of "
-        f"transformers want: torchvision, for all models that also take clips, and num2words. Get torchvision from "
+        f"transformers want: torchvision, for all models that also take videos, and num2words. Get torchvision from "
         f"where your torch came from.\nIn full: {' '.join(str(error).split())}"
     )

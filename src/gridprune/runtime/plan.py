@@ -1,10 +1,10 @@
 """`gridprune plan`: what a model costs at N and at k visual tokens, from its configuration alone.
 
 No weight is read. Parameters are counted on a model built without memory, visual tokens come from the family's own
-geometry for a picture of a stated size, and the rest is the arithmetic below, written so that it can be done by hand:
+geometry for an image of a stated size, and the rest is the arithmetic below, written so that it can be done by hand:
 
     KV memory         GPUs x (memory x utilization) - parameters; activations and the vision encoder take the remainder
-    requests at once  KV memory / keys and values of one request (its pictures and its text)
+    requests at once  KV memory / keys and values of one request (its images and its text)
 
 Keys and values of a token, and FLOPs over visual tokens only, are those of :mod:`gridprune.costs`.
 """
@@ -29,7 +29,7 @@ _UNITS = {"": 2**30, "GiB": 2**30, "GB": 10**9, "MiB": 2**20, "MB": 10**6, "TiB"
 
 @dataclass(frozen=True)
 class VisualTokens:
-    """What one picture puts into the prompt: tokens to choose from, and separators (newline tokens) beside them."""
+    """What one image puts into the prompt: tokens to choose from, and separators (newline tokens) beside them."""
 
     count: int
     separators: int = 0
@@ -60,7 +60,7 @@ class Model:
 
 @dataclass(frozen=True)
 class Load:
-    """What is to be served: pictures and text tokens of a request, on GPUs of `memory` bytes each."""
+    """What is to be served: images and text tokens of a request, on GPUs of `memory` bytes each."""
 
     images: int = 1
     text: int = 256
@@ -77,7 +77,7 @@ def read(name: str, size: tuple[int, int], dtype: str = "auto") -> Model:
     """Read a checkpoint's configuration: "embedded", a folder or a hub id.
 
     Args:
-        size: width and height of a picture in pixels.
+        size: width and height of an image in pixels.
         dtype: "auto" for the configuration's own, or "float32", "bfloat16", "float16".
 
     Raises:
@@ -101,7 +101,7 @@ def read(name: str, size: tuple[int, int], dtype: str = "auto") -> Model:
         ) from error
     if type(config) not in AutoModelForImageTextToText._model_mapping:
         raise UnsupportedModelError(
-            f"{name!r} is a {config.model_type} model, which takes no pictures. `gridprune families` lists what does."
+            f"{name!r} is a {config.model_type} model, which takes no images. `gridprune families` lists what does."
         )
     with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(config)
@@ -123,7 +123,7 @@ def plan(model: Model, keeps: Sequence[Budget], load: Load) -> dict[str, Any]:
     """The arithmetic at all visual tokens and at each budget, as plain values.
 
     Raises:
-        BudgetError: a picture has fewer tokens than a budget keeps.
+        BudgetError: an image has fewer tokens than a budget keeps.
     """
     shape, visual = model.language_model, model.visual
     weights = model.parameters * model.itemsize
@@ -157,7 +157,7 @@ def plan(model: Model, keeps: Sequence[Budget], load: Load) -> dict[str, Any]:
 
 
 def _row(model: Model, load: Load, tokens: int, prompt: int, split: bool) -> dict[str, Any]:
-    """One line of the plan: `tokens` visual tokens a picture, `prompt` with separators."""
+    """One line of the plan: `tokens` visual tokens an image, `prompt` with separators."""
     shape, weights = model.language_model, model.parameters * model.itemsize
     length = load.images * prompt + load.text
     room = int(load.memory * load.utilization)
@@ -201,7 +201,7 @@ def _image_processor(source: str) -> Any:
     except Exception as error:  # as above
         raise CheckpointError(
             f"Could not read the image processor of {source!r}: {first_line(error)}\nIt says how many tokens a "
-            "picture gets: put preprocessor_config.json (or processor_config.json) beside config.json."
+            "image gets: put preprocessor_config.json (or processor_config.json) beside config.json."
         ) from error
 
 
@@ -217,7 +217,7 @@ def _dtype(config: Any, dtype: str) -> tuple[str, list[str]]:
 
 
 def _seen(family: Family, processor: Any, size: tuple[int, int]) -> dict[str, Any]:
-    """The vision arguments of a white picture of `size`."""
+    """The vision arguments of a white image of `size`."""
     from PIL import Image
 
     tiles = {"crop_to_patches": True} if hasattr(processor, "crop_to_patches") else {}  # as InternVL's processor does
@@ -231,7 +231,7 @@ def _seen(family: Family, processor: Any, size: tuple[int, int]) -> dict[str, An
 
 
 def visual_tokens(family: Family, vision: dict[str, Any]) -> VisualTokens:
-    """What the pictures of a call put into the prompt, by the family's own geometry."""
+    """What the images of a call put into the prompt, by the family's own geometry."""
     maps = family.token_maps(vision)
     separators = sum(int(token_map.separator.sum()) for token_map in maps)
     return VisualTokens(sum(map(len, maps)) - separators, separators)

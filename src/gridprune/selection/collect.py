@@ -1,4 +1,4 @@
-"""From encoded pictures to cues: only what the method asks for, pictures of one geometry stacked in one batch."""
+"""From encoded images to cues: only what the method asks for, images of one geometry stacked in one batch."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _FROM_ATTENTION = frozenset({"saliency", "keys", "queries_cls"})
 
 @dataclass(frozen=True)
 class TextSide:
-    """What questions are compared with pictures by: the vision tower's text half, or the language model's tokenizer."""
+    """What questions are compared with images by: the vision tower's text half, or the language model's tokenizer."""
 
     clip: TextTower | None = None
     tokenizer: Any = None
@@ -67,7 +67,7 @@ def check_available(family: Family, method: Method, text: TextSide) -> None:
         )
     if method.needs & _TEXT and family.relevance == CLIP_TEXT and not text.by_tower(family):
         raise MissingCueError(
-            f"The method {method.name!r} compares the question with the picture, and {model} holds "
+            f"The method {method.name!r} compares the question with the image, and {model} holds "
             "only the vision half of CLIP. Give the text half: prune(..., clip='openai/clip-vit-large-patch14-336'), a "
             "folder with the CLIP your tower was taken from, or a side folder written once by `gridprune export-clip`. "
             "Methods that need no text, such as 'fastervlm', run without it."
@@ -136,12 +136,12 @@ def _collect(wanted: Needs, gather: _Gather, questions: Sequence[str], text: Tex
 
 
 def tower_features(family: Family, encoded: Encoded, image: int) -> Tensor:
-    """Tower states of one picture's candidates (N, C), as the projector reads them: with gradients, unlike the cue."""
+    """Tower states of one image's candidates (N, C), as the projector reads them: with gradients, unlike the cue."""
     return _Gather(family, encoded, [image]).tower_features()[0]
 
 
 class _Gather:
-    """Tower values of some pictures, taken to their tokens."""
+    """Tower values of some images, taken to their tokens."""
 
     def __init__(self, family: Family, encoded: Encoded, images: Sequence[int]) -> None:
         self.family, self.encoded, self.images = family, encoded, images
@@ -190,8 +190,8 @@ class _Gather:
         moments = laplacian_moments(crops, crops.shape[-2] // down, crops.shape[-1] // across)  # [V, P, 2]
         return pick(self._stack(self.encoded.parts.of_crops(moments)), self.source)
 
-    def _stack(self, per_picture: list[Tensor]) -> Tensor:
-        return torch.stack([per_picture[i] for i in self.images])
+    def _stack(self, per_image: list[Tensor]) -> Tensor:
+        return torch.stack([per_image[i] for i in self.images])
 
 
 def _by_embedding(

@@ -1,4 +1,4 @@
-"""Work that need not be done again: the processing and encoding of pictures that come back."""
+"""Work that need not be done again: the processing and encoding of images that come back."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from ..families.base import Blocks, Encoded, Family
 
 
 class EncoderCache:
-    """The encoder's outputs for the last `calls` sets of pictures, by the content of their pixels.
+    """The encoder's outputs for the last `calls` sets of images, by the content of their pixels.
 
-    Give it to `prune(..., cache=...)`, or to several of them: the same picture asked again, in a later turn or by
+    Give it to `prune(..., cache=...)`, or to several of them: the same image asked again, in a later turn or by
     another method, then costs no vision pass, and the features are the very same. A method that reads tower blocks
     which were not read before has them read once more, for all that come after it.
-    An entry is one call's pictures together, so a batch is found again as a whole only. It holds all that the encoder
+    An entry is one call's images together, so a batch is found again as a whole only. It holds all that the encoder
     returned and what was read of the tower. Safe to use from threads.
 
     Entries belong to a model and assume that its weights stay as they are: call :meth:`clear` when you change them.
@@ -99,7 +99,7 @@ def _digest(vision: dict[str, Any]) -> bytes:
 
 
 def processed_once(processor: Any) -> Any:
-    """A copy of a processor that works on its first picture or clip only, and takes later ones to be the same."""
+    """A copy of a processor that works on its first image or video only, and takes later ones to be the same."""
     own = copy.copy(processor)
     for name in ("image_processor", "video_processor"):
         if getattr(own, name, None) is not None:

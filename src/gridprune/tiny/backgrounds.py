@@ -99,7 +99,7 @@ def rings(draws: Draws, side: int) -> Canvas:
     return _mix(_tone(draws), _tone(draws), (square // period % 2).astype(np.int32) * draws.between(60, 180))
 
 
-#: Half of the held-out pictures use a style that training never shows.
+#: Half of the held-out images use a style that training never shows.
 STYLES: Mapping[str, tuple[Callable[[Draws, int], Canvas], ...]] = {
     "train": (clouds, patches, gradient, stripes, landscape, tiles),
     "dev": (clouds, patches, landscape, bricks, bricks, bricks),

@@ -16,13 +16,13 @@ PRIOR_SCENES = 1680  # a multiple of every answer set's size
 
 @dataclass(frozen=True)
 class Example:
-    """One question about one scene; ``boxes`` are its evidence in pixels, ``scene`` numbers the picture."""
+    """One question about one scene; ``boxes`` are its evidence in pixels, ``scene`` numbers the image."""
 
     id: str
     image: Image.Image
     question: str
     answer: str
-    family: str
+    kind: str
     boxes: tuple[Box, ...]
     scene: int
 
@@ -30,7 +30,7 @@ class Example:
 def iter_examples(
     split: str, n_questions: int, *, seed: int | None = None, form: str = LLAVA.name
 ) -> Iterator[Example]:
-    """First ``n_questions`` of a split; questions of one scene are consecutive and share its picture.
+    """First ``n_questions`` of a split; questions of one scene are consecutive and share its image.
 
     ``seed`` gives another, equally distributed set of scenes. ``form`` is ``"llava"`` (192 px, 576 tokens)
     or ``"next"`` (384 px, 2880 tokens).
@@ -45,12 +45,12 @@ def iter_examples(
         image = scene.image
         for number, question in enumerate(balanced(scene)[: n_questions - done]):
             name = f"{split}-{seed or 0}-{index}-{number}"
-            yield Example(name, image, question.text, question.answer, question.family, question.boxes, index)
+            yield Example(name, image, question.text, question.answer, question.kind, question.boxes, index)
             done += 1
         index += 1
 
 
 def text_prior(split: str, *, seed: int | None = None, form: str = LLAVA.name) -> dict[str, float]:
-    """Accuracy by family of the majority answer of each question template: what text alone can give."""
+    """Accuracy by kind of the majority answer of each question template: what text alone can give."""
     scenes = (make_scene(split, i, seed=seed or 0, form=FORMS[form]) for i in range(PRIOR_SCENES))
     return template_prior(question for scene in scenes for question in balanced(scene))

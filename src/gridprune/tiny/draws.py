@@ -48,10 +48,10 @@ class Draws:
 
 
 @lru_cache(maxsize=256)
-def _block(seed: int, family: int, n: int, block: int) -> tuple[int, ...]:
-    return tuple(Draws(seed, family, n, block, 77).shuffled(range(n)))
+def _block(seed: int, kind: int, n: int, block: int) -> tuple[int, ...]:
+    return tuple(Draws(seed, kind, n, block, 77).shuffled(range(n)))
 
 
-def rotated(seed: int, family: int, n: int, index: int) -> int:
+def rotated(seed: int, kind: int, n: int, index: int) -> int:
     """Target ``index`` of a balanced, unpredictable sequence: every block of ``n`` is a permutation."""
-    return _block(seed, family, n, index // n)[index % n]
+    return _block(seed, kind, n, index // n)[index % n]

@@ -1,4 +1,4 @@
-"""The two forms of the embedded model's pictures: one view for LLaVA, overview and 2x2 tiles for LLaVA-NeXT."""
+"""The two forms of the embedded model's images: one view for LLaVA, overview and 2x2 tiles for LLaVA-NeXT."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ class Form:
     """How large scenes are and how they are filled.
 
     Attributes:
-        side: pixels of a side of the picture.
+        side: pixels of a side of the image.
         objects: fewest and most objects aimed at.
         clutter: fewest and most shapes in the background.
         margin: pixels between an object's centre and the borders of the region a question names.
         relation_margin: pixels between two centres along the axis that a relation names.
         salt: added to the seeds, so that forms share no scenes.
-        asks_places: whether there are questions about where things are in the picture.
+        asks_places: whether there are questions about where things are in the image.
         largest: pixels of the longer side of an object in held-out scenes; None: all that the sheet holds.
         unasked: regions that balanced questions of held-out scenes leave out; training asks about all.
     """
@@ -38,7 +38,7 @@ class Form:
 
     @property
     def tiles(self) -> int:
-        """Tiles along a side of the mosaic; 0: the picture is a single view."""
+        """Tiles along a side of the mosaic; 0: the image is a single view."""
         return 0 if self.side == VIEW else self.side // VIEW
 
     @property

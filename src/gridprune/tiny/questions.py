@@ -1,4 +1,4 @@
-"""Questions about a scene: nine families, each answer balanced, each with its evidence items."""
+"""Questions about a scene: nine kinds, each answer balanced, each with its evidence items."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from .draws import Draws
 from .scenes import Box, Item, Scene
 from .vocabulary import CLASSES, COLORS, COUNTS, GROUPS, LETTERS, PLURALS, REGIONS, article, label_word
 
-#: families that ask where something is in the whole picture
+#: kinds that ask where something is in the whole picture
 PLACES = frozenset({"position", "region", "relation"})
-FAMILIES = ("exist", "attribute", "count", "position", "region", "relation", "reading", "choice", "describe")
+KINDS = ("exist", "attribute", "count", "position", "region", "relation", "reading", "choice", "describe")
 
 
 @dataclass(frozen=True)
 class Question:
     """``template`` is the question's form with its nouns removed: all a text-only answerer may use."""
 
-    family: str
+    kind: str
     template: str
     text: str
     answer: str
@@ -28,7 +28,7 @@ class Question:
     @property
     def boxes(self) -> tuple[Box, ...]:
         """Evidence boxes in pixels: the ink of objects; cards and signs where the question needs them."""
-        wide = self.family in ("attribute", "reading") or self.template == "choice color"
+        wide = self.kind in ("attribute", "reading") or self.template == "choice color"
         return tuple(item.card if wide or item.is_sign else item.box for item in self.evidence)
 
 
@@ -165,7 +165,7 @@ def describe(scene: Scene, draws: Draws) -> Question | None:
 
 
 def balanced(scene: Scene) -> list[Question]:
-    """At most one or two questions per family, with the answers of the scene's balanced targets."""
+    """At most one or two questions per kind, with the answers of the scene's balanced targets."""
     root, index, target = scene.root, scene.index, scene.targets
     draws = Draws(root, index, 4)
     by_class = {item.label: item for item in scene.objects}
@@ -188,7 +188,7 @@ def balanced(scene: Scene) -> list[Question]:
 
 
 def _asked(scene: Scene, question: Question | None) -> TypeGuard[Question]:
-    return question is not None and (scene.form.asks_places or question.family not in PLACES)
+    return question is not None and (scene.form.asks_places or question.kind not in PLACES)
 
 
 #: Extras of the phases of training: a mixture, then what takes longest to learn.
@@ -218,10 +218,10 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
 def training(scene: Scene, n: int, *, phase: str = "mixed") -> list[Question]:
     """Exactly ``n`` questions: the balanced ones (the description half of the time) and varied extras.
 
-    In the ``hard`` phase the extras are the slow families and come first (up to nine of them).
+    In the ``hard`` phase the extras are the slow kinds and come first (up to nine of them).
     """
     draws = Draws(scene.root, scene.index, 5)
-    usual = [q for q in balanced(scene) if q.family != "describe" or draws.chance(50)]
+    usual = [q for q in balanced(scene) if q.kind != "describe" or draws.chance(50)]
     hard = phase == "hard"
     asked, room = ([], min(n, 9)) if hard else (usual, n)
     often = [label for label, number in scene.counts.items() if number > 1] or list(scene.counts)
@@ -252,14 +252,14 @@ def training(scene: Scene, n: int, *, phase: str = "mixed") -> list[Question]:
 
 
 def template_prior(questions: Iterable[Question]) -> dict[str, float]:
-    """Accuracy by family of the best answer that knows only the template of the question."""
+    """Accuracy by kind of the best answer that knows only the template of the question."""
     table: dict[tuple[str, str], dict[str, int]] = {}
     for q in questions:
-        answers = table.setdefault((q.family, q.template), {})
+        answers = table.setdefault((q.kind, q.template), {})
         answers[q.answer] = answers.get(q.answer, 0) + 1
     right: dict[str, int] = {}
     total: dict[str, int] = {}
-    for (family, _), answers in table.items():
-        right[family] = right.get(family, 0) + max(answers.values())
-        total[family] = total.get(family, 0) + sum(answers.values())
-    return {family: right[family] / total[family] for family in FAMILIES if family in total}
+    for (kind, _), answers in table.items():
+        right[kind] = right.get(kind, 0) + max(answers.values())
+        total[kind] = total.get(kind, 0) + sum(answers.values())
+    return {kind: right[kind] / total[kind] for kind in KINDS if kind in total}

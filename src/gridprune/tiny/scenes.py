@@ -49,7 +49,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Targets:
-    """Balanced answers this scene must be able to give, one per family."""
+    """Balanced answers this scene must be able to give, one per kind."""
 
     region: int
     region_class: int

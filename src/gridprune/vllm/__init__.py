@@ -2,7 +2,7 @@
 
     LLM(model, hf_overrides=gridprune.vllm.overrides(model, method="gridprune", keep=64))
 
-or ``gridprune serve MODEL --keep 64``. A question, a budget and the server's settings are a part of every picture's
+or ``gridprune serve MODEL --keep 64``. A question, a budget and the server's settings are a part of every image's
 multimodal hash, so vLLM's caches stay right. See docs/vllm.md.
 """
 

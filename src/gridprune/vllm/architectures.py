@@ -40,7 +40,7 @@ class Architecture:
 
         Raises:
             UnsupportedCallError: the method does not act between tower and language model, its count depends on the
-                picture, or it compares frames.
+                image, or it compares frames.
             MissingCueError: it needs a cue that this architecture cannot give.
         """
         reason = next((why for bad, why in _NOT_IN_AN_ENGINE if bad(method)), None)
@@ -64,17 +64,17 @@ _NOT_IN_AN_ENGINE = (
     (lambda method: method.stage == "in-llm", "it acts inside the language model, which vLLM runs compiled"),
     (
         lambda method: method.stage == "pixels",
-        "it shrinks the picture itself; send a smaller one instead",
+        "it shrinks the image itself; send a smaller one instead",
     ),
     (
         lambda method: not method.fixed_count,
-        "its count depends on the picture, and vLLM reserves places before it sees the picture",
+        "its count depends on the image, and vLLM reserves places before it sees the image",
     ),
-    (lambda method: method.min_frames > 1, "it compares frames of a clip, and only still pictures are pruned here"),
+    (lambda method: method.min_frames > 1, "it compares frames of a clip, and only still images are pruned here"),
 )
 
 _NO_CLS = "its tower has no [CLS]; methods that need saliency only use the attention received"
-_NO_CROPS = "its pictures are not crops of one size"
+_NO_CROPS = "its images are not crops of one size"
 _NO_LAYER = "vLLM fuses the projections of its language model and splits them over GPUs"
 _NO_DERIVATIVE = "vLLM's layers have no derivatives"
 _ANY = {"head_relevance": _NO_LAYER, "sensitivity": _NO_DERIVATIVE}

@@ -48,18 +48,18 @@ class OnVllm(Family):
         return self.model.encode_unpruned(**vision)
 
     def embeddings(self, output: Any, maps: list[TokenMap]) -> list[Tensor]:
-        """Per picture (n, D), as the language model's first layer reads them."""
+        """Per image (n, D), as the language model's first layer reads them."""
         return [values[:, : self.model.config.text_config.hidden_size] for values in output]
 
     def extra(self, output: Any, index: int) -> Tensor:
-        """(n, E) what travels behind a picture's embeddings to deeper layers; E is 0 for most models."""
+        """(n, E) what travels behind an image's embeddings to deeper layers; E is 0 for most models."""
         return output[index][:, self.model.config.text_config.hidden_size :]
 
     def kept_mask(self, token_map: TokenMap, kept: Tensor) -> Tensor:
-        """(n,) bool over all tokens of a picture: the kept candidates, and nothing beside them.
+        """(n,) bool over all tokens of an image: the kept candidates, and nothing beside them.
 
         Separators go, for their number would depend on the choice, and vLLM reserves places before it is made; a
-        picture that is kept whole keeps them.
+        image that is kept whole keeps them.
         """
         if len(kept) == len(token_map.candidates):
             return torch.ones_like(token_map.separator)
@@ -107,15 +107,15 @@ class VllmLlavaNext(VllmLlava, LlavaNext):
 
 
 class VllmQwen(OnVllm, QwenVL):
-    """Qwen2-VL, Qwen2.5-VL and Qwen3-VL on vLLM, still pictures."""
+    """Qwen2-VL, Qwen2.5-VL and Qwen3-VL on vLLM, still images."""
 
     @cached_property
     def tower(self) -> Tower:
         return qwen_tower(self.model.visual, self.vision_config)
 
 
-def pictures_in(family: Family, data: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The vision arguments among what vLLM processed or hands over; None if there are no pixels of pictures."""
+def images_in(family: Family, data: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The vision arguments among what vLLM processed or hands over; None if there are no pixels of images."""
     vision = family.vision(dict(data))
     if vision is None:
         return None

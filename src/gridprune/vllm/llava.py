@@ -56,7 +56,7 @@ class _WithPostNorm(Pruned):
 
 @MULTIMODAL_REGISTRY.register_processor(LlavaProcessor, info=LlavaProcessingInfo, dummy_inputs=LlavaDummyInputsBuilder)
 class PrunedLlava(_WithPostNorm, LlavaForConditionalGeneration):
-    """`LlavaForConditionalGeneration` with pruned pictures."""
+    """`LlavaForConditionalGeneration` with pruned images."""
 
     family_class: ClassVar[type[OnVllm]] = VllmLlava
     hf_to_vllm_mapper = LlavaForConditionalGeneration.hf_to_vllm_mapper | _NAMES
@@ -67,7 +67,7 @@ class PrunedLlava(_WithPostNorm, LlavaForConditionalGeneration):
     LlavaNextProcessor, info=LlavaNextProcessingInfo, dummy_inputs=LlavaDummyInputsBuilder
 )
 class PrunedLlavaNext(_WithPostNorm, LlavaNextForConditionalGeneration):
-    """`LlavaNextForConditionalGeneration` with pruned pictures."""
+    """`LlavaNextForConditionalGeneration` with pruned images."""
 
     family_class: ClassVar[type[OnVllm]] = VllmLlavaNext
     hf_to_vllm_mapper = LlavaNextForConditionalGeneration.hf_to_vllm_mapper | _NAMES

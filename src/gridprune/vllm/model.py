@@ -1,4 +1,4 @@
-"""In front of vLLM's models: pictures go through the stock encoder, and the kept tokens come out."""
+"""In front of vLLM's models: images go through the stock encoder, and the kept tokens come out."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ..methods.uniform import Uniform
 from ..selection.collect import TextSide
 from ..selection.selector import Choice, Selector
 from .architectures import of_config
-from .families import OnVllm, pictures_in
+from .families import OnVllm, images_in
 from .settings import FIELD, ResolvedRequest, Settings
 
 logger = init_logger(__name__)
@@ -56,13 +56,13 @@ class Pruned:
         return self.language_model.model.embed_tokens  # type: ignore[attr-defined, no-any-return]
 
     def encode_unpruned(self, **vision: Any) -> Any:
-        """What the stock model makes of pictures: (n, D) each."""
+        """What the stock model makes of images: (n, D) each."""
         return super().embed_multimodal(**vision)  # type: ignore[misc]
 
     def embed_multimodal(self, **kwargs: Any) -> Any:
-        """The kept tokens of every picture, (k, D); embeddings and clips as the stock model has them."""
+        """The kept tokens of every image, (k, D); embeddings and videos as the stock model has them."""
         packed = kwargs.pop(FIELD, None)
-        vision = pictures_in(self.family, kwargs)
+        vision = images_in(self.family, kwargs)
         if packed is None or vision is None:
             return self.untouched(self.encode_unpruned(**kwargs))
         asked = [ResolvedRequest.unpack(each) for each in packed]
@@ -77,7 +77,7 @@ class Pruned:
         return embeddings
 
     def placed(self, values: Tensor, token_map: TokenMap, mask: Tensor) -> Tensor:
-        """The kept values (k, D) of a picture, with what the runner needs to know about their places."""
+        """The kept values (k, D) of an image, with what the runner needs to know about their places."""
         return values
 
     @torch.no_grad()
@@ -99,7 +99,7 @@ class Pruned:
         try:
             return self.selector.choose(self.method, encoded, questions, counts)
         except (MissingCueError, BudgetError, SelectionError) as error:
-            logger.warning("gridprune keeps evenly spread tokens of %d picture(s): %s", len(asked), error)
+            logger.warning("gridprune keeps evenly spread tokens of %d image(s): %s", len(asked), error)
             return self.selector.choose(Uniform(), encoded, questions, counts)
 
 
@@ -128,7 +128,7 @@ def check_engine(vllm_config: VllmConfig) -> None:
         and lora.enable_tower_connector_lora,
         "compile_mm_encoder: a compiled tower cannot be read": compilation.compile_mm_encoder,
         "cudagraph_mm_encoder: a tower in a CUDA graph cannot be read": compilation.cudagraph_mm_encoder,
-        "--mm-encoder-tp-mode data: a rank must see every picture": multimodal.mm_encoder_tp_mode == "data",
+        "--mm-encoder-tp-mode data: a rank must see every image": multimodal.mm_encoder_tp_mode == "data",
         "--video-pruning-rate: only one of the two can place tokens": bool(multimodal.video_pruning_rate),
     }
     for option, given in chosen.items():

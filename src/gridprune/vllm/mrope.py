@@ -1,7 +1,7 @@
-"""M-RoPE positions of shortened pictures. Pure index arithmetic; imports no vLLM.
+"""M-RoPE positions of shortened images. Pure index arithmetic; imports no vLLM.
 
 A kept token's row and column travel behind its embedding as two digits each, so that they are exact in bfloat16, which
-holds whole numbers up to 256, for pictures of up to 32,768 tokens a side.
+holds whole numbers up to 256, for images of up to 32,768 tokens a side.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ def place(positions: Tensor, media: Tensor, embeddings: Sequence[Tensor], comput
     """Positions (3, L) with row and column added where embeddings arrive.
 
     Args:
-        positions: as they were; the first line, frames, is right and stays: a still picture has one frame.
-        media: (L,) bool, the places of pictures and clips in the whole prompt.
+        positions: as they were; the first line, frames, is right and stays: a still image has one frame.
+        media: (L,) bool, the places of images and videos in the whole prompt.
         embeddings: (n_i, D + 4) for the media places from `computed` on, in their order.
         computed: tokens of the prompt that were computed before.
     """
@@ -57,7 +57,7 @@ def place(positions: Tensor, media: Tensor, embeddings: Sequence[Tensor], comput
 
 @dataclass(frozen=True)
 class Span:
-    """A picture in the shortened and in the full prompt.
+    """An image in the shortened and in the full prompt.
 
     Attributes:
         offset, length: where it stands in the shortened prompt.
@@ -74,19 +74,19 @@ class Span:
         return self.length != self.full
 
 
-def spans(pictures: Sequence[tuple[int, int, int | None]]) -> list[Span]:
+def spans(images: Sequence[tuple[int, int, int | None]]) -> list[Span]:
     """Spans in the order given, from offset, length and unpruned length (None: never pruned) of each."""
     found: dict[int, Span] = {}
     moved = 0
-    for number in sorted(range(len(pictures)), key=lambda i: pictures[i][0]):
-        offset, length, full = pictures[number]
+    for number in sorted(range(len(images)), key=lambda i: images[i][0]):
+        offset, length, full = images[number]
         found[number] = Span(offset, length, offset + moved, length if full is None else full)
         moved += found[number].full - length
-    return [found[number] for number in range(len(pictures))]
+    return [found[number] for number in range(len(images))]
 
 
 def lengthened(tokens: Sequence[int], where: Sequence[Span]) -> list[int]:
-    """The full prompt: the placeholders of shortened pictures repeated as often as they would be unpruned."""
+    """The full prompt: the placeholders of shortened images repeated as often as they would be unpruned."""
     full, end = [], 0
     for span in sorted((s for s in where if s.shortened), key=lambda s: s.offset):
         full += [*tokens[end : span.offset], *[tokens[span.offset]] * span.full]
@@ -95,7 +95,7 @@ def lengthened(tokens: Sequence[int], where: Sequence[Span]) -> list[int]:
 
 
 def shortened(positions: Tensor, where: Sequence[Span]) -> Tensor:
-    """Positions (3, L) of the shortened prompt from the full one's; a picture's places get its first position."""
+    """Positions (3, L) of the shortened prompt from the full one's; an image's places get its first position."""
     parts, end = [], 0
     for span in sorted((s for s in where if s.shortened), key=lambda s: s.offset):
         parts += [positions[:, end : span.start], positions[:, span.start : span.start + 1].expand(-1, span.length)]

@@ -1,7 +1,7 @@
-"""In front of vLLM's processors: the question and the budget of every picture, its hash, and its number of places.
+"""In front of vLLM's processors: the question and the budget of every image, its hash, and its number of places.
 
-A request's pictures are asked about before anything is looked up: the question comes from the request or is read from
-its prompt, the budget from the request or from the server. Both are part of the picture's hash, so vLLM's processor
+A request's images are asked about before anything is looked up: the question comes from the request or is read from
+its prompt, the budget from the request or from the server. Both are part of the image's hash, so vLLM's processor
 cache, encoder cache and prefix cache hold one entry per question and budget, and never a wrong one.
 """
 
@@ -23,7 +23,7 @@ from ..core.budget import Budget
 from ..cues.question import QuestionReader
 from ..errors import QuestionError
 from .architectures import of_config
-from .families import OnVllm, Shape, pictures_in
+from .families import OnVllm, Shape, images_in
 from .settings import FIELD, PruneRequest, ResolvedRequest, Settings, asks_of, split_request
 
 if TYPE_CHECKING:
@@ -52,33 +52,33 @@ class PruningProcessor:
     # -- what is asked -------------------------------------------------------------------------------------------
 
     def apply(self, inputs: ProcessorInputs, timing_ctx: Any) -> Any:
-        """Find out what is asked of each picture, then let vLLM do its work."""
+        """Find out what is asked of each image, then let vLLM do its work."""
         given = dict(inputs.hf_processor_mm_kwargs)
         if _ASKS not in given:
             ours, given = split_request(given)
-            pictures = _pictures(inputs.mm_data_items)
-            if pictures:
-                given[_ASKS] = asks_of(ours, self.method, pictures, lambda: self._read_questions(inputs, pictures))
+            images = _count_images(inputs.mm_data_items)
+            if images:
+                given[_ASKS] = asks_of(ours, self.method, images, lambda: self._read_questions(inputs, images))
             inputs = replace(inputs, hf_processor_mm_kwargs=given)
         return super().apply(inputs, timing_ctx)  # type: ignore[misc]
 
-    def _read_questions(self, inputs: ProcessorInputs, pictures: int) -> Sequence[str]:
+    def _read_questions(self, inputs: ProcessorInputs, images: int) -> Sequence[str]:
         ids = torch.tensor([inputs.prompt], device="cpu")
         places = (ids[0] == self.geometry.placeholder).nonzero()
-        if len(places) != pictures:
+        if len(places) != images:
             raise QuestionError(
-                f"The prompt holds {len(places)} image placeholders for {pictures} pictures. Build it with the model's "
-                "chat template, one placeholder per picture."
+                f"The prompt holds {len(places)} image placeholders for {images} images. Build it with the model's "
+                "chat template, one placeholder per image."
             )
-        pictures_at = [(0, place) for place in places]
-        return self._reader.read(ids, pictures_at, torch.ones_like(ids), self.settings.guide)
+        images_at = [(0, place) for place in places]
+        return self._reader.read(ids, images_at, torch.ones_like(ids), self.settings.guide)
 
     @cached_property
     def _reader(self) -> QuestionReader:
         return QuestionReader(self.info.get_hf_processor())
 
     def get_dummy_inputs(self, seq_len: int, mm_counts: Mapping[str, int], mm_options: Any) -> ProcessorInputs:
-        """The worst case, for vLLM's memory profile: pictures that are kept whole."""
+        """The worst case, for vLLM's memory profile: images that are kept whole."""
         inputs = super().get_dummy_inputs(seq_len, mm_counts, mm_options)  # type: ignore[misc]
         whole = PruneRequest(Budget.parse("100%"), "What is it?" if self.method.uses_text else "")
         asks = {_ASKS: [whole] * mm_counts.get("image", 0)}
@@ -93,7 +93,7 @@ class PruningProcessor:
             algorithm = self.info.ctx.get_mm_config().mm_hasher_algorithm
             hashes["image"] = [
                 MultiModalHasher.hash_kwargs(
-                    algorithm, picture=own, ask=ask.identity(), settings=self.settings.identity()
+                    algorithm, image=own, ask=ask.identity(), settings=self.settings.identity()
                 )
                 for own, ask in zip(hashes["image"], asks)
             ]
@@ -112,7 +112,7 @@ class PruningProcessor:
     def _apply_hf_processor_main(self, mm_items: MultiModalDataItems, hf_kwargs: Kwargs) -> BatchFeature:
         asks, plain = _split(hf_kwargs)
         processed = super()._apply_hf_processor_main(mm_items, plain)  # type: ignore[misc]
-        vision = pictures_in(self.geometry, processed)
+        vision = images_in(self.geometry, processed)
         if asks and vision is not None:
             maps = self.geometry.token_maps(vision)
             processed[FIELD] = [ask.settle(self.method, where).pack() for ask, where in zip(asks, maps)]
@@ -144,7 +144,7 @@ class PruningProcessor:
         return replace(update, replacement=replacement)
 
     def _candidates(self, item: Any, places: int) -> int:
-        """Tokens that can be chosen from: all places of a picture, unless some are separators."""
+        """Tokens that can be chosen from: all places of an image, unless some are separators."""
         return places
 
 
@@ -153,7 +153,7 @@ def _split(kwargs: Kwargs) -> tuple[list[PruneRequest], dict[str, Any]]:
     return plain.pop(_ASKS, []), plain
 
 
-def _pictures(items: MultiModalDataItems) -> int:
-    """Pictures of a request, those that come as embeddings not counted."""
+def _count_images(items: MultiModalDataItems) -> int:
+    """Images of a request, those that come as embeddings not counted."""
     images = items.get("image")
     return 0 if images is None or isinstance(images, (EmbeddingItems, DictEmbeddingItems)) else len(images)

@@ -64,7 +64,7 @@ class PrunedQwen(Pruned):
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
         tell_runner(vllm_config)
         super().__init__(vllm_config=vllm_config, prefix=prefix)
-        self.is_multimodal_pruning_enabled = False  # the stock model's own pruning of clips
+        self.is_multimodal_pruning_enabled = False  # the stock model's own pruning of videos
 
     def placed(self, values: Tensor, token_map: TokenMap, mask: Tensor) -> Tensor:
         return mrope.attach(values, token_map.row[mask], token_map.column[mask])
@@ -73,9 +73,9 @@ class PrunedQwen(Pruned):
         return [mrope.attach_nothing(each) for each in embeddings] if embeddings is not None else None
 
     def get_mrope_input_positions(self, input_tokens: list[int], mm_features: list[Any]) -> tuple[Tensor, int]:
-        """Positions of a prompt in which pictures are shortened: those of the full prompt, as far as they are known.
+        """Positions of a prompt in which images are shortened: those of the full prompt, as far as they are known.
 
-        Text stands where it stood. The places of a shortened picture hold its first position until the embeddings
+        Text stands where it stood. The places of a shortened image hold its first position until the embeddings
         arrive and :meth:`recompute_mrope_positions` adds each token's row and column.
         """
         merge = self.config.vision_config.spatial_merge_size**2  # type: ignore[attr-defined]
@@ -106,7 +106,7 @@ class PrunedQwen(Pruned):
 
 
 def _full(feature: Any, merge: int) -> int | None:
-    """Unpruned tokens of a picture; None for anything that is never pruned."""
+    """Unpruned tokens of an image; None for anything that is never pruned."""
     if feature.modality != "image" or feature.data is None:
         return None
     return int(feature.data["image_grid_thw"].data.prod()) // merge
@@ -139,18 +139,18 @@ def _remember(runner: Any, value: bool) -> None:
     Qwen2VLProcessor, info=Qwen2VLProcessingInfo, dummy_inputs=Qwen2VLDummyInputsBuilder
 )
 class PrunedQwen2VL(PrunedQwen, Qwen2VLForConditionalGeneration):
-    """`Qwen2VLForConditionalGeneration` with pruned pictures."""
+    """`Qwen2VLForConditionalGeneration` with pruned images."""
 
 
 @MULTIMODAL_REGISTRY.register_processor(
     Qwen25VLProcessor, info=Qwen2_5_VLProcessingInfo, dummy_inputs=Qwen2_5_VLDummyInputsBuilder
 )
 class PrunedQwen25VL(PrunedQwen, Qwen2_5_VLForConditionalGeneration):
-    """`Qwen2_5_VLForConditionalGeneration` with pruned pictures."""
+    """`Qwen2_5_VLForConditionalGeneration` with pruned images."""
 
 
 @MULTIMODAL_REGISTRY.register_processor(
     Qwen3VLProcessor, info=Qwen3VLProcessingInfo, dummy_inputs=Qwen3VLDummyInputsBuilder
 )
 class PrunedQwen3VL(PrunedQwen, Qwen3VLForConditionalGeneration):
-    """`Qwen3VLForConditionalGeneration` with pruned pictures; deepstack features are kept at the same tokens."""
+    """`Qwen3VLForConditionalGeneration` with pruned images; deepstack features are kept at the same tokens."""

@@ -19,7 +19,7 @@ from ..errors import BudgetError, QuestionError, SettingError
 from ..methods.base import Method
 from ..methods.spec import parse
 
-FIELD = "gridprune"  # what travels with every picture to the model
+FIELD = "gridprune"  # what travels with every image to the model
 KEEP, QUESTION = "gridprune_keep", "gridprune_question"  # what a request may give in mm_processor_kwargs
 
 
@@ -29,12 +29,12 @@ class Settings:
 
     Attributes:
         method: a method, with settings in parentheses if need be: ``gridprune(alpha=0.3)``.
-        keep: the budget of requests that name none; a picture with fewer tokens than such a count is kept whole.
+        keep: the budget of requests that name none; an image with fewer tokens than such a count is kept whole.
         clip: folder or hub id of CLIP's text half, for LLaVA; a folder `clip` in or beside the checkpoint is found.
-        tower_tokens: pictures go through the tower in batches of at most this many visual tokens, counted unpruned (one
-            picture at least). None: the tokens the scheduler may batch, which is what vLLM's memory profile measured.
+        tower_tokens: images go through the tower in batches of at most this many visual tokens, counted unpruned (one
+            image at least). None: the tokens the scheduler may batch, which is what vLLM's memory profile measured.
         guide: which question guides where a request gives none. "last": the one that the request is to answer, for all
-            its pictures. "turn": the one that was asked when the picture came, so that a later turn finds the picture
+            its images. "turn": the one that was asked when the image came, so that a later turn finds the image
             and all behind it in the caches, chosen for an earlier question.
     """
 
@@ -75,13 +75,13 @@ class Settings:
         return spec.method(spec.kind.keep if self.keep is None else self.keep)
 
     def identity(self) -> dict[str, Any]:
-        """What decides, besides a request, which tokens stay: a part of every picture's hash."""
+        """What decides, besides a request, which tokens stay: a part of every image's hash."""
         return {"version": __version__, "method": parse(self.method).label, "clip": self.clip}
 
 
 @dataclass(frozen=True)
 class PruneRequest:
-    """What is asked of one picture.
+    """What is asked of one image.
 
     Attributes:
         budget: how many of its tokens to keep.
@@ -98,7 +98,7 @@ class PruneRequest:
         return json.dumps([_plain(self.budget), self.question, self.explicit])
 
     def settle(self, method: Method, token_map: TokenMap) -> ResolvedRequest:
-        """The exact number of tokens for a picture of this geometry.
+        """The exact number of tokens for an image of this geometry.
 
         Raises:
             BudgetError: the count cannot be met.
@@ -153,24 +153,24 @@ def split_request(kwargs: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, 
 
 
 def asks_of(
-    given: Mapping[str, Any], method: Method, pictures: int, read_questions: Callable[[], Sequence[str]]
+    given: Mapping[str, Any], method: Method, images: int, read_questions: Callable[[], Sequence[str]]
 ) -> list[PruneRequest]:
-    """One ask per picture of a request.
+    """One ask per image of a request.
 
     Args:
-        given: what the request says: a budget or a list with one per picture, a question or a list.
+        given: what the request says: a budget or a list with one per image, a question or a list.
         method: the server's method; its `keep` is the default.
-        read_questions: reads one question per picture from the prompt; called only if one is needed and none given.
+        read_questions: reads one question per image from the prompt; called only if one is needed and none given.
 
     Raises:
         BudgetError, QuestionError: values that cannot be used.
     """
     keeps = given.get(KEEP)
-    budgets = [Budget.parse(keep) for keep in _each(keeps, pictures, KEEP, BudgetError)] if keeps is not None else None
-    questions: Sequence[str] = [""] * pictures
+    budgets = [Budget.parse(keep) for keep in _each(keeps, images, KEEP, BudgetError)] if keeps is not None else None
+    questions: Sequence[str] = [""] * images
     if method.uses_text:
         question = given.get(QUESTION)
-        questions = read_questions() if question is None else _each(question, pictures, QUESTION, QuestionError)
+        questions = read_questions() if question is None else _each(question, images, QUESTION, QuestionError)
         if not all(isinstance(each, str) for each in questions):
             raise QuestionError(f"{QUESTION} must be text or a list of texts, got {question!r:.200}.")
         questions = [clean(each) for each in questions]
@@ -181,7 +181,7 @@ def asks_of(
             )
     return [
         PruneRequest(method.budget if budgets is None else budgets[i], questions[i], explicit=budgets is not None)
-        for i in range(pictures)
+        for i in range(images)
     ]
 
 
@@ -189,5 +189,5 @@ def _each(value: Any, count: int, name: str, error: type[Exception]) -> list[Any
     if not isinstance(value, (list, tuple)):
         return [value] * count
     if len(value) != count:
-        raise error(f"{name} lists {len(value)} values for {count} pictures; give one, or one per picture.")
+        raise error(f"{name} lists {len(value)} values for {count} images; give one, or one per image.")
     return list(value)

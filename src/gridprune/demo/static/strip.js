@@ -1,4 +1,4 @@
-// The strip of pictures: a click chooses one; a dropped, pasted or chosen file is sent. `element`, `props` and `trigger`
+// The strip of images: a click chooses one; a dropped, pasted or chosen file is sent. `element`, `props` and `trigger`
 // are Gradio's.
 const say = (words) => trigger("upload", { problem: words });
 
@@ -10,10 +10,10 @@ const send = async (file) => {
   }
   element.querySelector(".gp-drop").classList.add("gp-busy");
   try {
-    const reply = await fetch("./picture?name=" + encodeURIComponent(file.name || "picture"), { method: "POST", body: file });
+    const reply = await fetch("./image?name=" + encodeURIComponent(file.name || "image"), { method: "POST", body: file });
     trigger("upload", await reply.json());
   } catch {
-    say("The picture did not arrive. Check that the server is still running, and try again.");
+    say("The image did not arrive. Check that the server is still running, and try again.");
   } finally {
     element.querySelector(".gp-drop")?.classList.remove("gp-busy");
   }

@@ -41,8 +41,8 @@ def numbers(config: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], timing
         "run": _provenance(config, metrics),
         "full": metrics["full"] | {"seconds": _reading(timing, metrics["full"]["tokens"])},
         "prior": metrics["text_prior"],
-        "families": [{"name": name, "asked": asked[name]} for name in metrics["full"]["families"]],
-        "averaged": metrics["averaged_families"],
+        "kinds": [{"name": name, "asked": asked[name]} for name in metrics["full"]["kinds"]],
+        "averaged": metrics["averaged_kinds"],
         "keeps": [str(keep) for keep in identity["keeps"]],
         "methods": [_method(method["label"], metrics["best_peer"]) for method in identity["methods"]],
         "rows": [_row(row, timing) for row in metrics["rows"]],
@@ -67,11 +67,11 @@ def _provenance(config: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[s
 
 
 def _asked(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
-    """Questions by family."""
+    """Questions by kind."""
     counts: dict[str, int] = {}
     for row in rows:
-        for _, family, *_ in row["questions"]:
-            counts[family] = counts.get(family, 0) + 1
+        for _, kind, *_ in row["questions"]:
+            counts[kind] = counts.get(kind, 0) + 1
     return counts
 
 
@@ -81,13 +81,13 @@ def _method(label: str, peers: Mapping[str, Mapping[str, Any]]) -> dict[str, Any
 
 
 def _note(label: str) -> str:
-    """What the marked tokens of a picture do not say by themselves."""
+    """What the marked tokens of an image do not say by themselves."""
     try:
         method = entries.parse(label).method("50%")
     except GridPruneError:  # a plugin that is not installed here
         return ""
     if method.stage == "pixels":
-        return "The whole picture was made smaller; marked is where its tokens lie in the full one."
+        return "The whole image was made smaller; marked is where its tokens lie in the full one."
     return "Marked tokens absorbed others." if method.merges else ""
 
 

@@ -14,7 +14,7 @@ from ..store import RunFolder
 from .data import numbers, read
 from .questions import data_of, gather, sample
 
-_SCRIPTS = ("dom.js", "palette.js", "table.js", "chart.js", "families.js", "browser.js", "main.js")
+_SCRIPTS = ("dom.js", "palette.js", "table.js", "chart.js", "kinds.js", "browser.js", "main.js")
 
 
 def report(
@@ -23,7 +23,7 @@ def report(
     """The page of a run.
 
     Args:
-        questions: about how many to show with their pictures, whole scenes; 0 leaves them out.
+        questions: about how many to show with their images, whole scenes; 0 leaves them out.
         data: the user's questions, for a run on these.
         progress: called with the number of scenes done.
 

@@ -1,6 +1,6 @@
-"""The questions that the page shows: words, answers, pictures, evidence and kept tokens.
+"""The questions that the page shows: words, answers, images, evidence and kept tokens.
 
-Pictures are not part of a run. Generated ones are made again from the seed, a user's own are read again; a picture
+Images are not part of a run. Generated ones are made again from the seed, a user's own are read again; an image
 whose questions are not those of the run is left out.
 """
 
@@ -22,7 +22,7 @@ from ..data import Box, DataSet, Question, Scene
 from ..entries import FULL
 from ..evidence import boxes_within
 
-_LONGEST_SIDE = 512  # pixels of a picture in the page
+_LONGEST_SIDE = 512  # pixels of an image in the page
 Row = Mapping[str, Any]
 
 
@@ -44,7 +44,7 @@ def data_of(identity: Mapping[str, Any], file: Path | None) -> DataSet:
         )
     if file is None:
         raise SettingError(
-            f"This run asked the questions of {identity['data']}: give that file with --data to show its pictures, or "
+            f"This run asked the questions of {identity['data']}: give that file with --data to show its images, or "
             "--questions 0 to leave the questions out."
         )
     found = data.own(file, identity["questions"])
@@ -88,11 +88,11 @@ def _same(row: Row, asking: Sequence[Question | None]) -> bool:
 
 
 def _scene(row: Row, scene: Scene | None, seen: Box, labels: Sequence[str]) -> dict[str, Any]:
-    """A picture and its kept tokens; those of a method that reads no question are listed once."""
+    """An image and its kept tokens; those of a method that reads no question are listed once."""
     found: dict[str, Any] = {"image": None}
     if scene is not None:
-        picture = _cropped(scene.image, seen)
-        found |= {"image": _encoded(picture), "size": list(picture.size)}
+        image = _cropped(scene.image, seen)
+        found |= {"image": _encoded(image), "size": list(image.size)}
     if "kept" in row:
         found["boxes"] = kept.boxes_of(row["places"]).round(4).tolist() if "boxes" in row["places"] else None
         found["grids"] = row["places"].get("grids")
@@ -104,13 +104,13 @@ def _scene(row: Row, scene: Scene | None, seen: Box, labels: Sequence[str]) -> d
 def _question(
     row: Row, i: int, scene: int, question: Question | None, seen: Box, labels: Sequence[str]
 ) -> dict[str, Any]:
-    identity, family, text, answer = row["questions"][i]
+    identity, kind, text, answer = row["questions"][i]
     boxes = [] if question is None else boxes_within(question.boxes, seen)
     return {
         "id": identity,
         "scene": scene,
         "place": i,
-        "family": family,
+        "kind": kind,
         "text": text,
         "answer": answer if isinstance(answer, list) else [answer],
         "full": _answer(row["answers"][FULL][i]),
@@ -137,7 +137,7 @@ def _cropped(image: Image.Image, part: Box) -> Image.Image:
 
 
 def _encoded(image: Image.Image) -> str:
-    """A data URI: PNG for small pictures, which must not blur, JPEG for the others."""
+    """A data URI: PNG for small images, which must not blur, JPEG for the others."""
     small = max(image.size) <= 256
     image = image.convert("RGB")
     image.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE))

@@ -1,4 +1,4 @@
-"""SparseVLM: text tokens that speak of the picture rate its tokens (https://arxiv.org/abs/2410.04417)."""
+"""SparseVLM: text tokens that speak of the image rate its tokens (https://arxiv.org/abs/2410.04417)."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ def neighbours(token_map: TokenMap) -> Tensor:
 def previous_frame(token_map: TokenMap) -> Tensor:
     """(N,) int64: the token at the same place one frame earlier; -1 in the first frame."""
     frame = token_map.groups("frame").index  # 0, 1, 2, ... without gaps
-    view = token_map.view - first_of(token_map.view, frame)  # views may be numbered through the clip
+    view = token_map.view - first_of(token_map.view, frame)  # views may be numbered through the video
     rows, columns = int(token_map.row.max()) + 1, int(token_map.column.max()) + 1
     place = ((view * (int(frame.max()) + 2) + frame + 1) * rows + token_map.row) * columns + token_map.column
     table = torch.full((int(place.max()) + 1,), -1, dtype=torch.int64, device="cpu")

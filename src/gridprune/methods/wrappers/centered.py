@@ -18,7 +18,7 @@ from .wrapper import Wrapper
 
 @dataclass(frozen=True, kw_only=True)
 class Centered(Wrapper):
-    """The base sees features minus their mean over the picture, and its greedy score is multiplied by distinctiveness.
+    """The base sees features minus their mean over the image, and its greedy score is multiplied by distinctiveness.
 
     g_i = -mean_{j != i} cos(x_i, x_j) on the raw features, scaled to [0, 1]. DivPrune picks argmax g_i min_j (1 - cos
     of centred features), after its own first pick; CDPruner's kernel becomes diag(r g) S diag(r g), S the centred
@@ -30,7 +30,7 @@ class Centered(Wrapper):
 
     Attributes:
         base: a method with the capabilities "geometry" and "quality".
-        standardize: divide every feature dimension by its standard deviation over the picture first.
+        standardize: divide every feature dimension by its standard deviation over the image first.
     """
 
     base: Method = field(default_factory=DivPrune)

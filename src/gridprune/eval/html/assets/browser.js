@@ -1,4 +1,4 @@
-// Questions one by one: filters, the picture with what two methods kept, and all methods at that budget.
+// Questions one by one: filters, the image with what two methods kept, and all methods at that budget.
 const OUTCOMES = {
   any: ["any answer", () => true],
   gain: ["A right, B wrong", (a, b) => a && !b],
@@ -15,16 +15,16 @@ function browser() {
     return;
   }
   const kept = scenes.some((scene) => scene.kept);
-  const pictures = scenes.filter((scene) => scene.image).length;
+  const images = scenes.filter((scene) => scene.image).length;
   at("questions-note").textContent =
     `The first ${questions.length} of ${data.run.questions} questions. Clear patches were kept; a yellow frame shows where the answer stands.` +
     (kept ? "" : " This run does not hold which tokens were kept: it was made before runs stored them.") +
-    (pictures < scenes.length ? ` ${scenes.length - pictures} of ${scenes.length} pictures cannot be made again by this version and are left out.` : "");
+    (images < scenes.length ? ` ${scenes.length - images} of ${scenes.length} images cannot be made again by this version and are left out.` : "");
 
   const labels = [FULL, ...data.methods.map((method) => method.label)];
   const number = new Map(data.cells.map((cell, i) => [cell, i]));
   const note = new Map(data.methods.map((method) => [method.label, method.note]));
-  const wish = { family: "", keep: budgets.includes("64") ? "64" : budgets[0], a: "gridprune", b: "random", outcome: "any", words: "" };
+  const wish = { kind: "", keep: budgets.includes("64") ? "64" : budgets[0], a: "gridprune", b: "random", outcome: "any", words: "" };
   if (!labels.includes(wish.a)) wish.a = labels[1];
   if (!labels.includes(wish.b)) wish.b = FULL;
   let chosen = null;
@@ -38,7 +38,7 @@ function browser() {
     if (!has(wish.a) || !has(wish.b)) return [];
     const text = wish.words.trim().toLowerCase();
     return questions.filter((question) =>
-      (!wish.family || question.family === wish.family) &&
+      (!wish.kind || question.kind === wish.kind) &&
       OUTCOMES[wish.outcome][1](right(question, wish.a), right(question, wish.b)) &&
       (!text || `${question.text} ${question.answer.join(" ")} ${question.id}`.toLowerCase().includes(text)));
   }
@@ -53,7 +53,7 @@ function browser() {
         onclick: () => { chosen = question; mark(); detail(); },
       },
       question.text,
-      h("span", { class: "soft" }, `${question.family} · A `, tick(right(question, wish.a)), " · B ", tick(right(question, wish.b)))))));
+      h("span", { class: "soft" }, `${question.kind} · A `, tick(right(question, wish.a)), " · B ", tick(right(question, wish.b)))))));
     detail();
   }
 
@@ -70,16 +70,16 @@ function browser() {
     return Array.isArray(stored) ? stored[question.place] : stored;
   }
 
-  function picture(question, label) {
+  function image(question, label) {
     const scene = scenes[question.scene];
-    if (!scene.image) return h("div", { class: "absent" }, "no picture");
+    if (!scene.image) return h("div", { class: "absent" }, "no image");
     const [wide, high] = scene.size;
     const image = s("svg", { viewBox: "0 0 1 1", preserveAspectRatio: "none", style: `aspect-ratio: ${wide} / ${high}`, role: "img",
-      "aria-label": `Picture ${question.scene}, ${label}` },
+      "aria-label": `Image ${question.scene}, ${label}` },
     s("image", { href: scene.image, width: 1, height: 1, preserveAspectRatio: "none" }));
     const bits = masked(question, label);
     if (bits) {
-      const id = `m${picture.count = (picture.count || 0) + 1}`;
+      const id = `m${image.count = (image.count || 0) + 1}`;
       const path = holes(bits, placesOf(scene));
       image.append(
         s("mask", { id, maskUnits: "userSpaceOnUse", x: 0, y: 0, width: 1, height: 1 },
@@ -105,18 +105,18 @@ function browser() {
       at("detail").replaceChildren(h("p", { class: "note" }, "No question fits these filters."));
       return;
     }
-    const large = (letter, label) => h("figure", { "data-side": letter }, picture(chosen, label), caption(chosen, label, `${letter}: ${label}`));
+    const large = (letter, label) => h("figure", { "data-side": letter }, image(chosen, label), caption(chosen, label, `${letter}: ${label}`));
     const small = (label) =>
       h("figure", {},
         h("button", { type: "button", "data-method": label, title: `Compare with ${label}`, onclick: () => { wish.b = label; at("b").value = label; list(); } },
-          picture(chosen, label)),
+          image(chosen, label)),
         caption(chosen, label, label));
     at("detail").replaceChildren(
       h("h3", {}, chosen.text),
-      h("p", {}, "Right answer: ", h("strong", {}, chosen.answer.join(" or ")), h("span", { class: "soft" }, ` · ${chosen.family} · ${chosen.id} · picture ${chosen.scene}`)),
+      h("p", {}, "Right answer: ", h("strong", {}, chosen.answer.join(" or ")), h("span", { class: "soft" }, ` · ${chosen.kind} · ${chosen.id} · image ${chosen.scene}`)),
       h("div", { class: "pair" }, large("A", wish.a), large("B", wish.b)),
       h("h3", {}, `All methods at ${wish.keep} visual tokens`),
-      h("p", { class: "note" }, "Press a picture to put that method in the place of B."),
+      h("p", { class: "note" }, "Press an image to put that method in the place of B."),
       h("div", { class: "gallery" }, labels.filter(has).map(small)),
     );
   }
@@ -124,7 +124,7 @@ function browser() {
   const set = (name) => (value) => { wish[name] = value; list(); };
   const same = (values) => values.map((value) => [value, value]);
   at("filters").append(
-    choose("Kind", [["", "all kinds"], ...same(data.families.map((family) => family.name))], "", set("family"), "family"),
+    choose("Kind", [["", "all kinds"], ...same(data.kinds.map((kind) => kind.name))], "", set("kind"), "kind"),
     choose("Visual tokens", same(budgets), wish.keep, set("keep"), "keep"),
     choose("Method A", same(labels), wish.a, set("a"), "a"),
     choose("Method B", same(labels), wish.b, set("b"), "b"),
@@ -134,7 +134,7 @@ function browser() {
   list();
 }
 
-// Boxes of all tokens of a picture, x0 y0 x1 y1 as fractions of what the tower sees.
+// Boxes of all tokens of an image, x0 y0 x1 y1 as fractions of what the tower sees.
 function placesOf(scene) {
   if (scene.boxes) return scene.boxes;
   const found = [];

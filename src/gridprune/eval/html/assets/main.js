@@ -1,4 +1,4 @@
 curve();
 table();
-families();
+kinds();
 browser();

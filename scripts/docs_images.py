@@ -1,4 +1,4 @@
-"""Draw the pictures of docs/index.md and docs/concepts.md with the library and the embedded model."""
+"""Draw the images of docs/index.md and docs/concepts.md with the library and the embedded model."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def budgets(report: Report) -> Any:
 
 
 def over(panel: Any, image: Image.Image, values: Any, title: str, **options: Any) -> Any:
-    """A map laid over the grey picture."""
+    """A map laid over the grey image."""
     extent = (0, image.width, image.height, 0)
     panel.imshow(image.convert("L"), cmap="gray", extent=extent)
     panel.set_title(title, fontsize=10)
@@ -122,7 +122,7 @@ def signs(loaded: Loaded, image: Image.Image) -> Figure:
 
 
 def positions(loaded: Loaded, image: Image.Image) -> Figure:
-    """Positions of the kept tokens of one picture row, renumbered and kept."""
+    """Positions of the kept tokens of one image row, renumbered and kept."""
     report = ask(loaded, image, QUESTION)[1]
     columns = report.token_map.grid[1]
     by_row = report.kept_mask.view(report.token_map.grid)
@@ -140,13 +140,13 @@ def positions(loaded: Loaded, image: Image.Image) -> Figure:
             for height, value in ((1.45, row * columns + column), (2.2, number)):
                 panel.text(column + 0.46, height, str(value), ha="center", va="center", fontsize=9, color=INK)
             number += 1
-    for height, words in ((0.35, f"row {row} of the picture"), (1.45, 'positions="original"'), (2.2, '"contiguous"')):
+    for height, words in ((0.35, f"row {row} of the image"), (1.45, 'positions="original"'), (2.2, '"contiguous"')):
         panel.text(-0.3, height, words, ha="right", va="center", fontsize=10, color=INK)
     return figure
 
 
 def planes(draw: Callable[[Any], None]) -> Callable[[Loaded, Image.Image], Figure]:
-    """A figure of token maps, which need no picture."""
+    """A figure of token maps, which need no image."""
 
     def figure_of(loaded: Loaded, image: Image.Image) -> Figure:
         figure, panels = canvas(4, 12, 3.4)
@@ -170,7 +170,7 @@ def tiles(panel: Any, token_map: TokenMap, chosen: torch.Tensor, zone: torch.Ten
 
 
 def anyres(panels: Any) -> None:
-    """The overview and the mosaic of a LLaVA-NeXT picture of 2 : 1, read from a tiny random model of the class."""
+    """The overview and the mosaic of a LLaVA-NeXT image of 2 : 1, read from a tiny random model of the class."""
     import transformers as hf
 
     from gridprune import families
@@ -205,14 +205,14 @@ def anyres(panels: Any) -> None:
 
 
 def video(panels: Any) -> None:
-    """A clip of four frames, in zones of two frames."""
+    """A video of four frames, in zones of two frames."""
     token_map = TokenMap.from_grid(6, 6, frames=4)
     zone = token_map.zones(3, frames=2).index
     for frame, panel in enumerate(panels):
         tiles(panel, token_map, token_map.frame == frame, zone, f"frame {frame}")
 
 
-PICTURES: dict[str, Callable[[Loaded, Image.Image], Figure]] = {
+IMAGES: dict[str, Callable[[Loaded, Image.Image], Figure]] = {
     "what": what,
     "zones": zones,
     "cues": cues,
@@ -234,7 +234,7 @@ def main() -> None:
     torch.set_num_threads(1)
     loaded, image = load(), read_image(ROOT / "examples" / "scene.png")
     FOLDER.mkdir(parents=True, exist_ok=True)
-    for name, draw in PICTURES.items():
+    for name, draw in IMAGES.items():
         write(draw(loaded, image), FOLDER / f"{name}.png")
 
 
