@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gridprune.bench.clock import Ratio
 from gridprune.cues.attention import cls_attention, received_attention
 from gridprune.cues.tower import Tower, find_clip_tower, find_tower
 
-from .clock import Ratio, interleave
+from .clock import interleave
 
 _BLOCKS = 4  # of the towers that are not built whole; the cost of reading one block is set against all blocks
 

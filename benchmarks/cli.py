@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import sys
-import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
+
+from gridprune.cli.options import print_json, telling
 
 
 def bench_command(
@@ -37,15 +36,7 @@ def bench_command(
 
     logging.set_verbosity_error()
     chosen = (QUICK if quick else PARTS) if parts == "all" else [part.strip() for part in parts.split(",")]
-    stderr = Console(stderr=True)
-    with stderr.status("measuring") as status:
-
-        def progress(stage: str) -> None:
-            if stderr.is_terminal:
-                status.update(f"measuring: {stage}")
-            else:
-                stderr.print(f"{time.strftime('%H:%M:%S')} {stage}", highlight=False)
-
+    with telling("measuring") as progress:
         result = bench(
             chosen,
             rounds=rounds,
@@ -56,7 +47,6 @@ def bench_command(
             progress=progress,
         )
     if as_json:
-        json.dump(result, sys.stdout)
-        sys.stdout.write("\n")
-        return
-    show(result, Console())
+        print_json(result)
+    else:
+        show(result, Console())

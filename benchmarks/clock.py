@@ -1,10 +1,9 @@
-"""Interleaved timing: every variant once per round, so that a machine that drifts drifts for all of them."""
+"""Interleaved timing of many variants: what was measured is kept, and modules within a call are timed too."""
 
 from __future__ import annotations
 
 import os
 import platform
-import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -14,35 +13,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from gridprune.bench.clock import Timing, measured, turns
+
 LONG = 2.0  # seconds: a call that long is not made twice to warm up
-
-
-@dataclass(frozen=True)
-class Timing:
-    """Seconds per call: one value per round.
-
-    On a CPU these are CPU seconds of one thread, which other processes disturb far less than wall time; on a GPU the
-    time between two CUDA events.
-    """
-
-    seconds: tuple[float, ...]
-
-    def __add__(self, other: Timing) -> Timing:
-        """Round by round, as long as both have one."""
-        return Timing(tuple(a + b for a, b in zip(self.seconds, other.seconds)))
-
-    @property
-    def median(self) -> float:
-        return statistics.median(self.seconds)
-
-    @property
-    def quartiles(self) -> tuple[float, float, float]:
-        """Median and the range of the middle half."""
-        return _quartiles(self.seconds)
-
-    def to_list(self) -> list[float]:
-        """Median and the range of the middle half."""
-        return [float(f"{v:.4g}") for v in self.quartiles]
 
 
 @dataclass
@@ -69,31 +42,6 @@ class Journal:
         return self.values[name][0]
 
 
-@dataclass(frozen=True)
-class Ratio:
-    """Median of per-round ratios with the range of the middle half: rounds are paired, so drift cancels."""
-
-    median: float
-    low: float
-    high: float
-
-    @classmethod
-    def of(cls, numerator: Timing, denominator: Timing) -> Ratio:
-        return cls.from_values(a / b for a, b in zip(numerator.seconds, denominator.seconds))
-
-    @classmethod
-    def from_values(cls, ratios: Iterator[float]) -> Ratio:
-        return cls(*_quartiles(tuple(ratios)))
-
-    def to_list(self) -> list[float]:
-        return [round(v, 5) for v in (self.median, self.low, self.high)]
-
-
-def _quartiles(values: Sequence[float]) -> tuple[float, float, float]:
-    ascending, n = sorted(values), len(values)
-    return statistics.median(ascending), ascending[n // 4], ascending[(3 * n - 1) // 4]
-
-
 def interleave(
     variants: Mapping[str, Callable[[], Any]],
     rounds: int,
@@ -118,18 +66,17 @@ def interleave(
     repeats, fewer, inside = repeats or {}, fewer or {}, inside or {}
     journal = journal or Journal()
     warm: dict[str, float] = {}
-    for number in range(rounds):
-        for name in variants if number % 2 == 0 else reversed(list(variants)):
-            if number >= fewer.get(name, rounds) or len(journal.values.get(name, ())) > number:
-                continue
-            progress(f"{name}, {number + 1} of {fewer.get(name, rounds)}")
-            found: dict[str, float] = {}
-            if name not in warm:
-                found = _measured(name, variants[name], 1, inside)
-                warm[name] = found[name]
-            if not found or warm[name] < LONG:
-                found = _measured(name, variants[name], 1 if warm[name] >= LONG else repeats.get(name, 1), inside)
-            journal.add({part: float(f"{value:.5g}") for part, value in found.items()})
+    for number, name in turns(list(variants), rounds):
+        if number >= fewer.get(name, rounds) or len(journal.values.get(name, ())) > number:
+            continue
+        progress(f"{name}, {number + 1} of {fewer.get(name, rounds)}")
+        found: dict[str, float] = {}
+        if name not in warm:
+            found = _measured(name, variants[name], 1, inside)
+            warm[name] = found[name]
+        if not found or warm[name] < LONG:
+            found = _measured(name, variants[name], 1 if warm[name] >= LONG else repeats.get(name, 1), inside)
+        journal.add({part: float(f"{value:.5g}") for part, value in found.items()})
     return {name: Timing(tuple(v)) for name, v in journal.values.items() if name.split("/")[0] in variants}
 
 
@@ -164,19 +111,17 @@ def _now() -> float:
 
 
 def seconds(call: Callable[[], Any], repeats: int = 1) -> float:
-    """Seconds of one call, the mean of `repeats`."""
-    if torch.cuda.is_available():
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        torch.cuda.synchronize()
-        begin.record()
+    """Seconds of one call, the mean of `repeats`: of a CPU's thread, which other processes disturb far less than wall
+    time, or between two events of a GPU."""
+
+    def every() -> None:
         for _ in range(repeats):
             call()
-        end.record()
-        torch.cuda.synchronize()
-        return float(begin.elapsed_time(end)) / 1e3 / repeats
+
+    if torch.cuda.is_available():
+        return (measured(every, torch.device("cuda")).device_seconds or 0.0) / repeats
     started = time.thread_time()
-    for _ in range(repeats):
-        call()
+    every()
     return (time.thread_time() - started) / repeats
 
 

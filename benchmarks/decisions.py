@@ -8,12 +8,13 @@ from typing import Any
 
 import torch
 
+from gridprune.bench.clock import Ratio, Timing
 from gridprune.core.token_map import TokenMap
 from gridprune.methods.base import Cues, Method
 from gridprune.methods.gridprune import GridPrune
 from gridprune.methods.registry import available, create
 
-from .clock import LONG, Ratio, Timing, interleave, seconds
+from .clock import LONG, interleave, seconds
 from .memory import peak_bytes
 from .published import cdpruner, divprune
 

@@ -7,9 +7,9 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from gridprune.hf.pruning import prune
+from gridprune.bench.calls import first_token, native, shortened
+from gridprune.hf.pruning import Pruning, prune
 from gridprune.methods.gridprune import GridPrune
 
 from .rig import QUESTION, Rig
@@ -20,47 +20,37 @@ Call = Callable[[], Any]
 
 def variants(rig: Rig) -> dict[str, Call]:
     """Calls by name; each returns an object with `past_key_values`."""
-    found: dict[str, Call] = {"unpruned": partial(rig.model, **rig.call())}
+    found: dict[str, Call] = {"unpruned": partial(first_token, rig.model, rig.call())}
     for k in rig.shape.keeps:
         if has_cls(rig):
             found[f"research {k}"] = partial(_research, rig, k)
-        found[f"native {k}"] = partial(_native, rig, k)
-        found[f"pruned {k}"] = pruned(rig, k)
+        found[f"native {k}"] = partial(native, _pruning(rig, k), rig.call(), _short(rig, k))
+        found[f"pruned {k}"] = partial(first_token, rig.model, rig.call(), _pruning(rig, k))
     return found
 
 
-def pruned(rig: Rig, k: int) -> Call:
+def _pruning(rig: Rig, k: int) -> Pruning:
     """GridPrune by the context manager that users use."""
-    pruning = prune(rig.model, GridPrune(keep=k), question=QUESTION, clip=rig.text, processor=FixedWords())
-    whole = rig.call()
+    return prune(rig.model, GridPrune(keep=k), question=QUESTION, clip=rig.text, processor=FixedWords())
 
-    def run() -> Any:
-        with pruning:
-            return rig.model(**whole)
 
-    return run
+def _short(rig: Rig, k: int) -> dict[str, Any]:
+    """What pruning to k hands to the model."""
+    if k not in rig.short:
+        rig.short[k] = shortened(_pruning(rig, k), rig.call())
+    return rig.short[k]
 
 
 def rows(rig: Rig, k: int) -> int:
     """Visual tokens of the prompt that is pruned to k, separators that stay included."""
     if k not in rig.rows:
-        rig.rows[k] = pruned(rig, k)().past_key_values.get_seq_length() - rig.shape.prompt
+        rig.rows[k] = _short(rig, k)["input_ids"].shape[1] - rig.shape.prompt
     return rig.rows[k]
 
 
 def has_cls(rig: Rig) -> bool:
     """Whether there is a [CLS] row for research code to read."""
     return rig.family.tower.saliency == "cls"
-
-
-def _native(rig: Rig, k: int) -> Any:
-    """The limit: the same encoder, then k visual tokens as if the image had no more, and newlines as pruning has.
-
-    Blocks behind the feature layer are left out, as pruning leaves them out: nothing but looking and choosing differs.
-    """
-    with rig.family.tower.reading(last=rig.family.last_block(rig.vision)):
-        features = rig.family.features(rig.vision)
-    return _answered(rig, rig.family.embeddings(features, [rig.map])[0][: rows(rig, k)])
 
 
 def _research(rig: Rig, k: int) -> Any:
@@ -78,13 +68,9 @@ def _research(rig: Rig, k: int) -> Any:
     row = maps[:, :, 0, 1:].mean(1).flatten()[rig.map.candidates.source[:, 0]]  # [N]
     tokens = rig.family.embeddings(output, [rig.map])[0]
     kept = tokens[rig.map.candidate_positions][row.topk(k).indices.sort().values]
-    return _answered(rig, torch.cat([kept, tokens[rig.map.separator][: rows(rig, k) - k]]))
-
-
-def _answered(rig: Rig, kept: Tensor) -> Any:
-    """The language model on a prompt with the visual tokens `kept` (k, D)."""
-    ids = rig.prompt(len(kept))
-    embeds = rig.model.get_input_embeddings()(ids).masked_scatter((ids == IMAGE_TOKEN)[..., None], kept)
+    shown = torch.cat([kept, tokens[rig.map.separator][: rows(rig, k) - k]])
+    ids = rig.prompt(len(shown))
+    embeds = rig.model.get_input_embeddings()(ids).masked_scatter((ids == IMAGE_TOKEN)[..., None], shown)
     states = rig.language(inputs_embeds=embeds, use_cache=True)
     rig.model.lm_head(states.last_hidden_state[:, -1:])
     return states

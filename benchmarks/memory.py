@@ -11,15 +11,14 @@ import torch
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from gridprune.bench.clock import measured
+
 
 def peak(call: Callable[[], Any]) -> int:
     """The most bytes `call` holds beyond what there was: GPU memory, or tensors on a CPU."""
     if not torch.cuda.is_available():
         return peak_bytes(call)
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
-    call()
-    return int(torch.cuda.max_memory_allocated() - before)
+    return measured(call, torch.device("cuda")).peak_bytes or 0
 
 
 def peak_bytes(call: Callable[[], Any]) -> int:

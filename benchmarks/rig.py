@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from gridprune import families
+from gridprune.bench.clock import Timing
 from gridprune.families.base import Family
 from gridprune.selection.collect import TextSide
 
-from .clock import Timing
 from .shapes import IMAGE_TOKEN, FixedText, FixedWords, Shape, build
 
 QUESTION = "what is this"
@@ -24,6 +24,7 @@ class Rig:
         vision, map: the image, and where its tokens lie.
         inside: modules that are timed within every call: tower, projector, language model, and the blocks of each kind.
         missing: by kind of block, how many more the real model has than were built.
+        short: budget -> what pruning hands to the model, where it was looked at.
         rows: budget -> visual tokens the pruned prompt holds: newlines of rows that keep a token stay beside the k.
     """
 
@@ -45,6 +46,7 @@ class Rig:
         real = {"block": shape.tower_layers - shape.tower_full, "full block": shape.tower_full}
         held = {"block": tower.depth - len(tower.full_blocks), "full block": len(tower.full_blocks)}
         self._kinds = tuple(kinds)
+        self.short: dict[int, dict[str, Any]] = {}
         self.rows = {} if len(self.map) > len(self.map.candidates) else {k: k for k in shape.keeps}
         self.missing = {kind: real[kind] - held[kind] for kind in kinds} | {"layer": shape.layers - shape.build_layers}
         self.inside: dict[str, list[nn.Module]] = {
@@ -88,7 +90,7 @@ class Rig:
         """The arguments of a forward call with the image."""
         ids = self.prompt(len(self.map))
         types = {} if self.shape.clip else {"mm_token_type_ids": (ids == IMAGE_TOKEN).int()}  # for M-RoPE
-        return {"input_ids": ids, "logits_to_keep": 1, **self.vision, **types}
+        return {"input_ids": ids, **self.vision, **types}
 
     def prompt(self, images: int) -> Tensor:
         """(1, L) ids with `images` visual tokens in the middle."""

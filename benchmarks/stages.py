@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from gridprune.bench.clock import Ratio, Timing
 from gridprune.costs import LanguageModel
 from gridprune.families.base import Encoded
 from gridprune.methods.checks import checked_select
@@ -17,7 +18,7 @@ from gridprune.runtime.ask import cache_bytes
 from gridprune.selection.selector import Selector
 
 from . import ends
-from .clock import Journal, Ratio, Timing, free_cores, interleave, wall
+from .clock import Journal, free_cores, interleave, wall
 from .memory import peak
 from .rig import QUESTION, Rig
 from .shapes import Shape, build_text

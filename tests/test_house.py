@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "gridprune"
 # A folder imports from what stands before it, and from the modules at the top.
 LAYERS = (
     "core", "cues", "methods", "families", "selection", "report", "hf", "tiny", "vllm", "runtime", "eval",
-    "lmms", "demo", "cli",
+    "bench", "lmms", "demo", "cli",
 )  # fmt: skip
 PURE = ("core", "methods")  # never import transformers
 TOP = {"__init__", "__main__", "compat", "costs", "errors"}

@@ -14,10 +14,11 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks import capture, clock, decisions, ends, long, profile, rig, run, shapes, stages
-from benchmarks.clock import Journal, Ratio, Timing
+from benchmarks.clock import Journal
 from benchmarks.memory import peak_bytes
 from benchmarks.plots import PLOTS
 from benchmarks.tables import TABLES
+from gridprune.bench.clock import Ratio, Timing
 from gridprune.errors import SettingError, UnknownNameError
 from gridprune.methods.registry import available, create
 from scripts import results
@@ -80,12 +81,12 @@ def test_a_shape_is_measured(small, name, keys):
 def test_research_code_keeps_the_largest_of_the_cls_row(small):
     """Eager attention, every map kept; and the tower is left as it was."""
     bench = rig.Rig(shapes.get_shape("llava-1.5-7b"))
-    seen = []
+    calls, seen = ends.variants(bench), []
     bench.family.base.language_model.register_forward_pre_hook(
         lambda module, args, kwargs: seen.append(kwargs["inputs_embeds"]), with_kwargs=True
     )
     with torch.no_grad():
-        ends.variants(bench)["research 64"]()
+        calls["research 64"]()
         bench.family.base.vision_tower.set_attn_implementation("eager")
         output = bench.family.base.get_image_features(**bench.vision, output_attentions=True, return_dict=True)
         bench.family.base.vision_tower.set_attn_implementation("sdpa")

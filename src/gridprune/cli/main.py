@@ -10,6 +10,7 @@ import typer
 from .. import __version__
 from .ask import ask_command, explain_command
 from .batch import batch_command
+from .bench import bench_command
 from .demo import demo_command
 from .eval import eval_command
 from .lists import export_clip_command, families_command, methods_command
@@ -50,6 +51,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "methods": methods_command,
     "families": families_command,
     "eval": eval_command,
+    "bench": bench_command,
     "report": report_command,
     "sign": sign_command,
     "plan": plan_command,

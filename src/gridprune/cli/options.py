@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
@@ -93,6 +94,20 @@ def load_model(model: str, clip: str | None, device: str, dtype: str) -> Loaded:
             found.name = str(folder)
             return found
         return load(model, clip=clip, device=device, dtype=dtype)
+
+
+@contextmanager
+def telling(title: str) -> Iterator[Callable[[str], None]]:
+    """What is being done, on stderr: a line that changes in a terminal, a line each with its time elsewhere."""
+    with stderr.status(title) as status:
+
+        def tell(words: str) -> None:
+            if stderr.is_terminal:
+                status.update(f"{title}: {words}")
+            else:
+                stderr.print(f"{time.strftime('%H:%M:%S')} {words}", highlight=False, markup=False)
+
+        yield tell
 
 
 def print_json(value: Any) -> None:

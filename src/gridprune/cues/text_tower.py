@@ -115,10 +115,14 @@ class TextTower(ABC):
         own = ~torch.tensor(mask, dtype=torch.bool, device=states.device)
         return nn.functional.normalize((states[own] if bool(own.any()) else states).float(), dim=-1)
 
+    def forget(self) -> None:
+        """Drop the embeddings cached so far."""
+        self._cache.clear()
+
     def to(self, device: torch.device | str) -> TextTower:
         """Move the text tower; embeddings cached so far are dropped."""
         self.text_model.to(device)
-        self._cache.clear()
+        self.forget()
         return self
 
 

@@ -29,7 +29,7 @@ from .shared import Result
 GROUP = 8  # scenes
 # What shows or serves and decides no row of a run. Every other file of the package is a part of the digest.
 REPORTING = (
-    "cli", "demo", "lmms", "vllm", "eval/html", "report/figure.py", "report/frames.py", "report/overlay.py",
+    "bench", "cli", "demo", "lmms", "vllm", "eval/html", "report/figure.py", "report/frames.py", "report/overlay.py",
     "runtime/batch.py", "runtime/plan.py",
     "eval/metrics.py", "eval/plots.py", "eval/show.py", "eval/sign.py", "eval/tables.py", "eval/timing.py",
 )  # fmt: skip

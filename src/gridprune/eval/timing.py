@@ -77,7 +77,7 @@ def _decide(engine: Shared, cell: RunCell, encoded: Encoded, question: str) -> i
     """Cues, selection and merging as `prune` does them, with a cold text embedding; the number of tokens kept."""
     selector = engine.selector
     if selector.text.clip is not None:
-        selector.text.clip.to(engine.loaded.model.device)  # drops cached embeddings
+        selector.text.clip.forget()
     (choice,) = selector.choose(cell.method, encoded, [question])
     return len(selector.gather(encoded, 0, choice))
 

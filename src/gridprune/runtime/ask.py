@@ -20,7 +20,7 @@ from ..cues.load_text import text_tower
 from ..cues.text_tower import TextTower, stored_sign
 from ..errors import CheckpointError, GridPruneError, QuestionError, UnsupportedModelError, first_line
 from ..families.base import Family
-from ..hf.prompt_pruner import Positions
+from ..hf.prompt_pruner import Positions, Question
 from ..hf.pruning import Pruning, prune
 from ..methods.base import Method
 from ..report.report import Report
@@ -57,7 +57,7 @@ class Loaded:
             self.clip = found.to(self.model.device)
         return found
 
-    def pruning(self, method: Method, question: str | None = None, **settings: Any) -> Pruning:
+    def pruning(self, method: Method, question: Question = None, **settings: Any) -> Pruning:
         """A :func:`gridprune.prune` of this model, with its processor and the text half of its vision tower.
 
         The text half is read from disk for the first method that wants it, and kept in `clip`.
