@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -45,6 +46,7 @@ def gpu(monkeypatch):
         def elapsed_time(self, other):
             return other.at - self.at
 
+    monkeypatch.setattr(torch.cuda, "device", nullcontext)
     monkeypatch.setattr(time, "perf_counter", lambda: gpu.host / 1e3)
     monkeypatch.setattr(torch.cuda, "Event", Event)
     monkeypatch.setattr(torch.cuda, "synchronize", gpu.synchronize)

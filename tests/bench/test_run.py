@@ -86,6 +86,7 @@ def test_what_is_timed_launches_no_more_than_it_says():
         there = moved(net)
         inputs = {name: value.to(DEVICE) for name, value in models.LLAVA.call(row_of(models.LLAVA)).items()}
         pruning = guided(there, "what is red")
+        pruning.text.clip.text_model = moved(pruning.text.clip.text_model)
         family = pruning.family
         stock = counted(functools.partial(there, **inputs, use_cache=True, logits_to_keep=1))
         plain, tower = (counted(call.run) for call in calls.unpruned(there, family, inputs))
@@ -153,11 +154,7 @@ def test_rows_by_hand(monkeypatch):
     ]
     stock, tower, native, ours, random = rows
     assert stock["seconds"] == [10.0, 8.0, 12.0]
-    assert stock["token_seconds"] == [
-        pytest.approx(7 / 3, rel=1e-3),
-        2.0,
-        pytest.approx(8 / 3, rel=1e-3),
-    ]  # 6/3 and 8/3
+    assert stock["token_seconds"] == [2.333, 2.0, 2.667]  # (15 - 9) / 3 and (21 - 13) / 3
     assert stock["answer_seconds"] == [18.0, 15.0, 21.0]
     assert stock["faster"] is tower["faster"] is native["over_native"] is None
     assert native["faster"] == [3.5, 3.0, 4.0]
@@ -170,7 +167,7 @@ def test_rows_by_hand(monkeypatch):
     assert not any(map(run.waits, rows))
 
 
-@pytest.mark.parametrize(("room", "most"), [(0, 0), (1, 1), (2, 2), (7, 7), (100, 100), (1000, 960), (10**9, 4096)])
+@pytest.mark.parametrize(("room", "most"), [(0, 0), (1, 1), (2, 2), (7, 7), (100, 96), (1000, 960), (10**9, 4096)])
 def test_the_largest_batch_to_an_eighth(room, most):
     tried = []
     found = run.largest(lambda batch: tried.append(batch) or batch <= room)
