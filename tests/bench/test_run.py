@@ -232,6 +232,15 @@ def test_the_table_fits_into_80_columns_and_says_who_waited():
     assert "waits" not in shown(on_a_gpu(0.5))
 
 
+def test_the_table_says_what_is_lost_in_noise():
+    found = on_a_gpu(0.5)
+    assert "rough" not in shown(found)
+    found["calls"][0] |= {"seconds": [0.1, 0.09, 0.12], "token_seconds": [-0.001, -0.002, 0.003]}
+    text = shown(found)
+    assert "unpruned 576 100.0 ?" in " ".join(text.split())
+    assert "Batch 8: rough, half of the unpruned calls took 90 to 120 ms." in " ".join(text.split())
+
+
 def test_what_cannot_be_measured_is_refused():
     for text in ("", "random,random", "evs"):
         with pytest.raises(SettingError):

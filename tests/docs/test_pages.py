@@ -12,7 +12,8 @@ import torch
 from typer.testing import CliRunner
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = ["start.md", "training.md", *(f"howto/{name}.md" for name in ("checkpoint", "bench", "batches", "own-questions"))]
+HOWTO = ("checkpoint", "bench", "batches", "own-questions")
+PAGES = ["start.md", "training.md", *(f"howto/{name}.md" for name in HOWTO)]
 _BLOCK = re.compile(
     r"(?:<!-- not run: (?P<reason>[^>]+?) -->\n)?^```(?P<kind>\w*)\n(?P<code>.*?)^```$", re.DOTALL | re.MULTILINE
 )

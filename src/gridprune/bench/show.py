@@ -12,6 +12,7 @@ from rich.table import Table
 from .run import waits
 
 Row = Mapping[str, Any]
+_ROUGH = 0.2
 
 
 def table(found: Mapping[str, Any], console: Console) -> None:
@@ -72,6 +73,12 @@ def sentences(found: Mapping[str, Any]) -> list[str]:
         for row in rows
         if row["call"] == "unpruned" and waits(row)
     ]
+    said += [
+        f"Batch {row['batch']}: rough, half of the unpruned calls took {1e3 * row['seconds'][1]:.0f} to "
+        f"{1e3 * row['seconds'][2]:.0f} ms. Give more --rounds, or the machine less to do."
+        for row in rows
+        if row["call"] == "unpruned" and row["fits"] and _spread(row["seconds"]) > _ROUGH
+    ]
     if all(row["peak_bytes"] is None for row in rows):
         said.append("On a CPU, memory and waiting are not measured: see --device cuda.")
     if "largest_batch" in found:
@@ -99,13 +106,20 @@ def plot(found: Mapping[str, Any], axes: Any) -> None:
     axes.legend(fontsize=6)
 
 
+def _spread(seconds: Sequence[float]) -> float:
+    """Of the middle half, as a share of the median."""
+    return (seconds[2] - seconds[1]) / seconds[0]
+
+
 def _name(row: Row) -> str:
     named = row["method"] or row["call"]
     return f"{named}, {row['question']} question" if row["question"] == "new" else str(named)
 
 
 def _milliseconds(seconds: Sequence[float] | None) -> str:
-    return "" if seconds is None else f"{1e3 * seconds[0]:.{1 if seconds[0] < 1 else 0}f}"
+    if seconds is None:
+        return ""
+    return f"{1e3 * seconds[0]:.{1 if seconds[0] < 1 else 0}f}" if seconds[0] > 0 else "?"  # less than its noise
 
 
 def _times(ratio: Sequence[float] | None) -> str:
