@@ -75,10 +75,11 @@ test-vllm:  ## run vLLM on CPUs against transformers, in an environment of its o
 	$(VENV)-vllm/bin/python -m pip uninstall -q -y torchaudio torchcodec
 	PYTHONPATH=tests/vllm/startup $(VENV)-vllm/bin/python -m pytest tests/vllm
 
-lint: $(STAMP)  ## ruff and mypy
+lint: $(STAMP)  ## ruff, mypy, and whether the tables are what the results give
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python -m scripts.results --check
 
 format: $(STAMP)  ## let ruff put things in order
 	$(BIN)/ruff check --fix .
