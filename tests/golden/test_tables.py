@@ -1,4 +1,4 @@
-"""No figure of a run and no table changes, unless `python -m scripts.results --root tests/golden/tables --write` wrote so."""
+"""No figure of a run and no table changes, unless `scripts.results --root tests/golden/tables --write` wrote so."""
 
 from __future__ import annotations
 
