@@ -4,11 +4,13 @@ PYTHON ?= python3
 VENV ?= .venv
 PIP_ARGS ?=
 BIN := $(VENV)/bin
+# A worker a core, each with one thread; gives tests over when one runs out of its own.
+WORKERS := -n auto --maxprocesses 4 --dist worksteal
 STAMP := $(VENV)/.installed
 SAMPLE := examples/scene.png
 QUESTION := $(shell cat examples/scene.txt 2>/dev/null)
 
-.PHONY: help install demo page test test-fast test-page test-oldest test-processors test-lmms test-vllm lint types format results docs clean
+.PHONY: help install demo page test test-fast coverage test-page test-oldest test-processors test-lmms test-vllm lint types format results docs clean
 
 help:  ## show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -32,11 +34,14 @@ page: $(STAMP)  ## open the page: images, questions, what is kept, and both answ
 	$(BIN)/gridprune demo
 
 test: $(STAMP)  ## run the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(WORKERS)
 
-test-fast: $(STAMP)  ## run the core, the methods and three families, in a minute
-	$(BIN)/python -m pytest tests/core tests/methods tests/golden tests/test_house.py tests/test_defaults.py
-	$(BIN)/python -m pytest tests/hf/test_contract.py -k "[llava] or [llava-next] or [qwen2.5-vl]"
+test-fast: $(STAMP)  ## run the core, the methods and three families, in less than a minute
+	$(BIN)/python -m pytest $(WORKERS) -m "not slow" -k "not hf or [hf] or [llava] or [llava-next] or [qwen2.5-vl]" \
+	  tests/core tests/methods tests/golden tests/test_house.py tests/test_defaults.py tests/hf/test_contract.py
+
+coverage: $(STAMP)  ## run the tests and say which lines of the package none of them reaches
+	$(BIN)/python -m pytest $(WORKERS) --cov --cov-report=term
 
 test-page: $(STAMP)  ## run the page and the run report in Debian's Chromium, without a window
 	$(BIN)/python -m pip install -q $(PIP_ARGS) -c constraints.txt -e '.[demo,page-tests]'
@@ -46,13 +51,13 @@ test-oldest: $(STAMP)  ## run the tests that touch transformers with its oldest 
 	@test -x $(VENV)-oldest/bin/python || $(PYTHON) -m venv $(VENV)-oldest
 	$(VENV)-oldest/bin/python -m pip install -q $(PIP_ARGS) -c constraints-oldest.txt torch
 	$(VENV)-oldest/bin/python -m pip install -q $(PIP_ARGS) -c constraints-oldest.txt -e '.[dev]'
-	$(VENV)-oldest/bin/python -m pytest tests/hf tests/cli
+	$(VENV)-oldest/bin/python -m pytest $(WORKERS) tests/hf tests/cli
 
 test-processors:  ## run real checkpoints' processors with torchvision, in an environment of its own
 	@test -x $(VENV)-processors/bin/python || $(PYTHON) -m venv $(VENV)-processors
 	$(VENV)-processors/bin/python -m pip install -q $(PIP_ARGS) -c constraints-processors.txt torch torchvision
 	$(VENV)-processors/bin/python -m pip install -q $(PIP_ARGS) -c constraints-processors.txt -e '.[dev,processors]'
-	$(VENV)-processors/bin/python -m pytest tests/twins
+	$(VENV)-processors/bin/python -m pytest $(WORKERS) tests/twins
 
 test-lmms:  ## run lmms-eval on the embedded model, in an environment of its own
 	@test -x $(VENV)-lmms/bin/python || $(PYTHON) -m venv $(VENV)-lmms
@@ -70,10 +75,11 @@ test-vllm:  ## run vLLM on CPUs against transformers, in an environment of its o
 	$(VENV)-vllm/bin/python -m pip uninstall -q -y torchaudio torchcodec
 	PYTHONPATH=tests/vllm/startup $(VENV)-vllm/bin/python -m pytest tests/vllm
 
-lint: $(STAMP)  ## ruff and mypy
+lint: $(STAMP)  ## ruff, mypy, and whether the tables are what the results give
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python -m scripts.results --check
 
 format: $(STAMP)  ## let ruff put things in order
 	$(BIN)/ruff check --fix .
@@ -90,4 +96,4 @@ docs: $(STAMP)  ## build the documentation site into site/
 	$(BIN)/python -m scripts.docs
 
 clean:  ## remove the environments and caches
-	rm -rf $(VENV) $(VENV)-oldest $(VENV)-processors $(VENV)-lmms $(VENV)-vllm .pytest_cache .ruff_cache .mypy_cache .hypothesis .cache build site
+	rm -rf $(VENV) $(VENV)-oldest $(VENV)-processors $(VENV)-lmms $(VENV)-vllm .pytest_cache .ruff_cache .mypy_cache .hypothesis .cache .coverage build site

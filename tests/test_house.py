@@ -16,6 +16,7 @@ LAYERS = (
     "bench", "lmms", "demo", "cli",
 )  # fmt: skip
 PURE = ("core", "methods")  # never import transformers
+MOST_LINES = 22_125  # of the package: what comes takes the place of something
 TOP = {"__init__", "__main__", "compat", "costs", "errors"}
 
 
@@ -77,3 +78,7 @@ def test_files_and_functions_stay_small():
             if isinstance(node, ast.FunctionDef) and (node.end_lineno or 0) - node.lineno >= 60:
                 long.append(f"{file.relative_to(PACKAGE)}: {node.name} has more than 60 lines")
     assert long == []
+
+
+def test_the_package_does_not_grow():
+    assert sum(file.read_text(encoding="utf-8").count("\n") for file in files()) <= MOST_LINES

@@ -135,6 +135,7 @@ def test_compiles_without_a_graph_break(name, place):
     assert torch.equal(compiled(cues.relevance, cues.saliency), expected.indices)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("c++") is None and shutil.which("g++") is None, reason="inductor needs a C++ compiler")
 def test_compiles_to_machine_code_without_a_graph_break():
     torch.compiler.reset()

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-import torch
 from typer.testing import CliRunner
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,14 +31,6 @@ def blocks(text: str) -> list[Block]:
         Block(found["kind"], found["code"], found["reason"], text[: found.start("code")].count("\n") + 1)
         for found in _BLOCK.finditer(text)
     ]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

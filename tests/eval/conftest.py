@@ -9,14 +9,6 @@ from gridprune.cues.clip_text import ClipText
 from gridprune.runtime import Loaded
 
 
-@pytest.fixture(autouse=True, scope="session")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="session")
 def loaded() -> Loaded:
     from training.boxes.clip import TinyCLIP, TowerConfig

@@ -1,16 +1,10 @@
 import pytest
-import torch
 
 from gridprune import families
 
 from .cases import CASES
 from .kit import Case
 from .kit import model as cached_model
-
-
-@pytest.fixture(autouse=True, scope="session")
-def _one_thread():
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="module", params=CASES, ids=lambda case: case.name)

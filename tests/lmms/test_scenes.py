@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 from PIL import Image
 
 pytest.importorskip("lmms_eval", reason="`make test-lmms` has an environment with lmms-eval", exc_type=ImportError)
@@ -39,7 +38,6 @@ METHODS = ["gridprune", "gridprune(zone=3, temperature=0.05)", "fastervlm"]
 def offline():
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HF_HUB_OFFLINE", "1")
-        torch.set_num_threads(1)
         yield
 
 

@@ -24,12 +24,8 @@ def rows(x):
 def cosines(a, b=None):
     a = rows(a)
     b = a if b is None else rows(b)
-    out = np.zeros((len(a), len(b)))
-    for i in range(len(a)):
-        for j in range(len(b)):
-            size = math.sqrt(a[i] @ a[i]) * math.sqrt(b[j] @ b[j])
-            out[i, j] = a[i] @ b[j] / size if size > 0 else 0.0
-    return out
+    sizes = np.outer(np.sqrt((a * a).sum(1)), np.sqrt((b * b).sum(1)))
+    return np.divide(a @ b.T, sizes, out=np.zeros_like(sizes), where=sizes > 0)
 
 
 def pick(score: dict, scale=1.0):

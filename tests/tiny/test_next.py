@@ -114,8 +114,6 @@ def rows(folder: Path) -> list[tuple[object, ...]]:
 
 
 def test_resume_after_a_kill_gives_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    torch.set_num_threads(1)
-
     def run(folder: Path, stop: int | None = None) -> torch.nn.Module:
         clip, joint = untrained()
         return train_next(folder, RECIPE.next, clip, joint, seed=3, stop=stop, report=lambda line: None)

@@ -122,7 +122,6 @@ def test_resume_after_a_kill_gives_the_same_weights(
     stage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(f"training.boxes.{stage}.evaluate_{stage}", lambda *a, **k: {})
-    torch.set_num_threads(1)
 
     def run(folder: Path, stop: int | None = None) -> torch.nn.Module:
         if stage == "symbolic":

@@ -10,11 +10,6 @@ from .tokens import byte_tokenizer
 from .twins import TWINS, Twin
 
 
-@pytest.fixture(autouse=True, scope="session")
-def _one_thread():
-    torch.set_num_threads(1)
-
-
 @pytest.fixture(scope="module", params=TWINS, ids=lambda twin: twin.name)
 def twin(request) -> Twin:
     for package in request.param.needs:
