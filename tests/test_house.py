@@ -16,7 +16,7 @@ LAYERS = (
     "lmms", "demo", "cli",
 )  # fmt: skip
 PURE = ("core", "methods")  # never import transformers
-TOP = {"__init__", "__main__", "compat", "costs", "errors"}
+TOP = {"__init__", "__main__", "compat", "costs", "errors", "files"}
 
 
 def files(folder: str = "") -> list[Path]:

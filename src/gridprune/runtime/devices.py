@@ -32,4 +32,4 @@ def find_device(name: str) -> torch.device:
 def check_dtype(name: str) -> None:
     """Refuse what is no name of :data:`DTYPES`."""
     if name not in DTYPES:
-        raise SettingError(f"The dtype must be {', '.join(DTYPES[:-1])} or {DTYPES[-1]}, got {name!r}.")
+        raise SettingError(f"--dtype must be {', '.join(DTYPES[:-1])} or {DTYPES[-1]}, got {name!r}.")
