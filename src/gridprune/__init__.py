@@ -3,7 +3,7 @@
 from gridprune import GridPrune, prune
 with prune(model, GridPrune(keep=64), processor=processor) as pruning:
     model.generate(**inputs)
-pruning.reports[-1].save("kept.png")
+pruning.report.save("kept.png")
 """
 
 from importlib import import_module
@@ -19,9 +19,10 @@ _EXPORTS = {
     "Pruning": ".hf.pruning",
     "TokenMap": ".core.token_map",
     "ask_many": ".runtime.ask",
+    "find_keep": ".runtime.ladder",
     "prune": ".hf.pruning",
 }
-__all__ = ["Budget", "GridPrune", "GridPruneError", "Method", "Pruning", "TokenMap", "ask_many", "prune"]
+__all__ = ["Budget", "GridPrune", "GridPruneError", "Method", "Pruning", "TokenMap", "ask_many", "find_keep", "prune"]
 
 
 def __getattr__(name: str) -> Any:  # lazy: `import gridprune` costs no torch import

@@ -1,15 +1,18 @@
-"""Models that other libraries hold: adapters of PEFT, weights that accelerate keeps elsewhere, compiled modules."""
+"""Models that other libraries load and hold: checkpoints with every weight, adapters of PEFT, weights that accelerate
+keeps elsewhere, compiled modules.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from .errors import UnsupportedModelError
+from .errors import CheckpointError, UnsupportedModelError
 
 _REFUSED = {
     "OptimizedModule": "Prune the model first and compile its language model only: "
@@ -17,6 +20,24 @@ _REFUSED = {
     "DataParallel": "Prune `model.module` and call that",
     "DistributedDataParallel": "Prune `model.module` and call that",
 }
+
+
+def pretrained(kind: Any, source: str | Path, **options: Any) -> Any:
+    """`kind.from_pretrained(source, **options)`, but that every weight has to come from the checkpoint.
+
+    transformers draws those that are missing at random, and tells its log only.
+
+    Raises:
+        CheckpointError: some are missing, or have another shape.
+    """
+    model, found = kind.from_pretrained(str(source), output_loading_info=True, **options)
+    absent = sorted({*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])})
+    if absent:
+        raise CheckpointError(
+            f"{str(source)!r} is no whole {type(model).__name__}: {len(absent)} of {len(model.state_dict())} weights "
+            f"are missing or of another shape, such as {absent[0]}."
+        )
+    return model
 
 
 def unwrapped(model: Any) -> Any:

@@ -53,7 +53,11 @@ class InstallationError(GridPruneError, ImportError):
 
 
 class BusyError(GridPruneError, RuntimeError):
-    """The same model is being pruned twice in a way that cannot be kept apart."""
+    """The same model is being pruned, or the same files are being written, twice in a way that cannot be kept apart."""
+
+
+class OutputError(GridPruneError, OSError):
+    """A file that cannot be written."""
 
 
 def first_line(error: BaseException) -> str:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 
 import pytest
+from rich.console import Console
 from typer import Typer
 from typer.testing import CliRunner
 
 from gridprune.cli import eval as cli
 from gridprune.cli.sign import sign_command
-from gridprune.errors import SettingError
-from gridprune.eval import data, entries, own, run, shared, store
+from gridprune.errors import BusyError, SettingError
+from gridprune.eval import data, entries, own, run, shared, show, store
+from gridprune.eval import sign as measured
+from gridprune.files import sole_writer
 
 METHODS = "random,pooling,gridprune,oracle,shuffled-question(relevance),uniform-budgets(gridprune)"
 KEEPS = [48]
@@ -104,6 +107,19 @@ def test_another_run_is_not_continued(loaded, finished):
         run.evaluate(loaded, evaluation(17), folder, time_rounds=0)
 
 
+def test_two_runs_do_not_write_to_one_folder(loaded, tmp_path):
+    with sole_writer(tmp_path), pytest.raises(BusyError, match="Another process is writing"):
+        run.evaluate(loaded, evaluation(), store.RunFolder(tmp_path), time_rounds=0)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_scene_that_stands_there_twice_is_refused(tmp_path):
+    folder = store.RunFolder(tmp_path)
+    folder.append([{"scene": number} for number in (0, 1, 2, 3, 4, 5, 6, 6)])
+    with pytest.raises(SettingError, match="scenes twice"):
+        folder.rows()
+
+
 def test_who_is_a_peer():
     def peer(text):
         return run.describe(entries.parse(text), [64])["peer"]
@@ -160,3 +176,35 @@ def test_sign(runner):
     assert found["in_use"] == 1
     assert 0 <= found["minus"]["share"] <= 1
     assert 0 < found["chance"] < 0.2
+
+
+@pytest.mark.parametrize(("images", "sign", "ci"), [(1, None, None), (5, None, None), (6, 1, [0.8, 0.8])])
+def test_a_sign_is_decided_by_images_and_not_by_one(loaded, monkeypatch, images, sign, ci):
+    """Every image says plus, with eight questions each; of five that is what chance does in more than 5 %."""
+    monkeypatch.setattr(measured, "_questions", lambda *_: [(0.9, 0.1, 0.2)] * 8)
+    asked = data.generated("dev", 16 * images)
+    scenes = list(asked.scenes())[:images]
+    monkeypatch.setattr(type(asked), "scenes", lambda self: iter(scenes))
+    found = measured.measure(loaded, asked)
+    assert len(scenes) == found["images"] == images
+    assert (found["localises"], found["difference"]["ci"]) == (sign, ci)
+    console = Console(width=200, record=True)
+    show.sign(found, console)
+    assert ("undecided" in console.export_text()) == (sign is None)
+
+
+def test_an_undecided_sign_is_not_stored(runner, tmp_path):
+    (tmp_path / "clip").mkdir()
+    done = runner("sign", "-n", "3", "--clip", str(tmp_path / "clip"), "--write")
+    assert "undecided" in done.stdout
+    assert "nothing stored" in done.stderr
+    assert list((tmp_path / "clip").iterdir()) == []
+
+
+def test_lines_about_one_image_are_one_scene_wherever_they_stand(tmp_path, scenes):
+    for name in ("a.png", "b.png"):
+        scenes[0].image.save(tmp_path / name)
+    lines = [{"image": name, "question": f"{n}?", "answer": "x"} for n, name in enumerate(("a.png", "b.png", "a.png"))]
+    (tmp_path / "q.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    found = list(data.own(tmp_path / "q.jsonl").scenes())
+    assert [[question.text for question in scene.questions] for scene in found] == [["0?", "2?"], ["1?"]]

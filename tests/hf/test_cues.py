@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
+import io
 import json
 
 import pytest
 import torch
 import transformers as hf
+from PIL import Image
 
 from gridprune import GridPrune, families, prune
+from gridprune.core.token_map import Zones
 from gridprune.cues.attention import MOST_QUERIES, cls_attention, received_attention
 from gridprune.cues.clip_text import ClipText
 from gridprune.cues.sensitivity import sensitivity
-from gridprune.errors import CheckpointError, MissingCueError, QuestionError
-from gridprune.methods.base import Needs
+from gridprune.errors import (
+    CheckpointError,
+    MissingCueError,
+    QuestionError,
+    SettingError,
+    UnknownNameError,
+    UnsupportedCallError,
+)
+from gridprune.methods.base import Needs, Selection
 from gridprune.methods.registry import create
 from gridprune.selection import collect
 from rounding import assert_same, assert_same_output
@@ -238,6 +249,41 @@ def test_reports_are_plain_and_drawn(tmp_path):
     assert sum(plain["zone_budgets"]) == 8
     assert report.save(tmp_path / "kept.png").stat().st_size > 100
     assert report.figure(tmp_path / "figure.png").stat().st_size > 100
+    assert repr(report) == "Report(gridprune: 8 of 36 visual tokens, question='What is red?')"
+    shown = Image.open(io.BytesIO(report._repr_png_()))
+    assert (shown.format, shown.size) == ("PNG", report.overlay().size)
+    assert "8 of 36 visual tokens" in report._repr_html_()
+
+
+def test_objects_say_what_they_are_in_a_line():
+    net = model(LLAVA)
+    pruning = prune(net, "random(seed=3)", keep=5)
+    assert repr(pruning) == "Pruning(random, keep=5, LlavaForConditionalGeneration, 0 report(s))"
+    with pytest.raises(UnsupportedCallError, match="no report yet"):
+        _ = pruning.report
+    with torch.no_grad(), pruning:
+        net(**call(LLAVA))
+    assert pruning.report is pruning.reports[-1]
+    assert pruning.report.kept == 5
+    zones = Zones(index=torch.tensor([0, 0, 1]), size=torch.tensor([2, 1]))
+    assert repr(Selection(torch.tensor([[0, 2]]), zones=zones)) == "Selection(2 tokens in each of 1 image(s), 2 zones)"
+    asked = dataclasses.replace(pruning.report, question="<b>")
+    assert "&lt;b&gt;" in asked._repr_html_()
+
+
+def test_methods_go_by_name():
+    net = model(LLAVA)
+    assert prune(net, "random(seed=3)", keep="25%").method == create("random", keep="25%", seed=3)
+    assert prune(net, "random").method == create("random")
+    for given, keep, words in (
+        (GridPrune, None, "Give a method such as"),
+        (GridPrune(), 3, "stands in it"),
+        (7, 3, "7"),
+    ):
+        with pytest.raises(SettingError, match=words):
+            prune(net, given, keep=keep)
+    with pytest.raises(UnknownNameError, match="Did you mean 'random'"):
+        prune(net, "randum", keep=3)
 
 
 def test_reports_of_many_images_are_bounded():

@@ -112,6 +112,6 @@ def test_an_error_of_transformers_import_is_put_down_to_torchvision(monkeypatch)
         raise InstallationError("torchvision 9.0 does not fit")
 
     monkeypatch.setattr("gridprune.cli.options.check_torchvision", broken)
-    monkeypatch.setattr("gridprune.families.registry.describe", lambda: [][0])
-    result = CliRunner().invoke(app, ["families"])
+    monkeypatch.setattr("gridprune.cli.plan.read", lambda *_: [][0])
+    result = CliRunner().invoke(app, ["plan", "embedded"])
     assert (result.exit_code, result.stderr) == (2, "error: torchvision 9.0 does not fit\n")

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from gridprune.cli.main import app
 from gridprune.errors import CheckpointError, SettingError
+from gridprune.files import sole_writer
 from gridprune.methods.gridprune import GridPrune
 from gridprune.runtime import load
 from gridprune.runtime.batch import Output, run, tasks_of
@@ -159,3 +160,80 @@ def test_what_cannot_be_run(tmp_path):
     (tmp_path / "other.jsonl").write_text('{"a": 1}\n')
     with pytest.raises(SettingError, match="line 1 is not of"):
         Output(tmp_path / "other.jsonl", {})
+
+
+def test_a_batch_answers_as_single_calls_do(folder, tmp_path):
+    """Images of several sizes, questions of several lengths; one that fails in a batch fails alone."""
+    lines = [
+        {"id": number, "image": image, "question": question}
+        for number, (image, question) in enumerate(
+            [
+                ("a.jpg", "What is red?"),
+                ("broken.png", "What is red?"),
+                ("b.png", "How many dogs are there?"),
+                ("sub/c.webp", "what colour is it?"),  # a word that the embedded model does not know
+                ("sub/c.webp", "What does the blue sign say?"),
+            ]
+        )
+    ]
+    Image.effect_noise((90, 64), 80).save(folder / "b.png")
+    file = folder / "q.jsonl"
+    file.write_text("\n".join(map(json.dumps, lines)))
+    found = {}
+    for size in (1, 4):
+        out = tmp_path / f"{size}.jsonl"
+        done = batch(file, "-o", out, "--max-new-tokens", 3, "--keep", 16, "--batch-size", size, "--compare", "--json")
+        summary = json.loads(done.stdout)
+        assert (summary["answered"], [row["id"] for row in summary["failed"]]) == (3, [1, 3])
+        found[size] = {row["id"]: (row["answer"], row["visual_tokens"], row["full"]["answer"]) for row in rows(out)}
+    assert sorted(found[1]) == [0, 2, 4]
+    assert found[4] == found[1]
+    assert found[1][0][1] == {"total": 576, "kept": 16}
+
+
+def test_rows_of_a_batch_are_one_call(folder, tmp_path, monkeypatch):
+    from gridprune.runtime import ask as runtime
+
+    sizes, respond_all = [], runtime.respond_all
+
+    def counted(loaded, inputs, *rest):
+        sizes.append(len(inputs["input_ids"]))
+        return respond_all(loaded, inputs, *rest)
+
+    monkeypatch.setattr(runtime, "respond_all", counted)
+    (folder / "broken.png").unlink()
+    done = batch(folder, "What is red?", "-o", tmp_path / "o.jsonl", "--max-new-tokens", 2, "-b", 2)
+    assert done.exit_code == 0, done.output
+    assert sizes == [2, 2, 1]  # the first is the warm-up
+
+
+def test_the_same_image_and_question_twice_are_one_task_unless_their_ids_differ(folder, tmp_path):
+    line = {"image": "a.jpg", "question": "What is red?"}
+    file = folder / "q.jsonl"
+    file.write_text("\n".join(json.dumps(one) for one in (line, line, {"id": "x", **line}, {"id": "y", **line})))
+    out = tmp_path / "o.jsonl"
+    assert batch(file, "-o", out, "--max-new-tokens", 2).exit_code == 0
+    assert [row.get("id") for row in rows(out)] == [None, "x", "y"]
+    assert batch(file, "-o", out, "--max-new-tokens", 2).exit_code == 0
+    assert len(rows(out)) == 3
+
+
+def test_only_what_failed_is_retried(folder, tmp_path):
+    out = tmp_path / "out.jsonl"
+    lines = [{"image": "broken.png"}, {"image": "a.jpg"}]
+    (folder / "q.jsonl").write_text(json.dumps(lines[0]))
+    common = ("What is red?", "-o", out, "--max-new-tokens", 2, "--json")
+    assert batch(folder / "q.jsonl", *common).exit_code == 1
+    Image.new("RGB", (64, 48)).save(folder / "broken.png")
+    (folder / "q.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    again = json.loads(batch(folder / "q.jsonl", *common, "--retry").stdout)
+    assert (again["answered"], again["failed"]) == (1, [])
+    assert [row["image"] for row in rows(out)] == ["broken.png"]
+
+
+def test_two_batches_into_one_file_are_refused(folder, tmp_path):
+    with sole_writer(tmp_path / "out.jsonl"):
+        refused = batch(folder, "What is red?", "-o", tmp_path / "out.jsonl")
+    assert refused.exit_code == 2
+    assert "Another process is writing" in refused.output
+    assert not (tmp_path / "out.jsonl").exists()

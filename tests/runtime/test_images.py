@@ -8,7 +8,7 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image, TiffImagePlugin
+from PIL import Image, TiffImagePlugin, features
 
 from gridprune.errors import ImageError
 from gridprune.runtime.images import decode_image, read_image
@@ -125,6 +125,21 @@ def test_what_resizing_would_blow_up_is_refused(tmp_path, size):
     Image.new("RGB", size).save(tmp_path / "line.png")  # the first has some 200 bytes, and takes 11 GB when resized
     with pytest.raises(ImageError, match="200 times"):
         read_image(tmp_path / "line.png")
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="this Pillow reads no AVIF")
+def test_avif_is_read(tmp_path):
+    Image.new("RGB", (40, 30), (200, 20, 20)).save(tmp_path / "photo.avif")
+    red, green, blue = read_image(tmp_path / "photo.avif").getpixel((20, 15))
+    assert red > 180
+    assert max(green, blue) < 60
+
+
+def test_what_reads_heic_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr("gridprune.runtime.images._readers", lambda: frozenset({"PNG"}))
+    (tmp_path / "photo.jpg").write_bytes(b"\0\0\0\x18ftypheic" + bytes(40))
+    with pytest.raises(ImageError, match=r"HEIC, which `pip install pillow-heif` adds"):
+        read_image(tmp_path / "photo.jpg")
 
 
 def test_postscript_is_not_started(tmp_path, monkeypatch):

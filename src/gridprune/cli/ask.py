@@ -6,13 +6,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from ..errors import SettingError
+from ..files import FIGURES, IMAGES, check_output
 from .options import (
     Clip,
     Compare,
     Device,
+    DeviceMap,
     Dtype,
     Frames,
     Json,
@@ -23,12 +25,14 @@ from .options import (
     load_model,
     print_json,
     stderr,
+    stdout,
 )
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
 
     from ..methods.base import Method
+    from ..methods.spec import MethodSpec as MethodSpecification
     from ..runtime.ask import Answer, Loaded
     from ..runtime.video import Video
 
@@ -36,24 +40,24 @@ if TYPE_CHECKING:
 
 Image = Annotated[
     Path,
-    typer.Argument(help="An image (PNG, JPEG, WebP, GIF, BMP, TIFF), or a video (MP4, MOV, WebM).", show_default=False),
+    typer.Argument(
+        help="An image (PNG, JPEG, WebP, GIF, BMP, TIFF, AVIF, HEIC), or a video (MP4, MOV, WebM).", show_default=False
+    ),
 ]
 Question = Annotated[str, typer.Argument(help="What to ask about it.", show_default=False)]
 
 
-def _method(name: str, keep: str) -> Method:
-    from ..methods.spec import parse
+def _opened(image: Path, frames: int, *where: Any) -> Opened:
+    """What is looked at, and the model that is asked. The file is read first: that is where people err.
 
-    return parse(name).method(keep)
-
-
-def _opened(image: Path, frames: int, model: str, clip: str | None, device: str, dtype: str) -> Opened:
-    """What is looked at, and the model that is asked. The file is read first: that is where people err."""
+    Args:
+        where: see :func:`~gridprune.cli.options.load_model`.
+    """
     from ..runtime.images import read_image
     from ..runtime.video import is_video, read_video
 
     seen = read_video(image, frames) if is_video(image) else read_image(image)
-    return seen, load_model(model, clip, device, dtype)
+    return seen, load_model(*where)
 
 
 def ask_command(
@@ -64,37 +68,87 @@ def ask_command(
     keep: Keep = "11.1%",
     frames: Frames = 8,
     compare: Compare = False,
-    overlay: Annotated[Path | None, typer.Option("--overlay", "-o", help="Write an image of the kept tokens.")] = None,
+    find_keep: Annotated[
+        bool, typer.Option("--find-keep", help="Instead, try budgets for the smallest with the answer of all tokens.")
+    ] = False,
+    overlay: Annotated[
+        Path | None, typer.Option("--overlay", "--output", "-o", help="Write an image of the kept tokens.")
+    ] = None,
     clip: Clip = None,
     max_new_tokens: MaxNewTokens = 64,
-    device: Device = "cpu",
+    device: Device = "auto",
+    device_map: DeviceMap = None,
     dtype: Dtype = "auto",
     as_json: Json = False,
 ) -> None:
     """Answer a question about an image or a video with a part of its visual tokens."""
-    chosen = _method(method, keep)
-    seen, loaded = _opened(image, frames, model, clip, device, dtype)
+    from ..methods.spec import parse
+
+    spec = parse(method)
+    chosen = spec.method(keep)
+    check_output(overlay, IMAGES)
+    if find_keep and (compare or overlay):
+        raise SettingError("--find-keep compares budgets and draws nothing: leave --compare and --overlay out.")
+    seen, loaded = _opened(image, frames, model, clip, device, dtype, device_map)
+    loaded.pruning(chosen)  # its text half may have to be downloaded
+    if find_keep:
+        _find_keep(loaded, seen, question, spec, max_new_tokens, as_json)
+        return
+    pruned, full = _answered(loaded, seen, question, chosen, compare, max_new_tokens)
+    if as_json:
+        print_json(_ask_result(question, model, pruned, full))
+    elif full is None:
+        print(pruned.text)
+    else:
+        _print_comparison(question, full, pruned)
+    if overlay is not None:
+        assert pruned.report is not None
+        pruned.report.save(overlay)
+        stderr.print(f"kept tokens drawn in {overlay}", soft_wrap=True)
+
+
+def _answered(
+    loaded: Loaded, seen: PILImage | Video, question: str, chosen: Method, compare: bool, limit: int
+) -> tuple[Answer, Answer | None]:
+    """The answer with kept tokens, and the one with all if they are compared."""
     from ..runtime.ask import answer
 
     with stderr.status("answering"):
-        if (
-            compare
-        ):  # first calls pay for allocations and for the question's embedding: timed is what a second one costs
+        if compare:  # first calls pay for allocations and the question's embedding: timed is what a second one costs
             answer(loaded, seen, question, max_new_tokens=1)
             answer(loaded, seen, question, chosen, max_new_tokens=1)
-        full = answer(loaded, seen, question, max_new_tokens=max_new_tokens) if compare else None
-        pruned = answer(loaded, seen, question, chosen, max_new_tokens=max_new_tokens)
-    assert pruned.report is not None
-    if overlay is not None:
-        pruned.report.save(overlay)
-        stderr.print(f"kept tokens drawn in {overlay}", highlight=False)
+        full = answer(loaded, seen, question, max_new_tokens=limit) if compare else None
+        return answer(loaded, seen, question, chosen, max_new_tokens=limit), full
+
+
+def _find_keep(
+    loaded: Loaded, seen: PILImage | Video, question: str, spec: MethodSpecification, limit: int, as_json: bool
+) -> None:
+    from ..runtime.ladder import find_keep
+
+    with stderr.status("trying budgets") as status:
+        found = find_keep(
+            loaded,
+            seen,
+            question,
+            spec,
+            max_new_tokens=limit,
+            progress=lambda done, of: status.update(f"trying budgets: {done} of {of}"),
+        )
     if as_json:
-        print_json(_ask_result(question, model, pruned, full))
+        print_json({**found.to_dict(), "question": question, "model": loaded.name})
         return
-    if full is None:
-        print(pruned.text)
-        return
-    _print_comparison(question, full, pruned)
+    table = Table(title=question, title_justify="left", title_style="bold")
+    for name in ("visual tokens", "answer", "as with all"):
+        table.add_column(name, justify="left" if name == "answer" else "right")
+    for one in found.tried:
+        table.add_row(str(one.keep), one.answer, "yes" if one.same else "no")
+    table.add_row(f"all {found.total}", found.answer, "", style="bold")
+    stdout.print(table)
+    stdout.print(
+        f"The same answer with {found.smallest} of {found.total} visual tokens at the least, and with all budgets "
+        f"tried from {found.steady} on. Budgets between these were not tried."
+    )
 
 
 def _ask_result(question: str, model: str, pruned: Answer, full: Answer | None) -> dict[str, Any]:
@@ -135,7 +189,7 @@ def _print_comparison(question: str, full: Answer, pruned: Answer) -> None:
     )
     megabytes = [f"{answer.kv_bytes / 1e6:.2f} MB" for answer in (full, pruned)]
     table.add_row("KV memory", *megabytes, pruned.smaller_cache(full))
-    Console().print(table)
+    stdout.print(table)
 
 
 def explain_command(
@@ -147,19 +201,24 @@ def explain_command(
     keep: Keep = "11.1%",
     frames: Frames = 8,
     clip: Clip = None,
-    device: Device = "cpu",
+    device: Device = "auto",
+    device_map: DeviceMap = None,
     dtype: Dtype = "auto",
     as_json: Json = False,
 ) -> None:
     """Draw which visual tokens are kept and why: zones, budgets, relevance and saliency maps."""
-    chosen = _method(method, keep)
-    seen, loaded = _opened(image, frames, model, clip, device, dtype)
+    from ..methods.spec import parse
+
+    chosen = parse(method).method(keep)
+    check_output(output, FIGURES)
+    seen, loaded = _opened(image, frames, model, clip, device, dtype, device_map)
+    loaded.pruning(chosen)  # its text half may have to be downloaded
     from ..runtime.ask import answer
 
     with stderr.status("looking"):
         report = answer(loaded, seen, question, chosen, max_new_tokens=1).report
         assert report is not None
         report.figure(output)
-    stderr.print(f"written to {output}", highlight=False)
+    stderr.print(f"written to {output}", soft_wrap=True)
     if as_json:
         print_json(report.to_dict())

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,11 +12,13 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ..runtime.batch import Failed, Output, Summary, Task, run, tasks_of
+from ..files import check_output, sole_writer
+from ..runtime.batch import Output, Summary, Task, run, tasks_of
 from .options import (
     Clip,
     Compare,
     Device,
+    DeviceMap,
     Dtype,
     Json,
     Keep,
@@ -37,9 +41,12 @@ def batch_command(
     method: MethodSpec = "gridprune",
     keep: Keep = "11.1%",
     compare: Compare = False,
+    batch_size: Annotated[int, typer.Option("--batch-size", "-b", min=1, help="Rows answered in one call.")] = 1,
+    retry: Annotated[bool, typer.Option("--retry", help="Ask only the rows that failed before.")] = False,
     clip: Clip = None,
     max_new_tokens: MaxNewTokens = 64,
-    device: Device = "cpu",
+    device: Device = "auto",
+    device_map: DeviceMap = None,
     dtype: Dtype = "auto",
     as_json: Json = False,
 ) -> None:
@@ -53,6 +60,7 @@ def batch_command(
     spec = parse(method)
     chosen = spec.method(keep)
     tasks = tasks_of(source, question)
+    check_output(output)
     settings = {
         "model": model,
         "clip": clip,
@@ -62,10 +70,14 @@ def batch_command(
         "max_new_tokens": max_new_tokens,
         "compare": compare,
     }
-    answers = Output(output, settings)
-    loaded = load_model(model, clip, device, dtype)
-    limits: dict[str, Any] = {"compare": compare, "max_new_tokens": max_new_tokens}
-    summary = _with_a_bar(tasks, stderr, lambda failed: run(loaded, tasks, chosen, answers, failed=failed, **limits))
+    with sole_writer(output):
+        answers = Output(output, settings)
+        if retry:
+            tasks = answers.failures_of(tasks)
+        loaded = load_model(model, clip, device, dtype, device_map)
+        limits: dict[str, Any] = {"compare": compare, "max_new_tokens": max_new_tokens, "batch_size": batch_size}
+        start = partial(run, loaded, tasks, chosen, answers, **limits)
+        summary = _with_a_bar(tasks, stderr, start)
     result = {**summary.to_dict(), "output": str(output)}
     if as_json:
         print_json(result)
@@ -75,21 +87,24 @@ def batch_command(
         raise typer.Exit(1)
 
 
-def _with_a_bar(tasks: Sequence[Task], console: Console, start: Callable[[Failed], Iterator[Summary]]) -> Summary:
+def _with_a_bar(tasks: Sequence[Task], console: Console, start: Callable[..., Iterator[Summary]]) -> Summary:
     """Go through a run with a bar that counts tasks, and a line for each that fails."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    rate = TextColumn("{task.fields[rate]}")
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), rate)
     summary = Summary()
     with Progress(*columns, console=console) as bar:
-        line = bar.add_task("answering", total=len(tasks))
+        line, started = bar.add_task("answering", total=len(tasks), rate=""), time.perf_counter()
 
         def failed(task: Task, reason: str) -> None:
             words = f"failed: {task.image[:80]}: {reason}".encode(
                 errors="backslashreplace"
             ).decode()  # names may be any bytes
-            console.print(words, style="yellow", highlight=False, markup=False)
+            console.print(words, style="yellow", soft_wrap=True)
 
-        for summary in start(failed):
-            bar.update(line, completed=summary.answered + summary.skipped + len(summary.failed))
+        for summary in start(failed=failed):
+            now = summary.answered + len(summary.failed)
+            rate_now = f"{now / (time.perf_counter() - started):.2f} rows/s" if now else ""
+            bar.update(line, completed=now + summary.skipped, rate=rate_now)
     return summary
 
 

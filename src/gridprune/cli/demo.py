@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import SettingError, UnsupportedCallError
-from .options import Clip, Device, Dtype, Model, load_model, stderr
+from .options import Clip, Device, DeviceMap, Dtype, Model, load_model, stderr
 
 _PORTS = range(7860, 7900)
 
@@ -23,14 +23,15 @@ def demo_command(
         str, typer.Option("--host", help="The address to listen on: 127.0.0.1 is for this machine, 0.0.0.0 for all.")
     ] = "127.0.0.1",
     clip: Clip = None,
-    device: Device = "cpu",
+    device: Device = "auto",
+    device_map: DeviceMap = None,
     dtype: Dtype = "auto",
 ) -> None:
     """Open a page in the browser: an image, a question, what is kept of it, and both answers side by side."""
     if find_spec("gradio") is None:
         raise UnsupportedCallError("The page needs Gradio, which is not installed: pip install 'gridprune[demo]'")
     with bind(host, port) as where:
-        app = _app(model, clip, device, dtype)
+        app = _app(model, clip, device, dtype, device_map)
         from ..demo.server import serve
 
         address = f"[{host}]" if ":" in host else host
@@ -58,8 +59,8 @@ def bind(host: str, port: int | None) -> socket.socket:
     raise SettingError(f"Cannot listen on {host}, port {port or _PORTS}: {problem}. Give another --port or --host.")
 
 
-def _app(model: str, clip: str | None, device: str, dtype: str) -> Any:
+def _app(*where: Any) -> Any:
     """The page with its model. All that is heavy is imported here."""
     from ..demo.server import make_app
 
-    return make_app(load_model(model, clip, device, dtype))
+    return make_app(load_model(*where))

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
-from .options import Clip, Device, Dtype, Json, Model, load_model, print_json, stderr
+from ..files import check_folder
+from .options import Clip, Device, DeviceMap, Dtype, Json, Model, load_model, print_json, stderr, stdout
 from .questions import Data, Questions, Seed, data_set, form_of, progress
 
 if TYPE_CHECKING:
@@ -30,7 +30,9 @@ Form = Annotated[
 def eval_command(
     methods: Annotated[
         str | None,
-        typer.Option("--methods", help="Comma-separated names, with settings in parentheses if you like; or 'all'."),
+        typer.Option(
+            "--methods", "--method", help="Comma-separated names, with settings in parentheses if you like; or 'all'."
+        ),
     ] = None,
     keep: Annotated[
         str | None,
@@ -46,13 +48,16 @@ def eval_command(
     metric: Metric = None,
     seed: Seed = 0,
     form: Form = None,
-    out: Annotated[Path | None, typer.Option("--out", help="Folder of the run; a name under runs/ by default.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--output", "--out", "-o", help="Folder of the run; a name under runs/ by default.")
+    ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="300 questions, a few methods, 64 and 32 tokens.")] = False,
     fresh: Annotated[
         bool, typer.Option("--fresh/--resume", help="Begin anew, or continue a run that was interrupted.")
     ] = False,
     max_new_tokens: Annotated[int | None, typer.Option("--max-new-tokens", min=1, help="Longest answer.")] = None,
-    device: Device = "cpu",
+    device: Device = "auto",
+    device_map: DeviceMap = None,
     dtype: Dtype = "auto",
     as_json: Json = False,
 ) -> None:
@@ -68,7 +73,8 @@ def eval_command(
     keeps = parse_keeps(keep)
     count = questions or (300 if quick else None)
     asked = data_set(data, split, count, seed, form, metric)
-    loaded = load_model(model, clip, device, dtype)
+    check_folder(out or Path("runs"))
+    loaded = load_model(model, clip, device, dtype, device_map)
     command = [f"gridprune eval --methods '{','.join(entry.label for entry in chosen)}' --keep {keep}"]
     command.append(_asking(asked, split, metric, seed))
     command.append(f"--model {_shown(model)}" if model != "embedded" else "")
@@ -77,7 +83,7 @@ def eval_command(
     evaluation = Evaluation(chosen, keeps, asked, " ".join(filter(None, command)), max_new_tokens)
     config = evaluation.config(loaded)
     folder = RunFolder(out or Path("runs") / _run_name(config["identity"]))
-    stderr.print(f"run in {folder.path}", highlight=False, soft_wrap=True)
+    stderr.print(f"run in {folder.path}", soft_wrap=True)
     rounds = 3 if quick else 12
     with progress("answering", asked.total) as advance:
         metrics = evaluate(loaded, evaluation, folder, config=config, fresh=fresh, progress=advance, time_rounds=rounds)
@@ -85,7 +91,7 @@ def eval_command(
     if as_json:
         print_json(metrics)
     else:
-        show.table(metrics, Console())
+        show.table(metrics, stdout)
 
 
 def _keeps(form: str, quick: bool) -> str:

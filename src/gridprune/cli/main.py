@@ -24,7 +24,7 @@ app = typer.Typer(
     name="gridprune",
     help="Training-free pruning of visual tokens for multimodal LLMs: guide globally, select locally.",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_show_locals=False,
 )
 

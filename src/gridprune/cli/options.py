@@ -6,14 +6,14 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import wraps
+from contextlib import contextmanager, nullcontext
+from functools import partial, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
 
 from ..errors import GridPruneError
 from ..runtime.packages import check_torchvision
@@ -21,7 +21,9 @@ from ..runtime.packages import check_torchvision
 if TYPE_CHECKING:
     from ..runtime.ask import Loaded
 
-stderr = Console(stderr=True)
+# What is printed comes from outside, so none of it is markup, an emoji code or a number to colour.
+stdout = Console(markup=False, emoji=False, highlight=False)
+stderr = Console(stderr=True, markup=False, emoji=False, highlight=False)
 
 Model = Annotated[
     str,
@@ -42,7 +44,15 @@ Clip = Annotated[
 Frames = Annotated[int, typer.Option("--frames", min=1, help="Frames taken of a video, spread evenly over it.")]
 Compare = Annotated[bool, typer.Option("--compare", help="Also answer with all visual tokens.")]
 MaxNewTokens = Annotated[int, typer.Option("--max-new-tokens", min=1, help="Longest answer, in tokens.")]
-Device = Annotated[str, typer.Option("--device", help="A torch device, such as cpu or cuda.")]
+Device = Annotated[
+    str, typer.Option("--device", help="A torch device, such as cpu or cuda:1; auto is this machine's accelerator.")
+]
+DeviceMap = Annotated[
+    str | None,
+    typer.Option(
+        "--device-map", help="Spread a checkpoint over devices by accelerate, instead of --device: auto, balanced."
+    ),
+]
 Dtype = Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat16 or float16.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout and nothing else.")]
 
@@ -56,7 +66,7 @@ def reported(command: Callable[..., None]) -> Callable[..., None]:
             with _torchvision_named():
                 command(*args, **kwargs)
         except GridPruneError as error:
-            stderr.print(f"[red]error:[/red] {escape(str(error))}", highlight=False, soft_wrap=True)
+            stderr.print(Text.assemble(("error: ", "red"), str(error)), soft_wrap=True)
             raise typer.Exit(2) from None
 
     return run
@@ -74,26 +84,31 @@ def _torchvision_named() -> Iterator[None]:
         raise
 
 
-def quiet() -> None:
-    """Notices of transformers would spoil a terminal; its errors still come through."""
+def quiet(*, bars: bool) -> None:
+    """Notices of transformers would spoil a terminal; its errors still come through, its bars if they are wanted."""
     from transformers.utils import logging
 
     logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    if not bars:
+        logging.disable_progress_bar()
 
 
-def load_model(model: str, clip: str | None, device: str, dtype: str) -> Loaded:
-    """The model; a folder that holds `llava` and `clip`, as training writes it, is one too."""
-    from ..runtime.ask import load
+def load_model(model: str, clip: str | None, device: str, dtype: str, device_map: str | None = None) -> Loaded:
+    """The model; a folder that holds `llava` and `clip`, as training writes it, is one too.
 
-    quiet()
-    folder = Path(model)
-    with stderr.status("loading the model"):
+    The embedded model is there in a second. Others may have to be downloaded: transformers' own bars tell.
+    """
+    from ..runtime.ask import EMBEDDED_FORMS, load
+
+    embedded = model in EMBEDDED_FORMS
+    quiet(bars=not embedded)
+    folder, opened = Path(model), partial(load, device=device, dtype=dtype, device_map=device_map)
+    with stderr.status("loading the model") if embedded else nullcontext():
         if (folder / "llava" / "config.json").is_file():
-            found = load(str(folder / "llava"), clip=clip or folder / "clip", device=device, dtype=dtype)
+            found = opened(str(folder / "llava"), clip=clip or folder / "clip")
             found.name = str(folder)
             return found
-        return load(model, clip=clip, device=device, dtype=dtype)
+        return opened(model, clip=clip)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import typer
 
 from ..core.budget import Budget
 from ..runtime.plan import Load, parse_memory, parse_size, plan, read
-from .options import Dtype, Json, print_json
+from .options import Dtype, Json, print_json, stdout
 
 
 def plan_command(
@@ -39,18 +39,16 @@ def plan_command(
 
 
 def _show(found: dict[str, Any]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    console, many = Console(), found["gpus"] > 1
+    many = found["gpus"] > 1
     width, height = found["size"]
-    console.print(
+    stdout.print(
         f"{found['model']} ({found['family']}): {_short(found['parameters'])} parameters, "
         f"{_gib(found['parameter_bytes'])} in {found['dtype']}; {found['kv_bytes_per_token'] / 1024:g} KiB of keys and "
         f"values per token\na request: {found['request']['images']} image(s) of {width} x {height} and "
         f"{found['request']['text_tokens']} text tokens; {found['gpus']} GPU(s) of {_gib(found['gpu_memory'])}, "
-        f"{found['utilization']:.0%} of it in use",
-        highlight=False,
+        f"{found['utilization']:.0%} of it in use"
     )
     table = Table()
     columns = ["visual tokens", "in the prompt", "KV per image", "prefill FLOPs"]
@@ -66,10 +64,10 @@ def _show(found: dict[str, Any]) -> None:
             f"{row['prefill_flops'] / 1e12:.3g} T ({row['prefill_flops_ratio']:.1%})",
             *("-" if way is None else str(way["images"]) for way in ways),
         )
-    console.print(table)
+    stdout.print(table)
     for note in found["notes"]:
-        console.print(f"note: {note}", highlight=False)
-    console.print("Images at once are those whose keys and values fit; activations are not counted.", style="dim")
+        stdout.print(f"note: {note}")
+    stdout.print("Images at once are those whose keys and values fit; activations are not counted.", style="dim")
 
 
 def _short(number: int) -> str:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ..files import check_output, written
 from .options import stderr
 
 
@@ -24,6 +25,7 @@ def report_command(
     from ..eval.html.page import report
     from ..eval.store import RunFolder
 
+    check_output(output, (".html", ".htm"))
     with stderr.status("reading the run") as status:
         text = report(
             RunFolder(run),
@@ -31,6 +33,6 @@ def report_command(
             data=data,
             progress=lambda done: status.update(f"drawing images: {done}"),
         )
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(text, encoding="utf-8")
-    stderr.print(f"written to {output} ({len(text.encode()) / 1e6:.1f} MB)", highlight=False, soft_wrap=True)
+    with written(output) as partial:
+        partial.write_text(text, encoding="utf-8")
+    stderr.print(f"written to {output} ({len(text.encode()) / 1e6:.1f} MB)", soft_wrap=True)

@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from ..errors import GridPruneError, SettingError
-from .options import Clip, Device, Dtype, Json, Model, load_model, print_json, stderr
+from .options import Clip, Device, DeviceMap, Dtype, Json, Model, load_model, print_json, stderr, stdout
 from .questions import Data, Questions, Seed, data_set, form_of, progress
 
 
@@ -21,7 +20,8 @@ def sign_command(
     questions: Questions = None,
     seed: Seed = 0,
     write: Annotated[bool, typer.Option("--write", help="Store the sign in the CLIP folder's gridprune.json.")] = False,
-    device: Device = "cpu",
+    device: Device = "auto",
+    device_map: DeviceMap = None,
     dtype: Dtype = "auto",
     as_json: Json = False,
 ) -> None:
@@ -35,17 +35,17 @@ def sign_command(
         raise SettingError(f"--keep takes one budget here, got {keep!r}.")
     folder = _clip_folder(model, clip) if write else None
     asked = data_set(data, "dev", questions, seed, form_of(model))
-    loaded = load_model(model, clip, device, dtype)
+    loaded = load_model(model, clip, device, dtype, device_map)
     with progress("measuring", asked.total) as advance:
         found = sign.measure(loaded, asked, budget[0], advance)
     if folder is not None and found["localises"] is not None:
-        stderr.print(f"stored in {store_sign(folder, found['localises'])}", highlight=False, soft_wrap=True)
+        stderr.print(f"stored in {store_sign(folder, found['localises'])}", soft_wrap=True)
     elif folder is not None:
-        stderr.print("nothing stored: the signs do not differ beyond chance; give more questions")
+        stderr.print("nothing stored: undecided")
     if as_json:
         print_json(found)
     else:
-        show.sign(found, Console())
+        show.sign(found, stdout)
 
 
 def _clip_folder(model: str, clip: str | None) -> Path:

@@ -20,6 +20,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from ..compat import pretrained
 from ..errors import CheckpointError
 from .text_tower import CLIP_TEXT, SIGN_FILE, TextTower, stored_sign
 
@@ -107,10 +108,10 @@ class ClipText(TextTower):
         try:
             tokenizer = AutoTokenizer.from_pretrained(str(source))
             if side.is_file():
-                text = CLIPTextModelWithProjection.from_pretrained(str(source), dtype=torch.float32)
+                text = pretrained(CLIPTextModelWithProjection, source, dtype=torch.float32)
                 projection = load_file(side)["weight"]
                 return cls(text, tokenizer, projection, stored_sign(folder, DEFAULT_SIGN))
-            clip = CLIPModel.from_pretrained(str(source), dtype=torch.float32)
+            clip = pretrained(CLIPModel, source, dtype=torch.float32)
         except Exception as error:  # hub, network, file and format errors come in many classes
             raise CheckpointError(
                 f"Could not load a CLIP text side from {str(source)!r}: {error}\nGive a folder with a CLIP "

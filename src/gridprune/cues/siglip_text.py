@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from ..compat import pretrained
 from ..errors import CheckpointError
 from .text_tower import SIGLIP_TEXT, TextTower, stored_sign
 
@@ -98,7 +99,7 @@ class SiglipText(TextTower):
 
         try:
             tokenizer = AutoTokenizer.from_pretrained(str(source))
-            siglip = AutoModel.from_pretrained(str(source), dtype=torch.float32)
+            siglip = pretrained(AutoModel, source, dtype=torch.float32)
         except Exception as error:  # hub, network, file and format errors come in many classes
             raise CheckpointError(
                 f"Could not load a SigLIP from {str(source)!r}: {error}\nGive a folder or hub id of a checkpoint with "

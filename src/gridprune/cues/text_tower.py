@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import CheckpointError, SettingError
+from ..files import written
 from .question import split_words
 
 CLIP_TEXT = "CLIP text tower"
@@ -136,5 +137,6 @@ def store_sign(folder: Path, sign: int) -> Path:
     """Note the relevance sign beside a checkpoint, keeping whatever else its `gridprune.json` holds."""
     file = folder / SIGN_FILE
     kept = json.loads(file.read_text()) if file.is_file() else {}
-    file.write_text(json.dumps({**kept, "relevance_sign": sign}, indent=1) + "\n")
+    with written(file) as partial:
+        partial.write_text(json.dumps({**kept, "relevance_sign": sign}, indent=1) + "\n")
     return file

@@ -216,8 +216,11 @@ def _is_box(box: Any) -> bool:
 
 
 def _read(path: Path, total: int, metric: str) -> Iterator[Scene]:
-    """Neighbouring lines with the same image are one scene."""
-    for number, (image, group) in enumerate(groupby(_lines(path, metric)[:total], key=lambda row: str(row["image"]))):
+    """All lines about one image are one scene, which stands where the first of them does."""
+    scenes: dict[str, list[dict[str, Any]]] = {}
+    for row in _lines(path, metric)[:total]:
+        scenes.setdefault(str(row["image"]), []).append(row)
+    for number, (image, group) in enumerate(scenes.items()):
         opened, problem = None, ""
         try:
             opened = read_image(path.parent / image)

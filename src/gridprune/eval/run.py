@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.budget import Keep
+from ..files import sole_writer
 from ..methods.base import Method
 from ..methods.spec import MethodSpec
 from ..runtime.ask import Loaded
@@ -88,6 +89,7 @@ def evaluate(
         time_rounds: scenes on which decisions are timed; 0 leaves timing out.
 
     Raises:
+        BusyError: another process writes to the folder.
         SettingError: the folder holds another run, an entry cannot be compared, or every question failed.
         MissingCueError: a method needs a cue this model cannot give.
     """
@@ -99,6 +101,22 @@ def evaluate(
         if evaluation.data.file is None
         else PerQuestion(loaded, wanted, evaluation.max_new_tokens or 32)
     )
+    with sole_writer(folder.path):
+        metrics = _answered(engine, evaluation, folder, config, fresh, progress, time_rounds)
+        write_json(folder.path / "metrics.json", metrics)
+    return metrics
+
+
+def _answered(
+    engine: Shared | PerQuestion,
+    evaluation: Evaluation,
+    folder: RunFolder,
+    config: dict[str, Any],
+    fresh: bool,
+    progress: Progress,
+    time_rounds: int,
+) -> dict[str, Any]:
+    """Answer what the folder does not hold yet; the metrics of all its rows."""
     rows = folder.open(config, fresh=fresh)
     done = sum(len(row["questions"]) + len(row.get("failed", ())) for row in rows)
     progress(done)
@@ -115,7 +133,6 @@ def evaluate(
         if time_rounds and isinstance(engine, Shared):
             write_json(folder.path / "timing.json", timing.measure(engine, evaluation.data, time_rounds))
         folder.finish()
-    write_json(folder.path / "metrics.json", metrics)
     return metrics
 
 

@@ -62,14 +62,15 @@ def table(metrics: Mapping[str, Any], console: Console) -> None:
 def sign(found: Mapping[str, Any], console: Console) -> None:
     """Both signs, and what follows."""
     for name in ("plus", "minus"):
-        low, high = found[name]["ci"]
+        ci = found[name]["ci"]
+        over = "no interval of so few images" if ci is None else f"95 %: {100 * ci[0]:.1f} to {100 * ci[1]:.1f}"
         console.print(
-            f"{name:>5}: {percent(found[name]['share'])} of the top {found['keep']} tokens lie in the boxes "
-            f"(95 %: {100 * low:.1f} to {100 * high:.1f})",
+            f"{name:>5}: {percent(found[name]['share'])} of the top {found['keep']} tokens lie in the boxes ({over})",
             highlight=False,
         )
-    console.print(f"chance: {percent(found['chance'])}; {found['n']} questions", highlight=False)
-    verdict = {1: "plus localises", -1: "minus localises", None: "neither sign is better beyond chance"}
+    images = f"{found['n']} questions about {found['images']} images"
+    console.print(f"chance: {percent(found['chance'])}; {images}", highlight=False)
+    verdict = {1: "plus localises", -1: "minus localises", None: "undecided: give more images"}
     console.print(
         f"{verdict[found['localises']]}; in use: {'plus' if found['in_use'] == 1 else 'minus'}", highlight=False
     )

@@ -26,14 +26,17 @@ from .evidence import evidence, seen_boxes
 from .metrics import interval, resamples
 from .shared import Shared, cells
 
-_NAMES = {1: "plus", -1: "minus"}
+LEAST_IMAGES = 6  # with fewer, all on one side is no rarity: 2 * 0.5^5 is more than 5 %
 
 
 @torch.no_grad()
 def measure(
     loaded: Loaded, data: DataSet, keep: Keep = "11.1%", progress: Callable[[int], None] = lambda done: None
 ) -> dict[str, Any]:
-    """Shares of both signs, their paired difference, and the sign that localises (None if the interval holds zero).
+    """Shares of both signs, their paired difference, and the sign that localises: None if that is undecided.
+
+    Intervals are over images, and there are none (None) of fewer than :data:`LEAST_IMAGES`. A sign is decided if the
+    interval of the difference does not hold zero.
 
     Raises:
         QuestionError: no question has boxes on a token map.
@@ -62,17 +65,20 @@ def measure(
     weights = resamples(len(table))
     drawn = (weights @ table[:, :3]) / (weights @ table[:, 3:])
     mean = table[:, :3].sum(0) / asked
-    difference = interval(drawn[:, 0] - drawn[:, 1])
-    assert difference is not None
-    decided = difference[0] > 0 or difference[1] < 0
+    enough = len(table) >= LEAST_IMAGES
+    plus_ci, minus_ci, difference = (
+        interval(values) if enough else None for values in (drawn[:, 0], drawn[:, 1], drawn[:, 0] - drawn[:, 1])
+    )
+    decided = difference is not None and (difference[0] > 0 or difference[1] < 0)
     return {
         "model": Path(loaded.name).name,
         "data": data.name,
         "n": int(asked),
+        "images": len(table),
         "keep": keep,
         "chance": round(float(mean[2]), 4),
-        "plus": {"share": round(float(mean[0]), 4), "ci": interval(drawn[:, 0])},
-        "minus": {"share": round(float(mean[1]), 4), "ci": interval(drawn[:, 1])},
+        "plus": {"share": round(float(mean[0]), 4), "ci": plus_ci},
+        "minus": {"share": round(float(mean[1]), 4), "ci": minus_ci},
         "difference": {"share": round(float(mean[0] - mean[1]), 4), "ci": difference},
         "localises": (1 if mean[0] > mean[1] else -1) if decided else None,
         "in_use": engine.selector.text.clip.relevance_sign,

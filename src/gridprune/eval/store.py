@@ -21,6 +21,7 @@ import torch
 
 from ..cues.text_tower import TextTower
 from ..errors import SettingError
+from ..files import written
 from . import kept
 from .data import DataSet, Question
 from .entries import FULL
@@ -30,7 +31,7 @@ GROUP = 8  # scenes
 # What shows or serves and decides no row of a run. Every other file of the package is a part of the digest.
 REPORTING = (
     "bench", "cli", "demo", "lmms", "vllm", "eval/html", "report/figure.py", "report/frames.py", "report/overlay.py",
-    "runtime/batch.py", "runtime/plan.py",
+    "runtime/batch.py", "runtime/ladder.py", "runtime/plan.py",
     "eval/metrics.py", "eval/plots.py", "eval/show.py", "eval/sign.py", "eval/tables.py", "eval/timing.py",
 )  # fmt: skip
 _PACKAGE = Path(__file__).parent.parent
@@ -84,9 +85,19 @@ class RunFolder:
         return self.rows()
 
     def rows(self) -> list[dict[str, Any]]:
-        """All rows; an incomplete group at the end of an unfinished run is cut off, in the file too."""
+        """All rows; an incomplete group at the end of an unfinished run is cut off, in the file too.
+
+        Raises:
+            SettingError: a scene stands there twice.
+        """
+        rows = [json.loads(line) for line in self._lines()]
+        if len({row["scene"] for row in rows}) < len(rows):
+            raise SettingError(f"{self.path} holds scenes twice: two runs wrote to it. Replace it with --fresh.")
+        return rows
+
+    def _lines(self) -> list[bytes]:
         if self.complete:
-            return [json.loads(line) for line in gzip.decompress(self.packed_file.read_bytes()).splitlines()]
+            return gzip.decompress(self.packed_file.read_bytes()).splitlines()
         if not self.rows_file.is_file():
             return []
         data = self.rows_file.read_bytes()
@@ -95,7 +106,7 @@ class RunFolder:
         if sum(map(len, whole)) < len(data):
             with self.rows_file.open("r+b") as handle:
                 handle.truncate(sum(map(len, whole)))
-        return [json.loads(line) for line in whole]
+        return whole
 
     def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Add one group of scenes, on the disk before anything else happens."""
@@ -107,9 +118,8 @@ class RunFolder:
 
     def finish(self) -> None:
         """Pack the rows; the same rows give the same bytes."""
-        partial = self.packed_file.with_suffix(".partial")
-        partial.write_bytes(gzip.compress(self.rows_file.read_bytes(), 9, mtime=0))
-        os.replace(partial, self.packed_file)
+        with written(self.packed_file) as partial:
+            partial.write_bytes(gzip.compress(self.rows_file.read_bytes(), 9, mtime=0))
         self.rows_file.unlink()
 
 
@@ -251,9 +261,8 @@ def _apart(path: PurePath) -> bool:
 
 def write_json(file: Path, value: Any) -> None:
     """Write `value`, whole or not at all."""
-    partial = file.with_name(file.name + ".partial")
-    partial.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(partial, file)
+    with written(file) as partial:
+        partial.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _version(name: str) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 
 from ..compat import unwrapped
 from ..errors import SettingError, UnsupportedModelError
+from ..methods.registry import summary
 from .base import Family
 
 ENTRY_POINT_GROUP = "gridprune.families"
@@ -62,10 +63,11 @@ def available() -> tuple[type[Family], ...]:
 
 
 def describe() -> list[dict[str, Any]]:
-    """One plain dictionary per family: name, classes, cue sources, video, tested transformers versions."""
+    """One plain dictionary per family: name, a sentence, classes, cue sources, video, tested transformers versions."""
     return [
         {
             "name": family.name,
+            "summary": summary(family),
             "classes": list(family.classes),
             "saliency": family.saliency_source(),
             "relevance": family.relevance,

@@ -12,12 +12,14 @@ from typing import Any, cast, get_args
 
 from .. import families
 from ..compat import device_of, entry_modules
+from ..core.budget import Keep
 from ..cues.load_text import text_tower
 from ..cues.text_tower import TextTower
-from ..errors import CheckpointError, SettingError
+from ..errors import CheckpointError, SettingError, UnsupportedCallError
 from ..families.base import Family
 from ..methods.base import Method
 from ..methods.in_llm.base import InsideMethod
+from ..methods.spec import parse
 from ..report.report import Report
 from ..selection.collect import TextSide
 from ..selection.encoder_cache import EncoderCache
@@ -32,7 +34,7 @@ class Pruning:
 
         with prune(model, GridPrune(keep=64), processor=processor) as pruning:
             model.generate(**inputs)
-        pruning.reports[-1].save("kept.png")
+        pruning.report.save("kept.png")
 
     `generate` returns sequences with the original prompt in front, and what it calls back sees that prompt. A direct
     call returns logits, states and attention maps at the columns of the prompt that was given, `logits_to_keep` counts
@@ -48,7 +50,8 @@ class Pruning:
     Args:
         model: a stock transformers model of a supported family; any attention implementation, any device. It may be
             wrapped by PEFT.
-        method: what to keep; see `gridprune.methods`.
+        method: what to keep; see `gridprune.methods`. Or its name, with settings if you like: "gridprune(zone=2)".
+        keep: the budget of a method that is given by name; its default without it.
         processor: the model's processor. Its tokenizer and chat template are used to read the question from the prompt.
         question: overrides what is read from the prompt: one string for all images, or one per image in prompt order.
         clip: the text half of the model's vision tower, CLIP or SigLIP, for methods that use relevance: a `ClipText` or
@@ -70,14 +73,15 @@ class Pruning:
         UnsupportedModelError: no family knows the model's class, or the model is wrapped or compiled in a way that
             cannot be pruned.
         MissingCueError: the method needs a cue this model cannot give; the message names the remedy.
-        SettingError: an unknown value of `positions`, or a `cache` that the method goes past.
+        SettingError: an unknown value of `positions`, no method, a `keep` beside one, or a `cache` that it goes past.
     """
 
     def __init__(
         self,
         model: Any,
-        method: Method,
+        method: Method | str,
         *,
+        keep: Keep | None = None,
         processor: Any = None,
         question: Question = None,
         clip: TextTower | str | Path | None = None,
@@ -86,6 +90,7 @@ class Pruning:
         max_reports: int = 64,
     ) -> None:
         _check_setting("positions", positions, get_args(Positions))
+        method = _method(method, keep)
         if cache is not None and method.stage != "pre-llm":
             raise SettingError(f"{method.name} does not go through gridprune's encoder call: leave `cache` out.")
         self.model = model
@@ -101,6 +106,21 @@ class Pruning:
             self._acting = LayerPruner(self.family, cast(InsideMethod, method), self.reports, processor)
         else:
             self._acting = PromptPruner(self.family, method, selectors, processor, question, positions, self.reports)
+
+    def __repr__(self) -> str:
+        model = type(self.family.model).__name__
+        return f"Pruning({self.method.label}, keep={self.method.keep!r}, {model}, {len(self.reports)} report(s))"
+
+    @property
+    def report(self) -> Report:
+        """The newest of `reports`.
+
+        Raises:
+            UnsupportedCallError: no image went through the model yet.
+        """
+        if not self.reports:
+            raise UnsupportedCallError("There is no report yet: no image went through the model inside the block.")
+        return self.reports[-1]
 
     # -- switching on and off ------------------------------------------------------------------------------------
 
@@ -131,6 +151,16 @@ prune = Pruning
 def _check_setting(name: str, given: str, known: tuple[str, ...]) -> None:
     if given not in known:
         raise SettingError(f"{name} must be {' or '.join(map(repr, known))}, got {given!r}.")
+
+
+def _method(method: Any, keep: Keep | None) -> Method:
+    if isinstance(method, str):
+        return parse(method).method("11.1%" if keep is None else keep)
+    if not isinstance(method, Method):
+        raise SettingError(f"Give a method such as GridPrune(keep=64), or its name, 'gridprune'; got {method!r:.80}.")
+    if keep is not None:
+        raise SettingError(f"The budget of a method stands in it: {type(method).__name__}(keep={keep!r}).")
+    return method
 
 
 def _find_clip(family: Family, method: Method, clip: TextTower | str | Path | None) -> TextTower | None:

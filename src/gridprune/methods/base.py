@@ -152,7 +152,7 @@ class Merge:
         return out.to(x.dtype)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Selection:
     """What a method decided for B images of one geometry.
 
@@ -167,6 +167,11 @@ class Selection:
     zones: Zones | None = None
     scores: Tensor | None = None
     merge: Merge | None = None
+
+    def __repr__(self) -> str:
+        images, k = self.indices.shape
+        zones = "" if self.zones is None else f", {self.zones.count} zones"
+        return f"Selection({k} tokens in each of {images} image(s){zones}{', merged' if self.merge else ''})"
 
     @property
     def kept(self) -> Tensor:

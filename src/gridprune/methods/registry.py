@@ -7,6 +7,8 @@ mymethod = "mypackage.mymethod:MyMethod"
 from __future__ import annotations
 
 import difflib
+import inspect
+import re
 from dataclasses import fields
 from functools import lru_cache
 from importlib import import_module
@@ -133,6 +135,13 @@ def build(name: str, kind: type[Method], /, **settings: Any) -> Method:
         raise SettingError(f"{name} does not take these settings ({error}). It has: {known}.") from None
 
 
+def summary(kind: type) -> str:
+    """The first sentence of a class's docstring, as plain text without its full stop."""
+    text = " ".join((inspect.getdoc(kind) or "").split("\n\n")[0].split())
+    text = re.sub(r":\w+:`~?(?:[\w.]+\.)?(\w+)`", r"`\1`", text)  # :class:`~gridprune.x.Y` -> `Y`
+    return text.split(". ")[0].rstrip(".")
+
+
 def describe() -> list[dict[str, Any]]:
     """What a runner must know about every method, as plain values: the rows of `gridprune methods --json`."""
     rows = []
@@ -141,6 +150,7 @@ def describe() -> list[dict[str, Any]]:
         rows.append(
             {
                 "name": name,
+                "summary": summary(type(method)),
                 "stage": method.stage,
                 "fixed_count": method.fixed_count,
                 "uses_text": method.uses_text,

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ..files import written
 from . import frames as sheet
 from .overlay import enlarge, overlay
 
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
 
 def save_figure(report: Report, path: Path, image: Image.Image) -> Path:
     """Write :func:`draw`'s figure to `path` (PNG, SVG, PDF by its ending)."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draw(report, image).savefig(path)
+    with written(path) as partial:
+        draw(report, image).savefig(partial)
     return path
 
 
@@ -44,7 +45,8 @@ def draw(report: Report, image: Image.Image) -> Figure:
         panels.append(("saliency", as_map(report, report.saliency), True))
     figure = Figure(figsize=(4.2 * len(panels), 4.8), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
-    figure.suptitle(f"{report.method}: “{report.question}”" if report.question else report.method)
+    title = f"{report.method}: “{report.question}”" if report.question else report.method
+    figure.suptitle(title, parse_math=False, wrap=True)  # dollars in a question are dollars
     for axis, (title, content, is_map) in zip(np.atleast_1d(figure.subplots(1, len(panels))), panels):
         _draw(axis, figure, title, content, is_map, image)
     return figure

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from html import escape
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..core.token_map import TokenMap, Zones
+from ..files import written
 from ..methods.base import Cues, Method, Selection
 
 if TYPE_CHECKING:
@@ -20,7 +24,7 @@ if TYPE_CHECKING:
     from ..families.base import Family
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Report:
     """The decision about one image.
 
@@ -185,6 +189,21 @@ class Report:
             "seconds": {"encode": self.encode_seconds, "decision": self.decision_seconds},
         }
 
+    def __repr__(self) -> str:
+        asked = f", question={self.question[:60]!r}" if self.question else ""
+        return f"Report({self.method}: {self.kept} of {self.total} visual tokens{asked})"
+
+    def _repr_png_(self) -> bytes:
+        """:meth:`overlay`, shown by notebooks."""
+        file = BytesIO()
+        self.overlay().save(file, "PNG")
+        return file.getvalue()
+
+    def _repr_html_(self) -> str:
+        """:meth:`overlay` with its caption, shown by notebooks that know HTML."""
+        data = b64encode(self._repr_png_()).decode()
+        return f'<figure><img src="data:image/png;base64,{data}"><figcaption>{escape(repr(self))}</figcaption></figure>'
+
     def image(self) -> Image:
         """The image as the vision tower saw it, normalisation undone; a video's frames as one sheet."""
         from .overlay import to_image
@@ -199,10 +218,9 @@ class Report:
 
     def save(self, path: str | Path, image: Image | None = None) -> Path:
         """Write :meth:`overlay` to `path` (its ending decides the format). `image` replaces what the tower saw."""
-        target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        self.overlay(image).save(target)
-        return target
+        with written(path) as partial:
+            self.overlay(image).save(partial)
+        return Path(path)
 
     def figure(self, path: str | Path, image: Image | None = None) -> Path:
         """Write the whole explanation: kept patches, zone budgets, relevance and saliency side by side."""

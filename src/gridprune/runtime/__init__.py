@@ -12,6 +12,7 @@ _EXPORTS = {
     "answer": ".ask",
     "ask_many": ".ask",
     "cache_bytes": ".ask",
+    "find_keep": ".ladder",
     "load": ".ask",
     "looked_at": ".ask",
     "prepare": ".ask",

@@ -13,18 +13,27 @@ import torch
 from PIL.Image import Image
 
 from .. import families
+from ..compat import device_of, pretrained
 from ..core.token_map import TokenMap
 from ..cues.chat import conversation, prompt_text, special_tokens_of
 from ..cues.clip_text import DEFAULT_SIGN, ClipText
 from ..cues.load_text import text_tower
 from ..cues.text_tower import TextTower, stored_sign
-from ..errors import CheckpointError, GridPruneError, QuestionError, UnsupportedModelError, first_line
+from ..errors import (
+    CheckpointError,
+    GridPruneError,
+    QuestionError,
+    SettingError,
+    UnsupportedModelError,
+    first_line,
+)
 from ..families.base import Family
 from ..hf.prompt_pruner import Positions, Question
 from ..hf.pruning import Pruning, prune
 from ..methods.base import Method
 from ..report.report import Report
 from ..selection.encoder_cache import EncoderCache, processed_once
+from .devices import check_dtype, find_device
 from .images import check_shape
 from .packages import check_torchvision, missing_package
 from .video import Video
@@ -54,7 +63,7 @@ class Loaded:
         """The text half of the vision tower, given or found beside a local checkpoint; read from disk once."""
         found = text_tower(self.clip, self.model)
         if found is not None and found is not self.clip:
-            self.clip = found.to(self.model.device)
+            self.clip = found.to(device_of(self.model))
         return found
 
     def pruning(self, method: Method, question: Question = None, **settings: Any) -> Pruning:
@@ -93,29 +102,41 @@ class Answer:
         return f"{full.kv_bytes / self.kv_bytes:.1f}x smaller" if self.kv_bytes else ""
 
 
-def load(name: str = EMBEDDED, *, clip: str | Path | None = None, device: str = "cpu", dtype: str = "auto") -> Loaded:
+def load(
+    name: str = EMBEDDED,
+    *,
+    clip: str | Path | None = None,
+    device: str = "cpu",
+    dtype: str = "auto",
+    device_map: str | None = None,
+) -> Loaded:
     """Load a checkpoint: the embedded model in either form, a local folder, or a hub id.
 
     Args:
         name: "embedded", "embedded-next" (LLaVA-NeXT), a folder, or a hub id such as "llava-hf/llava-1.5-7b-hf".
         clip: where the text half of CLIP is; see :func:`gridprune.prune`.
-        device: a torch device.
+        device: a torch device, or "auto" for this machine's accelerator.
         dtype: "auto" for the checkpoint's own, or "float32", "bfloat16", "float16".
+        device_map: instead of `device`, how accelerate spreads a checkpoint: "auto", "balanced", ...
 
     Raises:
-        CheckpointError: nothing loadable there, or the hub cannot be reached; the message names the embedded default.
+        CheckpointError: nothing loadable there, some of its weights are missing, or the hub cannot be reached.
+        SettingError: there is no such device or dtype.
         InstallationError: its processor needs a package that is missing, or torchvision does not fit torch.
     """
     check_torchvision()
+    check_dtype(dtype)
+    where = find_device(device)
+    if device_map is not None and (name in EMBEDDED_FORMS or device not in ("auto", "cpu")):
+        raise SettingError("A device map spreads a checkpoint by itself: give no device, and no embedded model.")
     if name in EMBEDDED_FORMS:
-        return _load_embedded(name, clip, device)
-    from transformers import AutoModelForImageTextToText, AutoProcessor
+        return _load_embedded(name, clip, where, None if dtype == "auto" else getattr(torch, dtype))
+    from transformers import AutoProcessor
 
     kind = "folder" if Path(name).is_dir() else "hub id"
     try:
-        processor = AutoProcessor.from_pretrained(name)
-        model: Any = AutoModelForImageTextToText.from_pretrained(name, dtype=dtype)
-        model = model.to(device).eval()
+        processor = AutoProcessor.from_pretrained(name)  # before the weights: it may want a package
+        return Loaded(name, _load_model(name, where, dtype, device_map), processor, clip)
     except ImportError as error:
         raise missing_package(name, error) from error
     except Exception as error:  # hub, network, file, format and memory errors come in many classes
@@ -123,10 +144,22 @@ def load(name: str = EMBEDDED, *, clip: str | Path | None = None, device: str = 
             f"Could not load the {kind} {name!r}: {_reason(error)}\nCheck the name, give a checkpoint folder, or "
             "leave --model out: the embedded model needs no download."
         ) from error
-    return Loaded(name, model, processor, clip)
 
 
-def _load_embedded(name: str, clip: str | Path | None, device: str) -> Loaded:
+def _load_model(name: str, device: torch.device, dtype: str, device_map: str | None) -> Any:
+    """The model, moved to its device; a quantised one is put there by transformers, since it cannot be moved."""
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    options: dict[str, Any] = {"dtype": dtype}
+    if device_map is None and getattr(AutoConfig.from_pretrained(name), "quantization_config", None):
+        device_map = str(device)
+    if device_map is not None:
+        options["device_map"] = device_map
+    model = pretrained(AutoModelForImageTextToText, name, **options)
+    return (model if device_map is not None else model.to(device)).eval()
+
+
+def _load_embedded(name: str, clip: str | Path | None, device: torch.device, dtype: torch.dtype | None) -> Loaded:
     from ..tiny import load as load_tiny
     from ..tiny.loading import weights_folder
     from ..tiny.vocabulary import check_known
@@ -134,7 +167,7 @@ def _load_embedded(name: str, clip: str | Path | None, device: str) -> Loaded:
     tiny = load_tiny(form=EMBEDDED_FORMS[name])
     model: Any = tiny.model
     own = ClipText.from_model(tiny.clip, tiny.clip_tokenizer, stored_sign(weights_folder() / "clip", DEFAULT_SIGN))
-    return Loaded(name, model.to(device), tiny.processor, clip or own.to(device), check_known)
+    return Loaded(name, model.to(device, dtype), tiny.processor, clip or own.to(device), check_known)
 
 
 def prepare(loaded: Loaded, image: Image | Video, question: str, history: Sequence[tuple[str, str]] = ()) -> Any:
@@ -149,10 +182,7 @@ def prepare(loaded: Loaded, image: Image | Video, question: str, history: Sequen
         ImageError: the image is so narrow that resizing would blow it up.
         UnsupportedModelError: a video, and the model takes none.
     """
-    if not question.strip():
-        raise QuestionError("The question is empty.")
-    if loaded.check is not None:
-        loaded.check(question)
+    _check_question(loaded, question)
     media: dict[str, Any]
     if isinstance(image, Video):
         _check_takes_videos(loaded.model)
@@ -161,9 +191,33 @@ def prepare(loaded: Loaded, image: Image | Video, question: str, history: Sequen
     else:
         check_shape(*image.size)
         text, media = prompt_text(loaded.processor, conversation(question, history)), {"images": image}
-    tokens = special_tokens_of(loaded.processor, text)
-    inputs = loaded.processor(text=text, return_tensors="pt", **media, **tokens)
-    return inputs.to(loaded.model.device, dtype=loaded.model.dtype)
+    return _processed(loaded, text, **media)
+
+
+def prepare_batch(loaded: Loaded, images: Sequence[Image], questions: Sequence[str]) -> Any:
+    """Model inputs of several images, each with its own question; see :func:`prepare`. Padded on the left."""
+    for image, question in zip(images, questions, strict=True):
+        _check_question(loaded, question)
+        check_shape(*image.size)
+    tokenizer = getattr(loaded.processor, "tokenizer", loaded.processor)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token  # what it is does not matter: the mask hides it
+    texts = [prompt_text(loaded.processor, conversation(question)) for question in questions]
+    return _processed(loaded, texts, images=[[image] for image in images], padding=True, padding_side="left")
+
+
+def _check_question(loaded: Loaded, question: str) -> None:
+    if not question.strip():
+        raise QuestionError("The question is empty.")
+    if loaded.check is not None:
+        loaded.check(question)
+
+
+def _processed(loaded: Loaded, text: str | list[str], **arguments: Any) -> Any:
+    first = text if isinstance(text, str) else text[0]
+    tokens = special_tokens_of(loaded.processor, first)
+    inputs = loaded.processor(text=text, return_tensors="pt", **arguments, **tokens)
+    return inputs.to(device_of(loaded.model), dtype=loaded.model.dtype)
 
 
 def _check_takes_videos(model: Any) -> None:
@@ -239,27 +293,36 @@ def ask_many(
     return [respond(loaded, inputs, pruning, max_new_tokens) for inputs, pruning in zip(prompts, prunings)]
 
 
-@torch.no_grad()
 def respond(loaded: Loaded, inputs: Any, pruning: Pruning | None, max_new_tokens: int = 64) -> Answer:
     """Generate from :func:`prepare`'s inputs of one image, pruned if `pruning` is given. Greedy decoding."""
+    return respond_all(loaded, inputs, pruning, max_new_tokens)[0]
+
+
+@torch.no_grad()
+def respond_all(loaded: Loaded, inputs: Any, pruning: Pruning | None, max_new_tokens: int = 64) -> list[Answer]:
+    """The same from inputs with one image a row; seconds and bytes of an answer are its part of the batch."""
     with pruning or nullcontext():
         started = time.perf_counter()
         output = loaded.model.generate(
             **inputs, max_new_tokens=max_new_tokens, do_sample=False, return_dict_in_generate=True
         )
         seconds = time.perf_counter() - started
-    report = None if pruning is None else pruning.reports[-1]
     prompt = inputs["input_ids"]
-    text = loaded.processor.batch_decode(output.sequences[:, prompt.shape[1] :], skip_special_tokens=True)[0].strip()
+    rows = len(prompt)
+    texts = loaded.processor.batch_decode(output.sequences[:, prompt.shape[1] :], skip_special_tokens=True)
+    reports = [None] * rows if pruning is None else list(pruning.reports)[-rows:]
     streams = families.find(loaded.model).streams
-    placeholders = sum(int((prompt == stream.placeholder).sum()) for stream in streams)
-    return Answer(
-        text=text,
-        seconds=seconds,
-        visual_tokens=placeholders if report is None else report.kept,
-        kv_bytes=cache_bytes(output.past_key_values),
-        report=report,
-    )
+    placeholders = [sum(int((row == stream.placeholder).sum()) for stream in streams) for row in prompt]
+    return [
+        Answer(
+            text=text.strip(),
+            seconds=seconds / rows,
+            visual_tokens=count if report is None else report.kept,
+            kv_bytes=cache_bytes(output.past_key_values) // rows,
+            report=report,
+        )
+        for text, count, report in zip(texts, placeholders, reports, strict=True)
+    ]
 
 
 def cache_bytes(cache: Any) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -10,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import SettingError
+from ..errors import SettingError, first_line
 from .jsonl import read_lines
 
 if TYPE_CHECKING:
@@ -19,26 +20,38 @@ if TYPE_CHECKING:
     from ..methods.base import Method
     from .ask import Answer, Loaded
 
-Key = tuple[str, str]  # an image as it was named, and a question
+Key = tuple[str, str, Any]  # an image as it was named, a question, and an id if the line has one
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Task:
-    """One question about one image; `image` as it was named, `path` where it lies."""
+    """One question about one image; `image` as it was named, `path` where it lies, `id` as the line has it."""
 
     image: str
     question: str
     path: Path
+    id: str | int | None = None
 
     @property
     def key(self) -> Key:
         """What makes it the same task in another run."""
-        return self.image, self.question
+        return self.image, self.question, self.id
+
+    @property
+    def named(self) -> dict[str, Any]:
+        """The fields that every row about it begins with."""
+        return _named(self.key)
+
+
+def _named(key: Key) -> dict[str, Any]:
+    image, question, number = key
+    return ({} if number is None else {"id": number}) | {"image": image, "question": question}
 
 
 Failed = Callable[[Task, str], None]
+_TABLES = (".parquet", ".csv", ".tsv", ".xlsx", ".arrow")
 
 
 @dataclass
@@ -56,7 +69,7 @@ class Summary:
 
     answered: int = 0
     skipped: int = 0
-    failed: list[dict[str, str]] = field(default_factory=list)
+    failed: list[dict[str, Any]] = field(default_factory=list)
     seconds: float = 0.0
     full_seconds: float = 0.0
     changed: int = 0
@@ -89,13 +102,15 @@ def tasks_of(source: Path, question: str | None) -> list[Task]:
     """The questions to ask: one about every image of a folder, or the lines of a JSONL file.
 
     Args:
-        source: a folder, searched with its subfolders in order of names; or a file with one object with "image" and
-            "question" a line, paths relative to the file.
+        source: a folder, searched with its subfolders in order of names; or a file with one object with "image",
+            "question" and, if you like, "id" a line, paths relative to the file.
         question: asked about every image of a folder; of a file, about lines that have none.
 
     Raises:
         SettingError: nothing there, or a line without image or question.
     """
+    from .images import SUFFIXES
+
     if source.is_dir():
         if not question:
             raise SettingError("Give the question to ask about every image of the folder.")
@@ -105,6 +120,10 @@ def tasks_of(source: Path, question: str | None) -> list[Task]:
         return [Task(path.relative_to(source).as_posix(), question, path) for path in files]
     if not source.is_file():
         raise SettingError(f"There is no folder and no file {str(source)!r}.")
+    if source.suffix.lower() in SUFFIXES:
+        raise SettingError(f"{source.name} is one image, which `gridprune ask` is for; give a folder or a JSONL file.")
+    if source.suffix.lower() in _TABLES:
+        raise SettingError(f"{source.name} is no JSONL: pandas writes that, by to_json(orient='records', lines=True).")
     lines = read_lines(source)
     return [_task(line, number, source, question) for number, line in enumerate(lines, 1) if line.strip()]
 
@@ -112,12 +131,12 @@ def tasks_of(source: Path, question: str | None) -> list[Task]:
 def _task(line: str, number: int, source: Path, question: str | None) -> Task:
     try:
         row = json.loads(line)
-        image, asked = row["image"], row.get("question") or question
+        image, asked, own = row["image"], row.get("question") or question, row.get("id")
     except (ValueError, KeyError, TypeError, AttributeError):
-        image = asked = None
-    if not isinstance(image, str) or not isinstance(asked, str):
+        image = asked = own = None
+    if not isinstance(image, str) or not isinstance(asked, str) or not isinstance(own, (str, int, type(None))):
         raise SettingError(f'{source.name}, line {number}: expected an object like {{"image": ..., "question": ...}}.')
-    return Task(image, asked, source.parent / image)
+    return Task(image, asked, source.parent / image, own)
 
 
 class Output:
@@ -158,22 +177,33 @@ class Output:
         left = {task.key: task for task in tasks if task.key not in self.done}
         return sorted(left.values(), key=lambda task: task.key in self.failed)
 
+    def failures_of(self, tasks: Sequence[Task]) -> list[Task]:
+        """The tasks that failed before and have no answer yet.
+
+        Raises:
+            SettingError: there is none.
+        """
+        found = [task for task in tasks if task.key in self.failed and task.key not in self.done]
+        if not found:
+            raise SettingError(f"Nothing to retry: {self.failed_path} names no row of these.")
+        return found
+
     def write(self, task: Task, row: dict[str, Any]) -> None:
         """Append the answer to `task`."""
-        _append(self.path, {"image": task.image, "question": task.question, **row, "settings": self.settings})
+        _append(self.path, {**task.named, **row, "settings": self.settings})
         self.done.add(task.key)
 
     def fail(self, task: Task, reason: str) -> None:
         """Note why `task` has no answer."""
-        _append(self.failed_path, {"image": task.image, "question": task.question, "reason": reason})
+        _append(self.failed_path, {**task.named, "reason": reason})
         self.failed[task.key] = reason
 
     def close(self) -> None:
         """Leave in the list of failures what is still without an answer."""
         self.failed = {key: reason for key, reason in self.failed.items() if key not in self.done}
         self.failed_path.unlink(missing_ok=True)
-        for (image, question), reason in self.failed.items():
-            _append(self.failed_path, {"image": image, "question": question, "reason": reason})
+        for key, reason in self.failed.items():
+            _append(self.failed_path, {**_named(key), "reason": reason})
 
 
 def _whole_lines(path: Path) -> list[bytes]:
@@ -191,8 +221,8 @@ def _read(line: bytes, name: str, path: Path, number: int) -> tuple[Key, Any]:
     """The task that a row is about, and one of its other fields."""
     try:
         row = json.loads(line)
-        return (row["image"], row["question"]), row[name]
-    except (ValueError, KeyError, TypeError):
+        return (row["image"], row["question"], row.get("id")), row[name]
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise SettingError(f"{path}, line {number} is not of `gridprune batch`. Choose another --output.") from None
 
 
@@ -209,12 +239,14 @@ def run(
     *,
     compare: bool = False,
     max_new_tokens: int = 64,
+    batch_size: int = 1,
     failed: Failed = lambda task, reason: None,
 ) -> Iterator[Summary]:
-    """Answer what the output does not hold yet; yields the running summary after every task.
+    """Answer what the output does not hold yet; yields the running summary after every batch.
 
     Args:
         compare: also answer with all visual tokens, in turns, so that both meet the same machine.
+        batch_size: rows answered in one call; one that fails in a batch is asked again by itself.
         failed: told about a task that has no answer, whatever the reason; the next run tries it again, last.
 
     Raises:
@@ -228,17 +260,16 @@ def run(
     failures = Failures()
     summary = Summary(skipped=len(tasks) - len(left))
     yield summary
-    for task in left:
-        try:
-            row = ask(task)
-        except Exception as error:  # of the row, whatever it is: the others must not wait for it
-            reason = failures.reason(error)
-            output.fail(task, reason)
-            summary.failed.append({"image": task.image, "question": task.question, "reason": reason})
-            failed(task, reason)
-        else:
-            output.write(task, row)
-            summary.count(row)
+    for start in range(0, len(left), batch_size):
+        for task, row in ask(left[start : start + batch_size]):
+            if isinstance(row, Exception):  # of the row, whatever it is: the others must not wait for it
+                reason = failures.reason(row)
+                output.fail(task, reason)
+                summary.failed.append({**task.named, "reason": reason})
+                failed(task, reason)
+            else:
+                output.write(task, row)
+                summary.count(row)
         yield summary
     output.close()
 
@@ -253,27 +284,54 @@ class _Asker:
     max_new_tokens: int
     _warm: bool = False
 
-    def __call__(self, task: Task) -> dict[str, Any]:
-        """The row of a task."""
+    def __call__(self, tasks: Sequence[Task]) -> Iterator[tuple[Task, dict[str, Any] | Exception]]:
+        """The row of every task, or why it has none. Tasks of a batch that fails are asked one by one."""
         from .images import read_image
 
-        image = read_image(task.path)
+        ready: list[tuple[Task, Image]] = []
+        for task in tasks:
+            try:
+                ready.append((task, read_image(task.path)))
+            except Exception as error:
+                yield task, error
+        try:
+            rows = self._rows([image for _, image in ready], [task.question for task, _ in ready]) if ready else []
+        except Exception as error:
+            if len(ready) == 1:
+                yield ready[0][0], error
+                return
+            _log.warning("A batch of %d failed (%s): its rows are asked one by one.", len(ready), first_line(error))
+            for task, _ in ready:
+                yield from self([task])
+        else:
+            yield from zip((task for task, _ in ready), rows, strict=True)
+
+    def _rows(self, images: list[Image], questions: list[str]) -> list[dict[str, Any]]:
         ways = [self.method, None] if self.compare else [self.method]
         if not self._warm:
             for way in ways:
-                self._answer(image, task.question, way, 1)
+                self._answers(images, questions, way, 1)
             self._warm = True
-        (pruned, seconds), *full = [self._answer(image, task.question, way, self.max_new_tokens) for way in ways]
-        row: dict[str, Any] = {"answer": pruned.text, "seconds": round(seconds, 4)}
-        if pruned.report is not None:
-            row["visual_tokens"] = {"total": pruned.report.total, "kept": pruned.report.kept}
-        for answer, took in full:
-            row["full"] = {"answer": answer.text, "seconds": round(took, 4)}
-        return row
+        (pruned, seconds), *full = [self._answers(images, questions, way, self.max_new_tokens) for way in ways]
+        rows: list[dict[str, Any]] = [{"answer": answer.text, "seconds": round(seconds, 4)} for answer in pruned]
+        for number, (row, answer) in enumerate(zip(rows, pruned)):
+            if answer.report is not None:
+                row["visual_tokens"] = {"total": answer.report.total, "kept": answer.report.kept}
+            for answers, took in full:
+                row["full"] = {"answer": answers[number].text, "seconds": round(took, 4)}
+        return rows
 
-    def _answer(self, image: Image, question: str, method: Method | None, limit: int) -> tuple[Answer, float]:
-        from .ask import answer
+    def _answers(
+        self, images: list[Image], questions: list[str], method: Method | None, limit: int
+    ) -> tuple[list[Answer], float]:
+        """The answers, and the seconds for each, prompts prepared and images encoded."""
+        from . import ask
 
         started = time.perf_counter()
-        found = answer(self.loaded, image, question, method, max_new_tokens=limit)
-        return found, time.perf_counter() - started
+        if len(images) == 1:
+            inputs = ask.prepare(self.loaded, images[0], questions[0])
+        else:
+            inputs = ask.prepare_batch(self.loaded, images, questions)
+        guided = None if method is None else self.loaded.pruning(method, questions, max_reports=len(images))
+        found = ask.respond_all(self.loaded, inputs, guided, limit)
+        return found, (time.perf_counter() - started) / len(images)

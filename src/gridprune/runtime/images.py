@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import warnings
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -16,8 +19,11 @@ from ..errors import ImageError
 MAX_PIXELS = 100_000_000
 MAX_BYTES = 100_000_000
 MAX_RATIO = 200  # of the sides; Qwen's processors have the same limit
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")  # no other decoder is started, whatever the file is called
-_KNOWN = "PNG, JPEG, WebP, GIF, BMP and TIFF are known."
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF")  # no other decoder is ever started
+SUFFIXES = frozenset(
+    {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif"}
+)  # of files that a folder of images is searched for
+_KNOWN = "PNG, JPEG, WebP, GIF, BMP, TIFF, AVIF and HEIC are known."
 _SAVE = "Save it with eight bits per channel."
 
 # TIFF
@@ -99,7 +105,7 @@ def _decode(stream: BinaryIO, name: str, max_pixels: int, formats: tuple[str, ..
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is checked below
-            with Image.open(stream, formats=formats) as image:
+            with Image.open(stream, formats=[name for name in formats if name in _readers()]) as image:
                 if image.width * image.height > max_pixels:
                     raise ImageError(
                         f"{name} has {image.width} x {image.height} pixels, which is too large: at most {max_pixels:,} "
@@ -114,13 +120,33 @@ def _decode(stream: BinaryIO, name: str, max_pixels: int, formats: tuple[str, ..
     except Image.DecompressionBombError:
         raise ImageError(f"{name} is too large to decode safely. Scale it down first.") from None
     except UnidentifiedImageError:
-        raise ImageError(f"{name} is not an image. {_KNOWN}") from None
+        raise ImageError(f"{name} is not an image{_reader_for(stream)}. {_KNOWN}") from None
     except (OSError, SyntaxError, ValueError) as error:
         if isinstance(error, ImageError):
             raise
         raise ImageError(
             f"{name} cannot be read as an image ({error}). {_KNOWN} A truncated download must be fetched again."
         ) from None
+
+
+@cache
+def _readers() -> frozenset[str]:
+    """Pillow's names of the formats that can be read here. HEIC has a library of its own."""
+    if find_spec("pillow_heif") is not None:
+        import_module("pillow_heif").register_heif_opener()
+    Image.init()
+    return frozenset(Image.OPEN)
+
+
+def _reader_for(stream: BinaryIO) -> str:
+    """What would read a file that nothing here reads, by its first bytes; empty if that is not known."""
+    stream.seek(4)
+    kind = stream.read(8)
+    if kind in (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypmsf1", b"ftypheim", b"ftypheis"):
+        return " that can be read here: it is HEIC, which `pip install pillow-heif` adds"
+    if kind in (b"ftypavif", b"ftypavis"):
+        return " that can be read here: it is AVIF, which Pillow reads from version 11.3 on"
+    return ""
 
 
 def to_rgb(image: Image.Image, name: str = "The image") -> Image.Image:

@@ -206,10 +206,11 @@ def _image_processor(source: str) -> Any:
 
 
 def _dtype(config: Any, dtype: str) -> tuple[str, list[str]]:
-    if dtype in ("float32", "bfloat16", "float16"):
-        return dtype, []
+    from .devices import check_dtype
+
+    check_dtype(dtype)
     if dtype != "auto":
-        raise SettingError(f"--dtype must be auto, float32, bfloat16 or float16, got {dtype!r}.")
+        return dtype, []
     own = getattr(config, "dtype", None) or getattr(config.get_text_config(), "dtype", None)
     if own is None:
         return "bfloat16", ["the configuration names no dtype: bfloat16 was taken"]

@@ -20,6 +20,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from ..compat import pretrained
 from ..errors import CheckpointError
 from .checksums import digest
 from .forms import FORMS, LLAVA, NEXT, Form
@@ -91,9 +92,9 @@ def load(folder: str | Path | None = None, *, form: str = LLAVA.name, attn_imple
         raise TinyWeightsError(f"{root / name} is missing; `python -m training.boxes train` makes it")
     options = {"dtype": torch.float32, "attn_implementation": attn_implementation}
     return TinyModel(
-        model=model.from_pretrained(root / name, **options).eval(),
+        model=pretrained(model, root / name, **options).eval(),
         processor=processor.from_pretrained(root / name),
-        clip=CLIPModel.from_pretrained(root / "clip", **options).eval(),
+        clip=pretrained(CLIPModel, root / "clip", **options).eval(),
         clip_tokenizer=AutoTokenizer.from_pretrained(root / "clip"),
         form=FORMS[form],
     )

@@ -1,0 +1,82 @@
+"""What is loaded: checkpoints with all their weights, on devices that are there, in numbers that exist."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from gridprune import GridPrune
+from gridprune.cues.load_text import load_text_tower
+from gridprune.errors import CheckpointError, SettingError
+from gridprune.runtime import answer, load
+from gridprune.runtime.devices import DTYPES, find_device
+from gridprune.tiny.loading import weights_folder
+from hf.test_siglip import siglip
+from hf.words import tokenizer
+
+
+def without(source, target, name):
+    """A copy of a checkpoint that lacks one weight."""
+    shutil.copytree(source, target)
+    weights = load_file(target / "model.safetensors")
+    del weights[name]
+    save_file(weights, target / "model.safetensors", metadata={"format": "pt"})
+    return target
+
+
+def test_a_checkpoint_that_lacks_a_weight_is_refused(tmp_path):
+    stored = load_file(weights_folder() / "llava" / "model.safetensors")
+    name = next(key for key in stored if key.endswith("layers.1.mlp.up_proj.weight"))
+    folder = without(weights_folder() / "llava", tmp_path / "llava", name)
+    with pytest.raises(CheckpointError, match=r"1 of \d+ weights are missing .*layers\.1\.mlp\.up_proj\.weight"):
+        load(str(folder))
+
+
+def test_a_text_half_that_lacks_a_weight_is_refused(tmp_path):
+    folder = without(weights_folder() / "clip", tmp_path / "clip", "text_projection.weight")
+    with pytest.raises(CheckpointError, match=r"1 of \d+ weights .*text_projection"):
+        load_text_tower(folder)
+    side = load_text_tower(weights_folder() / "clip").export(tmp_path / "side")
+    with pytest.raises(CheckpointError, match=r"1 of \d+ weights .*text_projection"):
+        load_text_tower(without(side, tmp_path / "half", "text_projection.weight"))
+    siglip().save_pretrained(tmp_path / "siglip")
+    tokenizer().save_pretrained(tmp_path / "siglip")
+    with pytest.raises(CheckpointError, match=r"1 of \d+ weights .*text_model\.head\.bias"):
+        load_text_tower(without(tmp_path / "siglip", tmp_path / "s", "text_model.head.bias"))
+
+
+def test_a_llava_is_no_text_half():
+    with pytest.raises(CheckpointError, match=r"is no whole CLIPModel: (?P<all>[0-9]+) of (?P=all) weights"):
+        load_text_tower(weights_folder() / "llava")
+
+
+def test_devices_are_there_or_refused():
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
+    assert find_device("auto") == found
+    for name in ("banana", "cuda:77"):
+        with pytest.raises(SettingError, match=f"no device '{name}'.*Leave the device at 'auto'"):
+            find_device(name)
+
+
+def test_numbers_exist_or_are_refused():
+    with pytest.raises(SettingError, match="'banana'"):
+        load(dtype="banana")
+    assert {dtype: str(load(dtype=dtype).model.dtype) for dtype in DTYPES} == {
+        "auto": "torch.float32",
+        "float32": "torch.float32",
+        "bfloat16": "torch.bfloat16",
+        "float16": "torch.float16",
+    }
+
+
+def test_a_device_map_spreads_a_checkpoint_alone():
+    loaded = load(str(weights_folder() / "llava"), clip=weights_folder() / "clip", device_map="auto")
+    found = answer(loaded, Image.new("RGB", (64, 48)), "What is red?", GridPrune(keep=8), max_new_tokens=2)
+    assert found.visual_tokens == 8
+    for name, device in (("embedded", "auto"), (str(weights_folder() / "llava"), "meta")):
+        with pytest.raises(SettingError, match="device map"):
+            load(name, device=device, device_map="auto")
