@@ -55,9 +55,9 @@ def test_the_embedded_model_is_measured(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--device", "cuda"], "sees 0 CUDA devices here. Leave --device out"),
-        (["--device", "mps"], "measures on cpu, cuda or cuda:N, got --device 'mps'"),
-        (["--device", "cuda:x"], "got --device 'cuda:x'"),
+        (["--device", "cuda"], "no device 'cuda'"),
+        (["--device", "meta"], "measures on cpu, cuda or cuda:N, not on 'meta'"),
+        (["--device", "cuda:x"], "no device 'cuda:x'"),
         (["--largest"], "give --device cuda with it"),
         (["--methods", "gridprun"], "Did you mean 'gridprune'"),
         (["--methods", "evs"], "frames of a video"),

@@ -19,6 +19,7 @@ from ..eval.store import machine
 from ..hf.pruning import Pruning
 from ..methods.spec import MethodSpec, parse, split
 from ..runtime.ask import Loaded, looked_at, prepare
+from ..runtime.devices import find_device
 from . import calls
 from .calls import Call
 from .clock import Ratio, Sample, Timing, measured, turns
@@ -82,25 +83,21 @@ def parse_batches(text: str) -> list[int]:
     return [int(part) for part in parts]
 
 
-def check_device(text: str, largest: bool = False) -> None:
-    """Refuse a device that cannot be measured on.
+def check_device(name: str, largest: bool = False) -> torch.device:
+    """The device called `name` ("auto": this machine's accelerator), if calls can be timed on it.
 
     Args:
         largest: the largest batch is looked for, which ends when a GPU's memory does.
 
     Raises:
-        SettingError: another device, or one that is not there.
+        SettingError: another kind of device, or one that is not there.
     """
-    kind, _, index = text.partition(":")
-    if kind not in ("cpu", "cuda") or not (index.isdecimal() or text == kind):
-        raise SettingError(f"gridprune bench measures on cpu, cuda or cuda:N, got --device {text!r}.")
-    if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
-        raise SettingError(
-            f"--device {text}: torch {torch.__version__} sees {torch.cuda.device_count()} CUDA devices here. Leave "
-            "--device out to measure on the CPU, or install a torch that fits the GPU's driver."
-        )
-    if largest and kind == "cpu":
+    device = find_device(name)
+    if device.type not in ("cpu", "cuda"):
+        raise SettingError(f"gridprune bench measures on cpu, cuda or cuda:N, not on {device.type!r}: name one by --device.")
+    if largest and device.type == "cpu":
         raise SettingError("--largest looks for the batch that fills a GPU's memory: give --device cuda with it.")
+    return device
 
 
 @torch.no_grad()

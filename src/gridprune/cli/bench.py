@@ -32,7 +32,7 @@ def bench_command(
     ] = False,
     largest: Annotated[bool, typer.Option("--largest", help="Also look for the largest batch that fits.")] = False,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Draw the plot to this PNG file.")] = None,
-    device: Device = "cpu",
+    device: Device = "auto",
     dtype: Dtype = "auto",
     as_json: Json = False,
 ) -> None:
@@ -40,16 +40,17 @@ def bench_command(
     from PIL import Image
 
     from ..bench import run, show
+    from ..files import check_output
     from ..methods.spec import parse_keeps
     from ..runtime.images import read_image
 
     chosen, keeps, batches = run.parse_methods(methods), parse_keeps(keep), run.parse_batches(batch)
-    run.check_device(device, largest)
-    _check_png(output)
-    rounds = rounds or (3 if device == "cpu" else 15)
+    where = run.check_device(device, largest)
+    check_output(output, (".png",))
+    rounds = rounds or (3 if where.type == "cpu" else 15)
     seen = read_image(image) if image is not None else Image.effect_noise((1024, 768), 60).convert("RGB")
     plan = run.Bench(chosen, keeps, batches, seen, question, rounds, tokens, static, largest)
-    loaded = load_model(model, clip, device, dtype)
+    loaded = load_model(model, clip, str(where), dtype)
     with telling("measuring") as progress:
         found = run.bench(loaded, plan, progress)
     if output is not None:
@@ -61,18 +62,3 @@ def bench_command(
         print_json(found)
     else:
         show.table(found, Console())
-
-
-def _check_png(output: Path | None) -> None:
-    """Refuse what the plot cannot be written to before anything is measured."""
-    from ..errors import SettingError
-
-    if output is None:
-        return
-    try:
-        if output.suffix.lower() != ".png" or output.is_dir():
-            raise SettingError(f"-o takes the name of a PNG file, such as bench.png, got {output}.")
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.open("ab").close()
-    except OSError as error:
-        raise SettingError(f"{output} cannot be written: {error.strerror}. Give another file with -o.") from error

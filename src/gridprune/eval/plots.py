@@ -10,6 +10,8 @@ from typing import Any
 
 from PIL import Image
 
+from ..files import written
+
 from .tables import Run, is_variant
 
 _KEY = "gridprune-results"
@@ -69,8 +71,8 @@ def draw(name: str, run: Run, file: Path, plot: Callable[[Run, Any], None] | Non
     axes.grid(alpha=0.25)
     axes.set_prop_cycle(color=[f"tab:{name}" for name in _COLOURS])
     (plot or PLOTS[name])(run, axes)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file, metadata={_KEY: digest(name, run), "Software": None})
+    with written(file) as partial:
+        figure.savefig(partial, metadata={_KEY: digest(name, run), "Software": None})
     pyplot.close(figure)
 
 
