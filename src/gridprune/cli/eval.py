@@ -16,6 +16,15 @@ from .questions import Data, Questions, Seed, data_set, form_of, progress
 if TYPE_CHECKING:
     from ..eval.data import DataSet
 
+Methods = Annotated[
+    str | None,
+    typer.Option(
+        "--methods", "--method", help="Comma-separated names, with settings in parentheses if you like; or 'all'."
+    ),
+]
+Out = Annotated[
+    Path | None, typer.Option("--output", "--out", "-o", help="Folder of the run; a name under runs/ by default.")
+]
 Metric = Annotated[
     str | None,
     typer.Option("--metric", help="Of lines in --data that name none: exact (the default), vqa, anls or choice."),
@@ -28,12 +37,7 @@ Form = Annotated[
 
 
 def eval_command(
-    methods: Annotated[
-        str | None,
-        typer.Option(
-            "--methods", "--method", help="Comma-separated names, with settings in parentheses if you like; or 'all'."
-        ),
-    ] = None,
+    methods: Methods = None,
     keep: Annotated[
         str | None,
         typer.Option(
@@ -48,9 +52,7 @@ def eval_command(
     metric: Metric = None,
     seed: Seed = 0,
     form: Form = None,
-    out: Annotated[
-        Path | None, typer.Option("--output", "--out", "-o", help="Folder of the run; a name under runs/ by default.")
-    ] = None,
+    out: Out = None,
     quick: Annotated[bool, typer.Option("--quick", help="300 questions, a few methods, 64 and 32 tokens.")] = False,
     fresh: Annotated[
         bool, typer.Option("--fresh/--resume", help="Begin anew, or continue a run that was interrupted.")
