@@ -30,7 +30,8 @@ def check_output(path: Path | None, endings: Sequence[str] = ()) -> None:
     if path.exists() and not path.is_file():
         raise OutputError(f"{path} is no ordinary file.")
     if endings and path.suffix.lower() not in endings:
-        raise OutputError(f"{path.name} must end in {', '.join(endings[:-1])} or {endings[-1]}.")
+        known = " or ".join([", ".join(endings[:-1]), endings[-1]] if endings[1:] else endings)
+        raise OutputError(f"{path.name} must end in {known}.")
     check_folder(path.resolve().parent)
 
 

@@ -64,7 +64,7 @@ def test_the_embedded_model_is_measured(tmp_path):
         (["--batch", "1,many"], "--batch needs"),
         (["--keep", "64,64"], "--keep needs"),
         (["--image", "missing.png"], "no file"),
-        (["-o", "bench.txt"], "a PNG file"),
+        (["-o", "bench.txt"], "must end in .png"),
         (["-o", "/proc/bench.png"], "cannot be written"),
     ],
 )

@@ -29,7 +29,9 @@ ROOT = Path(__file__).parents[2]
 def test_every_family_is_described():
     described = families.describe()
     assert json.loads(json.dumps(described)) == described
-    assert {"name", "classes", "saliency", "relevance", "video", "limits", "transformers"} == set(described[0])
+    assert {"name", "classes", "saliency", "relevance", "summary", "video", "limits", "transformers"} == set(
+        described[0]
+    )
     names = [entry["name"] for entry in described]
     assert len(names) == len(set(names))
 

@@ -94,7 +94,9 @@ def check_device(name: str, largest: bool = False) -> torch.device:
     """
     device = find_device(name)
     if device.type not in ("cpu", "cuda"):
-        raise SettingError(f"gridprune bench measures on cpu, cuda or cuda:N, not on {device.type!r}: name one by --device.")
+        raise SettingError(
+            f"gridprune bench measures on cpu, cuda or cuda:N, not on {device.type!r}: name one by --device."
+        )
     if largest and device.type == "cpu":
         raise SettingError("--largest looks for the batch that fills a GPU's memory: give --device cuda with it.")
     return device

@@ -11,7 +11,6 @@ from typing import Any
 from PIL import Image
 
 from ..files import written
-
 from .tables import Run, is_variant
 
 _KEY = "gridprune-results"
