@@ -1,7 +1,7 @@
 """Throughput of vLLM with and without pruning: requests per second and time to first token, as ratios.
 
 Two servers stand side by side, the stock architecture and the pruned one, on the same random LLaVA of middle size. They
-are measured in turns, so that whatever slows the machine slows both; the one that waits is idle. Every request has a
+are measured in turns, so that whatever slows the machine slows both; the one that waits is idle. Every request has an
 image and a question of its own, so that no cache helps. Run it in vLLM's environment:
 
     PYTHONPATH=tests/vllm/startup .venv-vllm/bin/python -m benchmarks.vllm_bench --out results/vllm.json

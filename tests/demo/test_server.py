@@ -51,7 +51,7 @@ def test_what_is_no_image_is_refused_in_words(ask, data, words):
     assert "BytesIO" not in reply
 
 
-def test_a_image_becomes_a_ticket(ask):
+def test_an_image_becomes_a_ticket(ask):
     status, reply = ask("/image?name=a.png", png(Image.new("RGB", (8, 8))))
     assert status == 200
     assert set(json.loads(reply)) == {"ticket"}

@@ -44,7 +44,7 @@ def test_the_page_answers_as_an_application_does(engine, loaded, name):
     assert torch.equal(there.report.kept_indices, here.report.kept_indices)
 
 
-def test_a_image_is_looked_at_once(engine, loaded):
+def test_an_image_is_looked_at_once(engine, loaded):
     looks = []
     hook = loaded.model.model.vision_tower.register_forward_hook(lambda *_: looks.append(1))
     try:

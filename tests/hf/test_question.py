@@ -112,7 +112,7 @@ def test_batch(chat):
 
 
 @each_chat
-def test_a_image_without_words_takes_the_last_question_that_was_asked(chat):
+def test_an_image_without_words_takes_the_last_question_that_was_asked(chat):
     assert asked(chat, user("", 1), assistant("I see."), user("What is red?")) == ["What is red?"]
     assert asked(chat, user("What is red?"), assistant("Show it."), user("", 1)) == ["What is red?"]
 

@@ -38,7 +38,7 @@ def logits(net, inputs, **settings):
 
 
 @pytest.mark.parametrize("case", [LLAVA, LLAVA_NEXT, QWEN2_5_VL], ids=lambda case: case.name)
-def test_a_image_that_comes_back_is_not_encoded_again(case):
+def test_an_image_that_comes_back_is_not_encoded_again(case):
     net, cache = model(case), EncoderCache(2)
     tower = find(net).tower.module
     first, second = call(case, 0), call(case, 1)

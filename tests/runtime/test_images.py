@@ -206,7 +206,7 @@ def test_bytes_that_are_no_image(data, limits, words):
     assert "BytesIO" not in str(caught.value)
 
 
-def test_bytes_of_a_image_that_was_cut_off():
+def test_bytes_of_an_image_that_was_cut_off():
     stream = io.BytesIO()
     Image.effect_noise((64, 64), 90).save(stream, "PNG")
     assert decode_image(stream.getvalue()).size == (64, 64)

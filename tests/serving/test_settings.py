@@ -77,7 +77,7 @@ def test_bad_questions(given: dict[str, Any]) -> None:
         asks_of(given, create("gridprune"), 1, never)
 
 
-def test_counts_settle_on_a_image() -> None:
+def test_counts_settle_on_an_image() -> None:
     where, method = TokenMap.from_grid(4, 5), create("gridprune")
     assert PruneRequest(Budget(count=64)).settle(method, where).keep == 20  # the server's count is an upper limit
     with pytest.raises(BudgetError, match="only 20"):

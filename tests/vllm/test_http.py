@@ -21,7 +21,6 @@ from PIL import Image
 from benchmarks.vllm_server import running
 
 KEEP = 40
-STARTUP = Path(__file__).parent / "startup"
 
 
 class Server(NamedTuple):
@@ -40,7 +39,7 @@ def server(checkpoint: Callable[[str], Path], tmp_path_factory: pytest.TempPathF
         "--max-num-seqs", "8", "--enforce-eager", "--served-model-name", "tiny", "--trust-request-mm-kwargs",
     ]  # fmt: skip
     log = tmp_path_factory.mktemp("server") / "log.txt"
-    with running(command, log, PYTHONPATH=str(STARTUP), VLLM_ENABLE_V1_MULTIPROCESSING="1") as url:
+    with running(command, log, VLLM_ENABLE_V1_MULTIPROCESSING="1") as url:
         yield Server(url, Reference(folder, keep=KEEP))
 
 

@@ -67,7 +67,7 @@ def test_the_tower_runs_in_batches(folder: Path, reference: Reference) -> None:
     assert max(batches) == 2
 
 
-def test_without_text_a_image_is_encoded_once(folder: Path) -> None:
+def test_without_text_an_image_is_encoded_once(folder: Path) -> None:
     """Three questions, one after the other, about one image; a method that reads no text keeps the same tokens."""
     reference = Reference(folder, "fastervlm", KEEP)
     asked = [Request([image(40)], [words(i)]) for i in range(3)]

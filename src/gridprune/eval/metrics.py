@@ -6,7 +6,7 @@ Definitions
                     the plain mean over kinds. Kinds that the data set leaves out of the mean, and kinds of
                     which the unpruned model answers nothing, are shown but not averaged.
     evidence recall mean over questions with evidence of :func:`gridprune.eval.evidence.recall`.
-    intervals       95 %, percentile bootstrap. Whole scenes are resampled, since the questions of one scene share a
+    intervals       95 %, percentile bootstrap. Whole scenes are resampled, since the questions of one scene share an
                     image; every method and the unpruned model are recomputed on the same resample, so that
                     differences are paired. `against_subject` of a row is its retention less that of `gridprune`.
     FLOPs           of the language model over visual tokens only, L (4 n d^2 + 2 n^2 d + 3 n d m), the convention of

@@ -70,7 +70,7 @@ _NOT_IN_AN_ENGINE = (
         lambda method: not method.fixed_count,
         "its count depends on the image, and vLLM reserves places before it sees the image",
     ),
-    (lambda method: method.min_frames > 1, "it compares frames of a clip, and only still images are pruned here"),
+    (lambda method: method.min_frames > 1, "it compares frames of a video, and only still images are pruned here"),
 )
 
 _NO_CLS = "its tower has no [CLS]; methods that need saliency only use the attention received"

@@ -58,7 +58,7 @@ class OnVllm(Family):
     def kept_mask(self, token_map: TokenMap, kept: Tensor) -> Tensor:
         """(n,) bool over all tokens of an image: the kept candidates, and nothing beside them.
 
-        Separators go, for their number would depend on the choice, and vLLM reserves places before it is made; a
+        Separators go, for their number would depend on the choice, and vLLM reserves places before it is made; an
         image that is kept whole keeps them.
         """
         if len(kept) == len(token_map.candidates):
