@@ -31,8 +31,6 @@ def test_every_family_is_described():
     assert json.loads(json.dumps(described)) == described
     keys = {"name", "classes", "saliency", "relevance", "summary", "video", "limits", "transformers"}
     assert keys == set(described[0])
-        described[0]
-    )
     names = [entry["name"] for entry in described]
     assert len(names) == len(set(names))
 
