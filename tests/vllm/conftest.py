@@ -15,8 +15,7 @@ collect_ignore_glob = [] if _vllm and _vllm.origin else ["test_*.py"]
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parents[1])]
 
-# One engine at a time, one thread, no network; engines in this process unless a test starts a server. Model Runner V2
-# runs on Triton, whose kernels are interpreted here: see startup/triton_interpreter.
+# One engine at a time, one thread, no network; engines in this process unless a test starts a server.
 os.environ.update(
     VLLM_CPU_KVCACHE_SPACE="1",
     VLLM_CPU_OMP_THREADS_BIND="nobind",
@@ -24,7 +23,6 @@ os.environ.update(
     VLLM_LOGGING_LEVEL="WARNING",
     HF_HUB_OFFLINE="1",
     OMP_NUM_THREADS="1",
-    TRITON_INTERPRET="1",
 )
 
 

@@ -1,5 +1,4 @@
-"""What vLLM answers is what transformers answers with the same kept tokens: on every architecture and both of vLLM's
-runners, however scheduled.
+"""What vLLM answers is what transformers answers with the same kept tokens: on every architecture, however scheduled.
 
 The engines batch at most 128 tokens, so prompts are computed in chunks and images go through the tower in batches.
 """
@@ -8,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import pytest
 import torch
-from kit import TOKENS, Reference, Request, Runner, ask, engine, tokens
+from kit import TOKENS, Reference, Request, ask, engine, tokens
 from models import CASES, Case, image, words
 
 from gridprune.vllm.settings import PruneRequest
@@ -32,12 +31,11 @@ class Side(NamedTuple):
         return [self.reference.tokens(request) for request in requests]
 
 
-@pytest.fixture(scope="module", params=[f"{name} {runner}" for name in CASES for runner in get_args(Runner)])
+@pytest.fixture(scope="module", params=list(CASES))
 def side(request: pytest.FixtureRequest, checkpoint: Callable[[str], Path]) -> Iterator[Side]:
-    name, runner = request.param.split()
-    case = CASES[name]
+    case = CASES[request.param]
     folder = checkpoint(case.name)
-    with engine(folder, {"keep": case.keeps[0]}, runner, max_num_batched_tokens=128, enable_mm_embeds=True) as llm:
+    with engine(folder, {"keep": case.keeps[0]}, max_num_batched_tokens=128, enable_mm_embeds=True) as llm:
         yield Side(case, llm, Reference(folder, keep=case.keeps[0]))
 
 

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from vllm.config import VllmConfig
 from vllm.logger import init_logger
 from vllm.tokenizers import cached_tokenizer_from_config
-from vllm.utils.gpu_sync_debug import gpu_sync_allowed
 
 from ..core.token_map import TokenMap
 from ..cues.clip_text import ClipText
@@ -70,8 +69,7 @@ class Pruned:
         maps = self.family.token_maps(vision)
         kept: list[Tensor] = []
         for part in batches([len(token_map) for token_map in maps], self.tower_tokens):
-            with gpu_sync_allowed():  # a choice is read back from the device, which vLLM's sync check would report
-                kept += self._prune(self.family.take_images(vision, part), [asked[i] for i in part])
+            kept += self._prune(self.family.take_images(vision, part), [asked[i] for i in part])
         return kept
 
     def untouched(self, embeddings: Any) -> Any:
