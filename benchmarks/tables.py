@@ -224,7 +224,7 @@ def _foot(result: Result) -> str:
     return (
         f"Random weights, {machine['dtype']}, {machine['attention']}, {machine['clock']}, {machine['processor']}, "
         f"torch {machine['torch']}, all interleaved. Built: {built}. Every call times its blocks; times of the whole "
-        "model add the missing ones at what one of their kind took in the same call, so that what happens once a "
+        "model add the missing ones at what one of their kind took in the same call, so that what happens once an "
         "image (text tower, cues, decision) weighs what it weighs in the whole model. Built blocks alone are what "
         "was timed, without the text tower: there the decision weighs more. Both ratios carry the clock's noise on "
         "matrix products that are the same in either call; looking and choosing is what pruning spends more than the "

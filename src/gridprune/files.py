@@ -15,7 +15,7 @@ FIGURES = (".png", ".jpg", ".jpeg", ".svg", ".pdf")
 
 
 def check_output(path: Path | None, endings: Sequence[str] = ()) -> None:
-    """Whether a file can be written to `path`; None is no file. Its folder is made.
+    """Whether a file can be written to `path`; None is no file. Nothing is made or left behind.
 
     Args:
         endings: those that are known, in lower case with their dot; any if empty.
@@ -36,14 +36,16 @@ def check_output(path: Path | None, endings: Sequence[str] = ()) -> None:
 
 
 def check_folder(folder: Path) -> None:
-    """Whether files can be written to a folder, which is made if it is not there.
+    """Whether files can be written to a folder, or it can be made. Nothing is made or left behind.
 
     Raises:
         OutputError: they cannot.
     """
     with _named(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        with TemporaryFile(dir=folder):
+        there = folder.resolve()
+        while not there.exists():
+            there = there.parent
+        with TemporaryFile(dir=there):
             pass
 
 

@@ -9,8 +9,10 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
+from gridprune.bench import run as bench_run
 from gridprune.cli import bench
 from gridprune.cli.main import app
+from gridprune.errors import SettingError
 
 QUICK = ("bench", "--rounds", "1", "--batch", "1", "--keep", "320", "--methods", "gridprune,fastv", "--new-tokens", "2")
 
@@ -55,8 +57,8 @@ def test_the_embedded_model_is_measured(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--device", "cuda"], "no device 'cuda'"),
-        (["--device", "meta"], "measures on cpu, cuda or cuda:N, not on 'meta'"),
+        (["--device", "cuda:77"], "no device 'cuda:77'"),
+        (["--device", "meta"], "no device 'meta'"),
         (["--device", "cuda:x"], "no device 'cuda:x'"),
         (["--largest"], "give --device cuda with it"),
         (["--methods", "gridprun"], "Did you mean 'gridprune'"),
@@ -75,6 +77,12 @@ def test_bad_input_is_one_clear_message_before_a_model_is_loaded(arguments, word
     assert result.exit_code == 2
     assert words in " ".join(result.stderr.split())
     assert result.stdout == ""
+
+
+def test_a_device_whose_clock_nobody_reads_is_refused(monkeypatch):
+    monkeypatch.setattr(bench_run, "find_device", torch.device)
+    with pytest.raises(SettingError, match=r"cpu, cuda or cuda:N, not on 'mps'"):
+        bench_run.check_device("mps")
 
 
 def test_more_tokens_than_there_are_are_refused_before_anything_is_timed():

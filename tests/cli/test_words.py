@@ -91,6 +91,7 @@ def test_the_answer_is_said_if_its_image_cannot_be_saved(checkpoint, monkeypatch
         (["batch", ".", "What is red?", "--retry"], "Nothing to retry"),
         (["eval", "--out", "a.png"], "cannot be written"),
         (["export-clip", "nothing", "-o", "a.png"], "cannot be written"),
+        (["export-clip", ".", "-o", "clip"], "Give a folder with a CLIP"),
         (["ask", "a.png", "What is red?", "--find-keep", "--compare"], "leave --compare"),
         (["ask", "a.png", "What is red?", "--find-keep", "--method", "fastv"], "fastv"),
     ],
@@ -103,6 +104,7 @@ def test_what_is_wrong_is_found_before_a_model_is_loaded(tmp_path, monkeypatch, 
     (tmp_path / "rows.parquet").write_bytes(b"PAR1")
     told = run(*arguments)
     assert (told.exit_code, told.stdout) == (2, "")
+    assert {each.name for each in tmp_path.iterdir() if each.name[0] != "."} == {"a.png", "rows.parquet"}
     assert words in told.stderr
 
 

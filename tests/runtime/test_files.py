@@ -35,7 +35,8 @@ def test_what_cannot_be_written_is_refused(tmp_path):
         check_folder(tmp_path / "file")
     check_output(None)
     check_output(tmp_path / "new" / "KEPT.PNG", (".png",))
-    assert list((tmp_path / "new").iterdir()) == []  # its folder is there, and nothing else
+    check_folder(tmp_path / "new" / "deep")
+    assert [each.name for each in tmp_path.iterdir()] == ["file"]  # nothing was made
 
 
 def _filled_up(path):

@@ -21,8 +21,8 @@ def test_budgets_by_hand():
 
 @pytest.mark.parametrize(
     ("same", "smallest", "steady"),
-    [("..xx", 4, 4), (".x.x", 2, 8), ("xxxx", 1, 1), ("...." , 16, 16), ("xxx.", 1, 16)],
-)  # fmt: skip
+    [("--xx", 4, 4), ("-x-x", 2, 8), ("xxxx", 1, 1), ("----", 16, 16), ("xxx-", 1, 16)],
+)
 def test_luck_is_told_from_what_holds(same, smallest, steady):
     tried = tuple(Tried(keep, "dog", mark == "x") for keep, mark in zip((1, 2, 4, 8), same))
     found = FoundKeep("random", "dog", 16, tried)

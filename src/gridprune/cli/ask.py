@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
 
     from ..methods.base import Method
-    from ..methods.spec import MethodSpec as MethodSpecification
     from ..runtime.ask import Answer, Loaded
     from ..runtime.video import Video
 
@@ -92,7 +91,7 @@ def ask_command(
     seen, loaded = _opened(image, frames, model, clip, device, dtype, device_map)
     loaded.pruning(chosen)  # its text half may have to be downloaded
     if find_keep:
-        _find_keep(loaded, seen, question, spec, max_new_tokens, as_json)
+        _find_keep(loaded, seen, question, spec.label, max_new_tokens, as_json)
         return
     pruned, full = _answered(loaded, seen, question, chosen, compare, max_new_tokens)
     if as_json:
@@ -121,9 +120,7 @@ def _answered(
         return answer(loaded, seen, question, chosen, max_new_tokens=limit), full
 
 
-def _find_keep(
-    loaded: Loaded, seen: PILImage | Video, question: str, spec: MethodSpecification, limit: int, as_json: bool
-) -> None:
+def _find_keep(loaded: Loaded, seen: PILImage | Video, question: str, method: str, limit: int, as_json: bool) -> None:
     from ..runtime.ladder import find_keep
 
     with stderr.status("trying budgets") as status:
@@ -131,7 +128,7 @@ def _find_keep(
             loaded,
             seen,
             question,
-            spec,
+            method,
             max_new_tokens=limit,
             progress=lambda done, of: status.update(f"trying budgets: {done} of {of}"),
         )

@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from .options import Clip, Device, Dtype, Json, Model, load_model, print_json, stderr, telling
+from .options import Clip, Device, Dtype, Json, Model, load_model, print_json, stderr, stdout, telling
 
 
 def bench_command(
@@ -57,8 +56,8 @@ def bench_command(
         from ..eval.plots import draw
 
         draw("bench", found, output, show.plot)
-        stderr.print(f"plot in {output}", highlight=False, soft_wrap=True)
+        stderr.print(f"plot in {output}", soft_wrap=True)
     if as_json:
         print_json(found)
     else:
-        show.table(found, Console())
+        show.table(found, stdout)

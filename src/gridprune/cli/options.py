@@ -120,7 +120,7 @@ def telling(title: str) -> Iterator[Callable[[str], None]]:
             if stderr.is_terminal:
                 status.update(f"{title}: {words}")
             else:
-                stderr.print(f"{time.strftime('%H:%M:%S')} {words}", highlight=False, markup=False)
+                stderr.print(f"{time.strftime('%H:%M:%S')} {words}")
 
         yield tell
 

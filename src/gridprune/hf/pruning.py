@@ -155,7 +155,7 @@ def _check_setting(name: str, given: str, known: tuple[str, ...]) -> None:
 
 def _method(method: Any, keep: Keep | None) -> Method:
     if isinstance(method, str):
-        return parse(method).method("11.1%" if keep is None else keep)
+        return parse(method).method(Method.keep if keep is None else keep)
     if not isinstance(method, Method):
         raise SettingError(f"Give a method such as GridPrune(keep=64), or its name, 'gridprune'; got {method!r:.80}.")
     if keep is not None:

@@ -19,7 +19,7 @@ def find_device(name: str) -> torch.device:
         found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
         return found or torch.device("cpu")
     try:
-        torch.empty(0, device=name, dtype=torch.float32)
+        torch.zeros(1, device=name, dtype=torch.float32).cpu()  # "meta" has no numbers to give back
         return torch.device(name)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         here = find_device("auto").type

@@ -14,7 +14,7 @@ from typing import Any
 from PIL.Image import Image
 
 from ..errors import BudgetError, SettingError
-from ..methods.spec import MethodSpec, parse
+from ..methods.spec import parse
 from ..selection.encoder_cache import EncoderCache
 from .ask import Loaded, prepare, respond
 from .video import Video
@@ -72,7 +72,7 @@ def find_keep(
     loaded: Loaded,
     image: Image | Video,
     question: str,
-    method: str | MethodSpec = "gridprune",
+    method: str = "gridprune",
     *,
     max_new_tokens: int = 64,
     progress: Callable[[int, int], None] = lambda done, of: None,
@@ -86,7 +86,7 @@ def find_keep(
     Raises:
         SettingError: the method acts inside the language model, on pixels, or decides by itself how many it keeps.
     """
-    spec = parse(method) if isinstance(method, str) else method
+    spec = parse(method)
     kind, cache = spec.method("50%"), EncoderCache(1)
     if kind.stage != "pre-llm" or not kind.fixed_count:
         raise SettingError(f"{spec.label} keeps no number of tokens of your choice before the language model.")

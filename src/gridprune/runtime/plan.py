@@ -200,7 +200,7 @@ def _image_processor(source: str) -> Any:
         return AutoImageProcessor.from_pretrained(source)
     except Exception as error:  # as above
         raise CheckpointError(
-            f"Could not read the image processor of {source!r}: {first_line(error)}\nIt says how many tokens a "
+            f"Could not read the image processor of {source!r}: {first_line(error)}\nIt says how many tokens an "
             "image gets: put preprocessor_config.json (or processor_config.json) beside config.json."
         ) from error
 
