@@ -20,7 +20,9 @@ from .ops.similarity import TIE, unit
 
 @dataclass(frozen=True, kw_only=True)
 class CDPruner(Method):
-    """Greedy MAP of the DPP with kernel L = diag(r) S diag(r): S the cosines of the projected embeddings, r relevance.
+    """Relevant tokens that differ from each other: a determinantal point process, guided by the question.
+
+    Greedy MAP of the DPP with kernel L = diag(r) S diag(r): S the cosines of the projected embeddings, r relevance.
 
     r is the cosine with the question, scaled over all crops of the image to (r - min + 1e-6) / (max - min). The
     greedy is the fast one of Chen et al. (2018): d_i^2 starts as L_ii; pick j = argmax d^2; e = (L_j - sum_t c_tj c_t)

@@ -18,7 +18,9 @@ from .ops.similarity import TIE, unit
 
 @dataclass(frozen=True, kw_only=True)
 class IDSelection(Method):
-    """Repeat: take the token of largest score; multiply the score of every other by exp(-`gamma` max(0, cos)).
+    """Salient tokens, each of which makes those like it count less.
+
+    Repeat: take the token of largest score; multiply the score of every other by exp(-`gamma` max(0, cos)).
 
     The score starts as importance: attention received, or relevance, scaled to [0, 1]. Cosines are those of the
     projected embeddings. Scores are kept as logarithms, so that they never vanish.

@@ -20,7 +20,9 @@ Importance = Literal["saliency", "relevance"]
 
 @dataclass(frozen=True, kw_only=True)
 class MMR(Method):
-    """Greedy: argmax `balance` imp_i - (1 - `balance`) max_{j chosen} cos(x_i, x_j); the first token by imp alone.
+    """Important tokens that are unlike those chosen before.
+
+    Greedy: argmax `balance` imp_i - (1 - `balance`) max_{j chosen} cos(x_i, x_j); the first token by imp alone.
 
     imp: attention received, or relevance to the question, scaled to [0, 1]; x: the projected embeddings.
 

@@ -15,7 +15,9 @@ from .ops.similarity import Cosine, Coverage, Picks, unit
 
 @dataclass(frozen=True, kw_only=True)
 class MMTok(Method):
-    """Greedy on f(Y) = mean_i max_{j in Y} T_ij + `alpha` mean_i max_{j in Y} V_ij.
+    """Tokens that together cover the question's words and the image.
+
+    Greedy on f(Y) = mean_i max_{j in Y} T_ij + `alpha` mean_i max_{j in Y} V_ij.
 
     T: for each question token the softmax over visual tokens of cosine / `tau_text`, between the language model's input
     embeddings and the projected visual embeddings. V: the same between the tower features of visual tokens, with

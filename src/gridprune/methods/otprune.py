@@ -15,7 +15,9 @@ from .cdpruner import determinant
 
 @dataclass(frozen=True, kw_only=True)
 class OTPrune(Method):
-    """Greedy on log det of K = I + `weight` S S^T, with S = X X^T: tokens that together keep how all tokens lie.
+    """Tokens that together lie as all tokens do.
+
+    Greedy on log det of K = I + `weight` S S^T, with S = X X^T.
 
     X: the projected embeddings, each *channel* divided by its norm over the tokens of the image. No text and no
     attention. The determinant stands for the distance (2-Wasserstein, of Gaussians) from what is kept to what there

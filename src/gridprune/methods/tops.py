@@ -16,7 +16,9 @@ from .ops.similarity import TIE, Cosine, Coverage, Picks
 
 @dataclass(frozen=True, kw_only=True)
 class TopsStageOne(Method):
-    """Greedy on a_i + `diversity` * div_i + `coverage` * cov_i, each divided by its mean over the tokens left.
+    """Salient tokens that differ from those chosen and cover those that are not.
+
+    Greedy on a_i + `diversity` * div_i + `coverage` * cov_i, each divided by its mean over the tokens left.
 
     a: [CLS] attention; div_i = 1 - max_{j chosen} S_ij; cov_i = sum_{j left} max(0, S_ij - max_{l chosen} S_jl); S:
     cosines of the projected embeddings. It starts with the token of most attention.

@@ -16,7 +16,9 @@ from .ops.similarity import unit
 
 @dataclass(frozen=True, kw_only=True)
 class ZOOPrune(Method):
-    """Greedy: argmax S_i (1 - max_{j chosen} cos(x_i, x_j)); the first token by S alone.
+    """Tokens the encoder reacts to most that are unlike those chosen before.
+
+    Greedy: argmax S_i (1 - max_{j chosen} cos(x_i, x_j)); the first token by S alone.
 
     S: how strongly the projector answers to small changes of the token (`Cues.sensitivity`), scaled to [0, 1]; x: the
     projected embeddings. No text and no attention.

@@ -14,7 +14,9 @@ from .base import DropPoint, InsideMethod, LayerView, at_depth, scaled_counts
 
 @dataclass(frozen=True, kw_only=True)
 class SparseVLM(InsideMethod):
-    """Raters are the text tokens whose weight, softmax over text of V Q^T averaged over the visual tokens (both as
+    """The question's words that look at the image most rate its tokens.
+
+    Raters are the text tokens whose weight, softmax over text of V Q^T averaged over the visual tokens (both as
     input embeddings), is above the mean. In three layers the visual tokens with the largest attention from the raters,
     mean over heads and raters, stay; O(N M) per stop.
 

@@ -16,7 +16,9 @@ from .wrapper import Wrapper
 
 @dataclass(frozen=True, kw_only=True)
 class RelevanceWeighted(Wrapper):
-    """The base's greedy score is multiplied by (`floor` + (1 - `floor`) r)^`power`, r the relevance scaled to [0, 1].
+    """A greedy method whose scores are weighted by relevance.
+
+    The base's greedy score is multiplied by (`floor` + (1 - `floor`) r)^`power`, r the relevance scaled to [0, 1].
 
     Around DivPrune this is relevance times max-min distance, the idea of ReDiPrune (https://arxiv.org/abs/2603.24680,
     which does it before the projector); DivPrune's first pick stays its own.
