@@ -124,14 +124,11 @@ def _find_keep(loaded: Loaded, seen: PILImage | Video, question: str, method: st
     from ..runtime.ladder import find_keep
 
     with stderr.status("trying budgets") as status:
-        found = find_keep(
-            loaded,
-            seen,
-            question,
-            method,
-            max_new_tokens=limit,
-            progress=lambda done, of: status.update(f"trying budgets: {done} of {of}"),
-        )
+
+        def tell(done: int, of: int) -> None:
+            status.update(f"trying budgets: {done} of {of}")
+
+        found = find_keep(loaded, seen, question, method, max_new_tokens=limit, progress=tell)
     if as_json:
         print_json({**found.to_dict(), "question": question, "model": loaded.name})
         return
