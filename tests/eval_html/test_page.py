@@ -56,12 +56,12 @@ def test_filters_find_what_the_run_says(page, answers):
     page.select_option("#outcome", "loss")
     assert listed(page) == sum(b and not a for _, a, b in answers) > 0
     page.select_option("#outcome", "any")
-    family = answers[0][0]
-    page.select_option("#family", family)
-    assert listed(page) == sum(name == family for name, *_ in answers)
+    kind = answers[0][0]
+    page.select_option("#kind", kind)
+    assert listed(page) == sum(name == kind for name, *_ in answers)
     page.select_option("#outcome", "neither")
     page.select_option("#keep", "4")
-    assert listed(page) == sum(name == family for name, *_ in answers)  # nothing is right with 4 tokens
+    assert listed(page) == sum(name == kind for name, *_ in answers)  # nothing is right with 4 tokens
     page.fill("#words", "no question has these words")
     assert listed(page) == 0
     assert "No question fits" in page.inner_text("#detail")
