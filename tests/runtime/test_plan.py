@@ -181,8 +181,9 @@ def test_sliding_and_linear_layers():
 
 @pytest.mark.parametrize("case", STILL, ids=lambda case: case.name)
 def test_geometry_needs_no_weights(case):
+    config = tiny(case).config
     with torch.device("meta"):
-        empty = hf.AutoModelForImageTextToText.from_config(tiny(case).config)
+        empty = hf.AutoModelForImageTextToText.from_config(config)
     family, image = families.find(empty), case.image(0)
     found = plan.visual_tokens(family, family.vision(case.call([11, image])))
     assert found.count + found.separators == case.tokens(image).count(case.placeholder)
