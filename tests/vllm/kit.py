@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from models import chat
@@ -18,6 +19,7 @@ from gridprune.methods import create
 from gridprune.vllm import overrides
 
 TOKENS = 12
+Runner = Literal["v1", "v2"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,12 +45,13 @@ class Request:
 
 
 @contextmanager
-def engine(folder: Path, settings: dict[str, Any] | None, **options: Any) -> Iterator[Any]:
+def engine(folder: Path, settings: dict[str, Any] | None, runner: Runner = "v2", **options: Any) -> Iterator[Any]:
     """An engine of vLLM's in this process; without settings, that of the stock architecture."""
     from vllm.distributed import cleanup_dist_env_and_memory
 
     from vllm import LLM
 
+    os.environ["VLLM_USE_V2_MODEL_RUNNER"] = str(int(runner == "v2"))  # read anew by every engine
     defaults = {
         "dtype": "float32", "max_model_len": 1024, "enforce_eager": True, "max_num_seqs": 8,
         "limit_mm_per_prompt": {"image": 4, "video": 0},
@@ -58,11 +61,18 @@ def engine(folder: Path, settings: dict[str, Any] | None, **options: Any) -> Ite
         defaults["limit_mm_per_prompt"] = {"image": 4}
     llm = LLM(str(folder), hf_overrides=None if settings is None else overriding, **{**defaults, **options})
     try:
+        assert set(llm.collective_rpc(runner_of)) == {runner}
         yield llm
     finally:
         llm.llm_engine.engine_core.shutdown()
         del llm
         cleanup_dist_env_and_memory()
+
+
+def runner_of(worker: Any) -> Runner:
+    """Which of vLLM's runners a worker has, by where its class comes from."""
+    sources = [cls.__module__ for cls in type(worker.model_runner).__mro__]
+    return "v2" if "vllm.v1.worker.gpu.model_runner" in sources else "v1"
 
 
 def ask(llm: Any, prompts: Sequence[str], requests: Sequence[Request]) -> list[Any]:

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-import ast
+import base64
+import copy
 import dataclasses
 import inspect
+import io
+import pickle
 import re
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 import typer
+from hooks import plugin_imports
+from PIL import Image
 from vllm.config import CompilationConfig, LoRAConfig, ModelConfig, MultiModalConfig, SchedulerConfig, VllmConfig
 from vllm.distributed import get_tensor_model_parallel_world_size, tensor_model_parallel_all_gather
-from vllm.entrypoints.cli.serve import ServeSubcommand
+from vllm.entrypoints.cli.serve import ServeSubcommand, make_arg_parser
 from vllm.entrypoints.generate.base.protocol import validate_request_mm_kwargs
-from vllm.entrypoints.launchers.cli_args import make_arg_parser
 from vllm.exceptions import VLLMValidationError
 from vllm.model_executor.layers.attention.mm_encoder_attention import MMEncoderAttention
 from vllm.model_executor.models import clip, llava, llava_next, qwen2_5_vl, qwen2_vl, qwen3_vl
@@ -24,6 +30,7 @@ from vllm.model_executor.models.interfaces import SupportsMultiModalPruning
 from vllm.model_executor.models.utils import WeightsMapper
 from vllm.multimodal.hasher import MultiModalHasher
 from vllm.multimodal.inputs import MultiModalFeatureSpec, MultiModalFieldConfig, PlaceholderRange
+from vllm.multimodal.media import MediaConnector
 from vllm.multimodal.parse import DictEmbeddingItems, EmbeddingItems
 from vllm.multimodal.processing import (
     BaseMultiModalProcessor,
@@ -34,25 +41,15 @@ from vllm.multimodal.processing import (
 from vllm.multimodal.processing.inputs import ProcessorInputs
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 from vllm.v1.metrics import loggers
-from vllm.v1.worker import gpu_model_runner
-from vllm.v1.worker.cpu_model_runner import CPUModelRunner
+from vllm.v1.worker.gpu.model_states.mm_pruning import MultiModalPruner
 
-import gridprune.vllm
 from gridprune.cli.main import app
 from gridprune.cli.serve import command_line
-from gridprune.vllm import ARCHITECTURES
+from gridprune.vllm import ARCHITECTURES, mrope
 from gridprune.vllm.llava import LlavaNextProcessor, LlavaProcessor
-from gridprune.vllm.qwen import PrunedQwen, Qwen2VLProcessor, Qwen3VLProcessor, Qwen25VLProcessor
+from gridprune.vllm.qwen import PrunedQwen, Qwen2VLProcessor, Qwen3VLProcessor, Qwen25VLProcessor, tell_runner
 from vllm import ModelRegistry
 
-_PLUGIN = Path(gridprune.vllm.__file__).parent
-_IMPORTS = sorted(
-    (node.module, alias.name)
-    for file in _PLUGIN.glob("*.py")
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
-    if isinstance(node, ast.ImportFrom) and node.level == 0 and str(node.module).split(".")[0] == "vllm"
-    for alias in node.names
-)
 _PROCESSOR_HOOKS = {
     "apply": ["self", "inputs", "timing_ctx"],
     "get_dummy_inputs": ["self", "seq_len", "mm_counts", "mm_options"],
@@ -81,14 +78,14 @@ def attributes(function: Any) -> set[str]:
     return set(re.findall(r"self\.(\w+)", inspect.getsource(function)))
 
 
-@pytest.mark.parametrize(("module", "name"), sorted(set(_IMPORTS)))
+@pytest.mark.parametrize(("module", "name"), plugin_imports())
 def test_import(module: str, name: str) -> None:
     """Every name that a file of the plugin imports, read from the files."""
     assert hasattr(import_module(module), name)
 
 
 def test_the_imports_were_found() -> None:
-    assert {module for module, _ in _IMPORTS} >= {"vllm", "vllm.config", "vllm.multimodal.hasher"}
+    assert {module for module, _ in plugin_imports()} >= {"vllm", "vllm.config", "vllm.multimodal.hasher"}
 
 
 @pytest.mark.parametrize("name", _PROCESSOR_HOOKS)
@@ -230,16 +227,43 @@ def test_positions(model: Any) -> None:
     assert parameters(model.get_mrope_input_positions) == ["self", "input_tokens", "mm_features"]
 
 
-def test_runners_ask_models_that_prune() -> None:
-    """The path of vLLM's video sampling, and its gap on CPUs, which a property fills."""
+def test_positions_are_recomputed_as_runners_ask_for_it() -> None:
+    """When, and with what, stands in hooks.py."""
     expected = ["self", "input_ids", "multimodal_embeddings", "mrope_positions", "num_computed_tokens"]
     assert parameters(SupportsMultiModalPruning.recompute_mrope_positions) == expected
     assert parameters(PrunedQwen.recompute_mrope_positions) == expected
-    runner = gpu_model_runner.GPUModelRunner
-    assert "self.is_multimodal_pruning_enabled and self.uses_mrope" in inspect.getsource(runner._gather_mm_embeddings)
-    assert "mm_config.is_multimodal_pruning_enabled()" in inspect.getsource(runner.load_model)
-    assert "is_multimodal_pruning_enabled" not in inspect.getsource(CPUModelRunner.load_model)
     assert callable(MultiModalConfig.is_multimodal_pruning_enabled)
+
+
+def test_the_flag_survives_the_copies_that_vllm_makes_of_a_configuration() -> None:
+    stock, told = MultiModalConfig(), MultiModalConfig()
+    configured = SimpleNamespace(get_multimodal_config=lambda: told)
+    tell_runner(SimpleNamespace(model_config=configured, use_v2_model_runner=True))  # type: ignore[arg-type]
+    for each in (told, copy.deepcopy(told), pickle.loads(pickle.dumps(told))):
+        assert each.is_multimodal_pruning_enabled()
+        assert each.get_video_pruning_spec() is None  # videos are not sampled
+    assert not stock.is_multimodal_pruning_enabled()
+
+
+def test_tokens_and_positions_part_as_the_second_runner_strips_them() -> None:
+    """It cuts trailing columns off for drafts: what is left is what we attached them to, image or not."""
+    values = torch.randn(5, 8, generator=torch.Generator().manual_seed(0))
+    pruner = MultiModalPruner(torch.nn.Module(), None, None, inputs_embeds_size=8)  # type: ignore[arg-type]
+    sent = [mrope.attach(values, torch.arange(5), torch.arange(5)), mrope.attach_nothing(values)]
+    assert all(torch.equal(left, values) for left in pruner.strip(sent))
+
+
+def test_a_server_takes_images_inline_only_if_no_domain_is_allowed() -> None:
+    """What docs/vllm.md says about closing it."""
+    connector = MediaConnector(allowed_media_domains=["none.invalid"])
+    pixel = io.BytesIO()
+    Image.new("RGB", (1, 1)).save(pixel, "PNG")
+    inline = "data:image/png;base64," + base64.b64encode(pixel.getvalue()).decode()
+    assert connector.fetch_image(inline) is not None
+    with pytest.raises(ValueError, match=r"none\.invalid"):
+        connector.fetch_image("http://127.0.0.1:9/image.png")
+    with pytest.raises(RuntimeError, match="allowed-local-media-path"):
+        connector.fetch_image("file:///etc/hostname")
 
 
 def test_options_that_are_refused_have_their_names() -> None:

@@ -1,4 +1,5 @@
-"""What vLLM answers is what transformers answers with the same kept tokens: on every architecture, however scheduled.
+"""What vLLM answers is what transformers answers with the same kept tokens: on every architecture and both of vLLM's
+runners, however scheduled.
 
 The engines batch at most 128 tokens, so prompts are computed in chunks and images go through the tower in batches.
 """
@@ -7,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import pytest
 import torch
-from kit import TOKENS, Reference, Request, ask, engine, tokens
-from models import CASES, Case, image, words
+from kit import TOKENS, Reference, Request, Runner, ask, engine, tokens
+from models import CASES, TEXT, Case, image, words
 
 from gridprune.vllm.settings import PruneRequest
 
@@ -31,11 +32,12 @@ class Side(NamedTuple):
         return [self.reference.tokens(request) for request in requests]
 
 
-@pytest.fixture(scope="module", params=list(CASES))
+@pytest.fixture(scope="module", params=[f"{name} {runner}" for name in CASES for runner in get_args(Runner)])
 def side(request: pytest.FixtureRequest, checkpoint: Callable[[str], Path]) -> Iterator[Side]:
-    case = CASES[request.param]
+    name, runner = request.param.split()
+    case = CASES[name]
     folder = checkpoint(case.name)
-    with engine(folder, {"keep": case.keeps[0]}, max_num_batched_tokens=128, enable_mm_embeds=True) as llm:
+    with engine(folder, {"keep": case.keeps[0]}, runner, max_num_batched_tokens=128, enable_mm_embeds=True) as llm:
         yield Side(case, llm, Reference(folder, keep=case.keeps[0]))
 
 
@@ -92,6 +94,17 @@ def test_embeddings_of_the_client_pass_unpruned(side: Side) -> None:
     ]
     sampling = SamplingParams(temperature=0, max_tokens=TOKENS, ignore_eos=True)
     assert tokens(side.llm.generate(given, sampling, use_tqdm=False)) == side.expected([pruned, sent])
+
+
+def test_kept_tokens_may_stand_further_apart_than_they_are_many(side: Side) -> None:
+    """Positions of a pruned prompt grow faster than its length: the tables of rotary positions are as long as vLLM
+    makes them for its own sampling of videos, four times what the checkpoint was trained with."""
+    (lengths,) = side.llm.apply_model(_lengths)
+    assert lengths == ([4 * TEXT["max_position_embeddings"]] if side.case.name.startswith("qwen") else [])
+
+
+def _lengths(model: torch.nn.Module) -> list[int]:
+    return sorted({m.cache_max_position_num for m in model.modules() if hasattr(m, "cache_max_position_num")})
 
 
 def test_hash_without_the_question_gives_wrong_answers(side: Side, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,11 +16,12 @@ from gridprune.vllm.qwen import tell_runner
 def test_a_stock_architecture_answers_as_in_transformers(checkpoint: Callable[[str], Path]) -> None:
     case, folder = CASES["qwen2-vl"], checkpoint("qwen2-vl")
     multimodal = SimpleNamespace()
-    tell_runner(SimpleNamespace(model_config=SimpleNamespace(get_multimodal_config=lambda: multimodal)))  # type: ignore[arg-type]
+    model_config = SimpleNamespace(get_multimodal_config=lambda: multimodal)
+    tell_runner(SimpleNamespace(model_config=model_config, use_v2_model_runner=False))  # type: ignore[arg-type]
     reference = Reference(folder)
     requests = [Request([image(i, size)], [words(i)]) for i, size in enumerate(case.sizes)]
     prompts = [reference.prompt(request) for request in requests]
-    with engine(folder, None) as llm:
+    with engine(folder, None, "v1") as llm:  # the runner whose class was given a property
         assert llm.apply_model(_class) == ["vllm.model_executor.models.qwen2_vl.Qwen2VLForConditionalGeneration"]
         found = tokens(ask(llm, prompts, requests))
     for prompt, request, answer in zip(prompts, requests, found):

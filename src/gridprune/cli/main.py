@@ -12,6 +12,7 @@ from .ask import ask_command, explain_command
 from .batch import batch_command
 from .bench import bench_command
 from .demo import demo_command
+from .doctor import doctor_command
 from .eval import eval_command
 from .lists import export_clip_command, families_command, methods_command
 from .options import reported
@@ -59,6 +60,6 @@ _COMMANDS: dict[str, Callable[..., None]] = {
 }
 for name, command in _COMMANDS.items():
     app.command(name)(reported(command))
-app.command("serve", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(
-    reported(serve_command)
-)
+_PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True}  # options of vLLM's
+app.command("serve", context_settings=_PASSED_ON)(reported(serve_command))
+app.command("doctor", context_settings=_PASSED_ON)(reported(doctor_command))

@@ -85,13 +85,31 @@ def read(name: str, size: tuple[int, int], dtype: str = "auto") -> Model:
         UnsupportedModelError: no family knows the model.
         InstallationError: torchvision does not fit torch.
     """
+    import torch
+
+    config, family = unloaded(name)
+    chosen, notes = _dtype(config, dtype)
+    return Model(
+        name=name,
+        family=family.name,
+        language_model=LanguageModel.of(config.get_text_config()),
+        visual=visual_tokens(family, _seen(family, _image_processor(source_of(name)), size)),
+        parameters=sum(parameter.numel() for parameter in family.model.parameters()),
+        dtype=chosen,
+        itemsize=getattr(torch, chosen).itemsize,
+        notes=tuple(notes),
+    )
+
+
+def unloaded(name: str) -> tuple[Any, Family]:
+    """A checkpoint's configuration, and its family on a model without weights. Raises what :func:`read` does."""
     check_torchvision()
     import torch
     from transformers import AutoConfig, AutoModelForImageTextToText
 
     from .. import families
 
-    source = _source(name)
+    source = source_of(name)
     try:
         config = AutoConfig.from_pretrained(source)
     except Exception as error:  # hub, network, file and format errors come in many classes
@@ -105,18 +123,7 @@ def read(name: str, size: tuple[int, int], dtype: str = "auto") -> Model:
         )
     with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(config)
-    family = families.find(model)
-    chosen, notes = _dtype(config, dtype)
-    return Model(
-        name=name,
-        family=family.name,
-        language_model=LanguageModel.of(config.get_text_config()),
-        visual=visual_tokens(family, _seen(family, _image_processor(source), size)),
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
-        dtype=chosen,
-        itemsize=getattr(torch, chosen).itemsize,
-        notes=tuple(notes),
-    )
+    return config, families.find(model)
 
 
 def plan(model: Model, keeps: Sequence[Budget], load: Load) -> dict[str, Any]:
@@ -182,7 +189,8 @@ def _capacity(requests: int, load: Load) -> dict[str, Any]:
 # -- what a checkpoint says ----------------------------------------------------------------------------------------
 
 
-def _source(name: str) -> str:
+def source_of(name: str) -> str:
+    """Folder or hub id of a model by the name a person gives it."""
     from .ask import EMBEDDED_FORMS
 
     if name not in EMBEDDED_FORMS:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from vllm.config import VllmConfig
 from vllm.logger import init_logger
 from vllm.tokenizers import cached_tokenizer_from_config
+from vllm.utils.gpu_sync_debug import gpu_sync_allowed
 
 from ..core.token_map import TokenMap
 from ..cues.clip_text import ClipText
@@ -69,7 +70,8 @@ class Pruned:
         maps = self.family.token_maps(vision)
         kept: list[Tensor] = []
         for part in batches([len(token_map) for token_map in maps], self.tower_tokens):
-            kept += self._prune(self.family.take_images(vision, part), [asked[i] for i in part])
+            with gpu_sync_allowed():  # a choice is read back from the device, which vLLM's sync check would report
+                kept += self._prune(self.family.take_images(vision, part), [asked[i] for i in part])
         return kept
 
     def untouched(self, embeddings: Any) -> Any:

@@ -29,6 +29,7 @@ from vllm.model_executor.models.qwen3_vl import (
 )
 from vllm.multimodal import MULTIMODAL_REGISTRY
 from vllm.platforms import current_platform
+from vllm.utils.gpu_sync_debug import gpu_sync_allowed
 
 from ..core.token_map import TokenMap
 from . import mrope
@@ -100,8 +101,9 @@ class PrunedQwen(Pruned):
         config: Any = self.config  # type: ignore[attr-defined]
         ids = torch.as_tensor(input_ids, device=mrope_positions.device)
         media = (ids == config.image_token_id) | (ids == config.video_token_id)
-        positions = mrope.place(mrope_positions, media, multimodal_embeddings, num_computed_tokens)
-        delta = int(positions.max()) + 1 - len(ids) if len(ids) else 0
+        with gpu_sync_allowed():
+            positions = mrope.place(mrope_positions, media, multimodal_embeddings, num_computed_tokens)
+            delta = int(positions.max()) + 1 - len(ids) if len(ids) else 0
         return [mrope.detach(each) for each in multimodal_embeddings], positions, delta
 
 
@@ -113,17 +115,24 @@ def _full(feature: Any, merge: int) -> int | None:
 
 
 def tell_runner(vllm_config: VllmConfig) -> None:
-    """Let the runner of this process know that the model places tokens itself.
+    """Let all of this process know that the model places tokens itself. To be called before the model is built.
 
-    On CPUs vLLM's runner never asks the model (its stock video sampling fails there as well), so its class gets a
-    property that does. Models that do not prune are answered as before.
+    Both runners ask this engine's configuration once the model is there, and Qwen3-VL's layers while they are built:
+    kept tokens stand further apart than they are many, and the table of rotary positions must reach as far.
+
+    On CPUs vLLM's first runner never asks (its stock video sampling fails there as well), so its class gets a property
+    that does. Models that do not prune are answered as before.
     """
     multimodal = vllm_config.model_config.get_multimodal_config()
-    object.__setattr__(multimodal, "is_multimodal_pruning_enabled", lambda: True)
-    if current_platform.is_cpu():
+    object.__setattr__(multimodal, "is_multimodal_pruning_enabled", _yes)
+    if current_platform.is_cpu() and not vllm_config.use_v2_model_runner:
         from vllm.v1.worker.cpu_model_runner import CPUModelRunner
 
         CPUModelRunner.is_multimodal_pruning_enabled = property(_prunes, _remember)
+
+
+def _yes() -> bool:  # a function of a module, since configurations are pickled
+    return True
 
 
 def _prunes(runner: Any) -> bool:
