@@ -202,7 +202,7 @@ class FixedText(ClipText):
     def __init__(self, width: int, projection: int) -> None:
         generator = torch.Generator().manual_seed(0)
         self.visual_projection = torch.randn(projection, width, generator=generator) * width**-0.5
-        self.relevance_sign = 1
+        self.reading = "plus"
         self._text = torch.nn.functional.normalize(torch.randn(projection, generator=generator), dim=0)
 
     def embed(self, question: str) -> torch.Tensor:

@@ -11,7 +11,7 @@ source ./run.sh
 
 common=pretrained=llava-hf/llava-1.5-7b-hf,clip=openai/clip-vit-large-patch14-336
 tasks=gqa,mmbench_en_dev_static,mme,pope,scienceqa_img,textvqa_val,vizwiz_vqa_val,vqav2_val
-baselines="random uniform pooling fastervlm vispruner visionzip divprune cdpruner holov scope eadp mmtok fsr"
+baselines="random uniform pooling fastervlm vispruner visionzip divprune cdpruner,reading=minus holov scope eadp,reading=minus mmtok fsr"
 
 sweep "gridprune gridprune-literal ${methods:-$baselines}" "${keeps:-192 128 64}"
 python -m gridprune.lmms.retention "$results/$recipe" --expected expected.json

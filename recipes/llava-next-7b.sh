@@ -13,7 +13,7 @@ common=pretrained=llava-hf/llava-v1.6-vicuna-7b-hf,clip=openai/clip-vit-large-pa
 resize=${resize-672x672}
 common+=${resize:+,resize=$resize}
 tasks=gqa,mmbench_en_dev_static,mme,pope,scienceqa_img,textvqa_val,vizwiz_vqa_val,vqav2_val
-baselines="random uniform pooling fastervlm vispruner visionzip divprune cdpruner holov scope eadp mmtok fsr"
+baselines="random uniform pooling fastervlm vispruner visionzip divprune cdpruner,reading=minus holov scope eadp,reading=minus mmtok fsr"
 
 sweep "gridprune gridprune-literal ${methods:-$baselines}" "${keeps:-640 320 160}"
 python -m gridprune.lmms.retention "$results/$recipe" --expected expected.json

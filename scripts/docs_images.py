@@ -14,6 +14,7 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 
 from gridprune import GridPrune
+from gridprune.core.reading import read
 from gridprune.core.token_map import TokenMap
 from gridprune.report import Report
 from gridprune.report.figure import as_map
@@ -101,8 +102,8 @@ def cues(loaded: Loaded, image: Image.Image) -> Figure:
     first, second = ask(loaded, image, QUESTION)[1], ask(loaded, image, other)[1]
     figure, panels = canvas(3, 12, 4.2)
     maps = [
-        (first.relevance * first.relevance_sign, f"relevance: “{QUESTION}”"),
-        (second.relevance * second.relevance_sign, f"relevance: “{other}”"),
+        (read(first.relevance, first.reading, first.saliency), f"relevance: “{QUESTION}”"),
+        (read(second.relevance, second.reading, second.saliency), f"relevance: “{other}”"),
         (first.saliency, "saliency, the same for both"),
     ]
     for panel, (values, title) in zip(panels, maps):
@@ -114,8 +115,8 @@ def cues(loaded: Loaded, image: Image.Image) -> Figure:
 def signs(loaded: Loaded, image: Image.Image) -> Figure:
     """The same method with both signs."""
     figure, panels = canvas(2, 8.5, 4.6)
-    for panel, sign in zip(panels, (1, -1)):
-        found, report = ask(loaded, image, QUESTION, GridPrune(keep=KEEP, relevance_sign=sign))
+    for panel, reading, sign in zip(panels, ("plus", "minus"), (1, -1)):
+        found, report = ask(loaded, image, QUESTION, GridPrune(keep=KEEP, reading=reading))
         panel.imshow(report.overlay(image))
         panel.set_title(f"sign {sign:+d}: “{found.text}”", fontsize=12)
     return figure

@@ -110,9 +110,9 @@ def test_top_k_baselines():
         table = torch.tensor(values)
         kept = checked_select(create("fastervlm"), Cues(saliency=table), token_map, k).indices.tolist()
         assert kept == [reference.topk(row, k) for row in table.tolist()]
-        cues = Cues(relevance=table, relevance_sign=sign)
-        for setting, factor in (("tower", sign), (1, 1), (-1, -1)):
-            kept = checked_select(create("relevance", relevance_sign=setting), cues, token_map, k).indices.tolist()
+        cues = Cues(relevance=table, reading="plus" if sign == 1 else "minus")
+        for setting, factor in (("tower", sign), ("plus", 1), ("minus", -1)):
+            kept = checked_select(create("relevance", reading=setting), cues, token_map, k).indices.tolist()
             assert kept == [reference.topk([x * factor for x in row], k) for row in table.tolist()]
 
 

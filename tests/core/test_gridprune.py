@@ -16,6 +16,7 @@ from gridprune.methods.gridprune import GridPrune, LiteralGridPrune
 from . import reference
 from .maps import anyres, listed
 
+READING = {1: "plus", -1: "minus"}
 MAPS = [
     TokenMap.from_grid(6, 6),
     TokenMap.from_grid(5, 7),
@@ -42,7 +43,7 @@ def random_cues(rng, token_map, sign):
             saliency[low], saliency[high] = 0.0, 1.0
     if rng.random() < 0.1:
         saliency = [0.5] * n
-    cues = Cues(relevance=torch.tensor([relevance]), relevance_sign=sign, saliency=torch.tensor([saliency]))
+    cues = Cues(relevance=torch.tensor([relevance]), reading=READING[sign], saliency=torch.tensor([saliency]))
     return cues, relevance, saliency
 
 
@@ -55,7 +56,7 @@ def fitting_minimum(method, token_map, k):
 
 def compare(method, cues, relevance, saliency, token_map, k):
     selection = checked_select(method, cues, token_map, k)
-    sign = cues.relevance_sign if method.relevance_sign == "tower" else method.relevance_sign
+    reading = cues.reading if method.reading == "tower" else method.reading
     printed = isinstance(method, LiteralGridPrune)
     scale = 1 if printed else deviation(cues.relevance).item()
     kept, budget, scores = reference.gridprune(
@@ -63,7 +64,7 @@ def compare(method, cues, relevance, saliency, token_map, k):
         relevance,
         saliency,
         k,
-        sign=sign,
+        sign={"plus": 1, "minus": -1}[reading],
         zone=method.zone,
         guide="mean" if printed else "mass",
         temperature=method.temperature * scale,
@@ -91,7 +92,7 @@ def test_every_field_equals_the_reference():
             zone=rng.choice([1, 2, 2, 3, 5, 20]),
             temperature=rng.choice([0.01, 0.05, 0.5, 1.0, 100.0]),
             alpha=rng.choice([0.0, 0.25, 0.5, 0.75, 1.0]),
-            relevance_sign=rng.choice([1, -1, "tower"]),
+            reading=rng.choice(["plus", "minus", "tower"]),
             minimum=rng.choice([0, 0, 0, 1, 2]),
             scope=rng.choice(["image", "view"]),
         )
@@ -106,7 +107,7 @@ def test_the_printed_method_equals_the_reference():
     rng = random.Random(9)
     method = GridPrune.literal()
     assert isinstance(method, LiteralGridPrune)
-    assert (method.temperature, method.alpha, method.relevance_sign, method.scope) == (1.0, 0.5, 1, "view")
+    assert (method.temperature, method.alpha, method.reading, method.scope) == (1.0, 0.5, "plus", "view")
     for _ in range(200):
         token_map = rng.choice(MAPS)
         cues, relevance, saliency = random_cues(rng, token_map, rng.choice([1, -1]))
@@ -175,7 +176,7 @@ def test_minimum_that_does_not_fit():
         "zone": [0, 2.0, True, "2"],
         "temperature": [0, -1.0, float("nan"), float("inf"), "hot", None],
         "alpha": [-0.1, 1.1, float("nan"), "half"],
-        "relevance_sign": [0, True, "plus", [1]],
+        "reading": [1, True, "+", ["plus"], None],
         "minimum": [-1, 0.5, False],
         "scope": ["plane", {}],
     }.items(),

@@ -22,12 +22,32 @@ METHODS = {
     "literal": GridPrune.literal(),
     "fastervlm": create("fastervlm"),
     "relevance": create("relevance"),
+    "both tails": create("relevance", reading="both"),
+    "agreement": create("relevance", reading="agree"),
 }
 # Budgets first, then the best of each zone, in the open: on a GPU a captured graph makes their number a matter of
 # microseconds.
-KERNELS = {"default": 79, "large zones": 77, "minimum": 82, "literal": 84, "fastervlm": 16, "relevance": 16}
+KERNELS = {
+    "default": 79,
+    "large zones": 77,
+    "minimum": 82,
+    "literal": 84,
+    "fastervlm": 16,
+    "relevance": 16,
+    "both tails": 19,
+    "agreement": 26,
+}
 # Bytes a token that a decision holds at once; the cues are not counted.
-ALIVE = {"default": 38, "large zones": 38, "minimum": 38, "literal": 32, "fastervlm": 20, "relevance": 20}
+ALIVE = {
+    "default": 38,
+    "large zones": 38,
+    "minimum": 38,
+    "literal": 32,
+    "fastervlm": 20,
+    "relevance": 20,
+    "both tails": 24,
+    "agreement": 24,
+}
 MAPS = {"grid": TokenMap.from_grid(12, 12), "ragged": anyres((5, 5), (2, 2), (5, 6), crop=(1, 3))}
 
 

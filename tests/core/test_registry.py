@@ -51,7 +51,7 @@ def test_an_unknown_name_gets_a_hint():
 
 def test_settings():
     assert create("gridprune", keep=64, zone=3) == GridPrune(keep=64, zone=3)
-    with pytest.raises(SettingError, match=r"zones.*It has: keep, zone, temperature, alpha"):
+    with pytest.raises(SettingError, match=r"zones.*It has: keep, reading, zone, temperature, alpha"):
         create("gridprune", zones=3)
     with pytest.raises(SettingError, match="zone"):
         create("gridprune", zone="two")

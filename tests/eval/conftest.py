@@ -25,5 +25,5 @@ def loaded() -> Loaded:
     llava = to_llava(clip, Projector(192, 64), lm)
     llava.lm_head.weight = torch.nn.Parameter(torch.randn(llava.lm_head.weight.shape))  # no echo of the last word
     llava.generation_config.max_new_tokens = 4
-    text = ClipText.from_model(to_clip(clip), build_tokenizer(close=True), 1)
+    text = ClipText.from_model(to_clip(clip), build_tokenizer(close=True), "plus")
     return Loaded("random", llava, build_processor(), text)

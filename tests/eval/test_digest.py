@@ -78,9 +78,9 @@ def test_what_decides_a_run_is_in_its_identity(loaded, monkeypatch):
     assert identity(max_new_tokens=3) != identity()
     before, clip = identity(), loaded.clip
     assert isinstance(clip, ClipText)
-    clip.relevance_sign = -clip.relevance_sign
+    clip.reading = "minus"
     try:
         assert identity()["clip"] != before["clip"]
     finally:
-        clip.relevance_sign = -clip.relevance_sign
+        clip.reading = "plus"
     assert {"torch", "transformers"} == set(before["libraries"])

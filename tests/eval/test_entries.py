@@ -15,12 +15,10 @@ from gridprune.methods.gridprune import GridPrune
 
 
 def test_settings_are_literals():
-    entry = entries.parse(
-        "GridPrune( zone = 3, temperature=0.02 , relevance_sign=-1)".replace("GridPrune", "gridprune")
-    )
+    entry = entries.parse("GridPrune( zone = 3, temperature=0.02 , reading='minus')".replace("GridPrune", "gridprune"))
     method = entry.method(64)
     assert isinstance(method, GridPrune)
-    assert (method.zone, method.temperature, method.relevance_sign, method.keep) == (3, 0.02, -1, 64)
+    assert (method.zone, method.temperature, method.reading, method.keep) == (3, 0.02, "minus", 64)
     assert entries.parse(entry.label) == entry
 
 
@@ -107,7 +105,7 @@ def test_global_topk_takes_the_best_scores():
 
 
 def test_flipped_sign_turns_relevance_round():
-    low = entries.parse("flipped-sign(relevance(relevance_sign=1))").method(5).select(cues(), GRID, 5)
+    low = entries.parse("flipped-sign(relevance(reading='plus'))").method(5).select(cues(), GRID, 5)
     assert torch.equal(low.indices, cues().relevance.topk(5, largest=False).indices.sort().values)
 
 

@@ -69,7 +69,7 @@ def test_cues_of_the_same_encoding_are_the_same(case, net):
     assert {"relevance", "saliency"} <= method.needs
     with torch.no_grad():
         with torch.autocast(*BF16):
-            encoded = family.encode(vision, maps, wanted_blocks(family, Needs.of(method)))
+            encoded = family.encode(vision, maps, wanted_blocks(family, Needs.of(method), TextSide()))
             found = collect(family, Needs.of(method), encoded, [0], ["what is red?"], text)
         afresh = text_side(family)  # towers remember what they embedded
         expected = collect(family, Needs.of(method), encoded, [0], ["what is red?"], afresh)

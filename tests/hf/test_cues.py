@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import statistics
 
 import pytest
 import torch
@@ -40,13 +41,13 @@ def call(case, number=0):
     return case.call([*shuffled(1), case.image(number), *shuffled(2)])
 
 
-def clip_text(width=24, sign=-1):
+def clip_text(width=24, reading="both"):
     torch.manual_seed(3)
     config = hf.CLIPTextConfig(
         vocab_size=len(tokenizer()), hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2,
         max_position_embeddings=77, projection_dim=16, eos_token_id=2, bos_token_id=1, pad_token_id=0,
     )  # fmt: skip
-    return ClipText(hf.CLIPTextModelWithProjection(config), tokenizer(), torch.randn(16, width), sign)
+    return ClipText(hf.CLIPTextModelWithProjection(config), tokenizer(), torch.randn(16, width), reading)
 
 
 # -- saliency ----------------------------------------------------------------------------------------------------------
@@ -126,8 +127,25 @@ def test_clip_relevance_by_hand():
         words = text.text_model(**inputs).text_embeds[0]
     expected = torch.nn.functional.cosine_similarity(patches, words[None], dim=-1)
     assert_same_output(report.relevance, expected, net)
-    assert report.relevance_sign == -1
+    assert report.reading == "both"
     assert report.kept == 8
+
+
+def test_saliency_is_read_where_the_tower_is_read_by_agreement_with_it():
+    net, text = model(LLAVA), clip_text(reading="agree")
+    method = create("relevance", keep=8)
+    assert method.needs == {"relevance"}
+    signs = set()
+    for question in ("What is red?", "what?", "Where is the cat?", "How many dogs are there?"):
+        with torch.no_grad(), prune(net, method, clip=text, question=question) as pruning:
+            net(**call(LLAVA))
+        (report,) = pruning.reports
+        relevance, saliency = report.relevance.tolist(), report.saliency.tolist()
+        sign = 1 if statistics.correlation(relevance, saliency) >= 0 else -1
+        best = sorted(range(len(relevance)), key=lambda i: -sign * relevance[i])[:8]
+        assert report.kept_indices.tolist() == sorted(best)
+        signs.add(sign)
+    assert signs == {1, -1}
 
 
 @pytest.mark.parametrize("case", [QWEN2_5_VL, INTERNVL, IDEFICS3], ids=lambda case: case.name)
@@ -142,7 +160,7 @@ def test_embedding_relevance_by_hand(case):
         words = net.get_input_embeddings()(torch.tensor(ids))
     expected = torch.nn.functional.cosine_similarity(features[:, None], words[None], dim=-1).mean(1)
     assert_same_output(report.relevance, expected, net)
-    assert report.relevance_sign == 1
+    assert report.reading == "plus"
     assert "embeddings" in report.relevance_source
 
 
@@ -192,9 +210,9 @@ def test_cls_queries_need_cls():
 
 
 def test_clip_side_survives_a_round_trip(tmp_path):
-    text = clip_text(sign=1)
+    text = clip_text(reading="agree")
     again = ClipText.load(text.export(tmp_path / "clip", dtype=torch.float32))
-    assert again.relevance_sign == 1
+    assert again.reading == "agree"
     assert_same_output(again.embed("What is red?"), text.embed("What is red?"), text.text_model)
     assert torch.equal(again.visual_projection, text.visual_projection)
 
@@ -225,10 +243,10 @@ def test_whole_clip_checkpoints_are_read(tmp_path):
 
 def test_cues_are_collected_only_when_asked():
     family = families.find(model(LLAVA))
-    assert collect.wanted_blocks(family, Needs.of(create("random", keep=3))) == families.base.Blocks(
-        frozenset(), frozenset()
-    )
-    blocks = collect.wanted_blocks(family, Needs.of(GridPrune(keep=3)))
+    assert collect.wanted_blocks(
+        family, Needs.of(create("random", keep=3)), collect.TextSide()
+    ) == families.base.Blocks(frozenset(), frozenset())
+    blocks = collect.wanted_blocks(family, Needs.of(GridPrune(keep=3)), collect.TextSide())
     assert blocks.states == {1}
     assert blocks.attention == {1}
 

@@ -69,7 +69,7 @@ def test_every_family_gives_what_the_stock_model_computes(case):
     vision = family.vision(call)
     maps, method = family.token_maps(vision), create("hawk", keep=2)
     with torch.no_grad():
-        encoded = family.encode(vision, maps, wanted_blocks(family, Needs.of(method)))
+        encoded = family.encode(vision, maps, wanted_blocks(family, Needs.of(method), TextSide()))
         cues = collect(family, Needs.of(method), encoded, [0], ["what is it?"], TextSide(None, tokenizer()))
     query, key = stock_queries_and_keys(net, family.base.get_decoder(), call)
     columns = family.locate(call["input_ids"], vision)[0].columns[maps[0].candidate_positions]

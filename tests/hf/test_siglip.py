@@ -83,7 +83,7 @@ def test_relevance_by_hand(case, kind):
     expected = per_patch[report.token_map.candidates.source].mean(-1)
     assert_same_output(report.relevance, expected, whole)
     assert report.relevance_source == "SigLIP text tower"
-    assert report.relevance_sign == 1
+    assert report.reading == "plus"
 
 
 def test_words_and_long_questions():
@@ -118,15 +118,15 @@ def test_methods_by_word_run():
 def test_checkpoints_are_told_apart(tmp_path, kind):
     siglip(kind).save_pretrained(tmp_path)
     tokenizer().save_pretrained(tmp_path)
-    (tmp_path / "gridprune.json").write_text('{"relevance_sign": -1}')
+    (tmp_path / "gridprune.json").write_text('{"reading": "minus"}')
     text = load_text_tower(tmp_path)
     assert isinstance(text, SiglipText)
-    assert text.relevance_sign == -1
+    assert text.reading == "minus"
     expected = SiglipText.from_model(siglip(kind), tokenizer()).embed("red?")
     assert_same_output(text.embed("red?"), expected, text.text_model)
     with torch.no_grad(), prune(model(GEMMA3), GridPrune(keep=4), clip=tmp_path, question="red?") as pruning:
         model(GEMMA3)(**GEMMA3.call([5, GEMMA3.image(0)]))
-    assert pruning.reports[0].relevance_sign == -1
+    assert pruning.reports[0].reading == "minus"
 
 
 def test_the_wrong_text_tower_is_refused():

@@ -97,11 +97,16 @@ def test_literature_stands_beside_its_run(tmp_path):
     name = "llava-hf/llava-v1.6-vicuna-7b-hf"
     files = [
         results(tmp_path, "a", f"pretrained={name},keep=all", {"gqa": GQA}),
-        results(tmp_path, "b", f"pretrained={name},method=cdpruner,keep=320", {"gqa": {"exact_match,none": 0.49}}),
+        results(
+            tmp_path,
+            "b",
+            f"pretrained={name},method=cdpruner,reading=minus,keep=320",
+            {"gqa": {"exact_match,none": 0.49}},
+        ),
     ]
     figures = json.loads((RECIPES / "expected.json").read_text())["figures"]
     shown = retention.table(retention.read(files), figures)
-    assert "| cdpruner | 320 | 64 | 0.49 | 98.0 | 97.3 [1] |" in shown
+    assert "| cdpruner(reading=minus) | 320 | 64 | 0.49 | 98.0 | 97.3 [1] |" in shown
     assert "[1] Peers' own tables" in shown
 
 

@@ -54,7 +54,7 @@ def outlier_set(values):
 
 
 def sign(c):
-    return c["relevance_sign"]
+    return {"plus": 1, "minus": -1}[c["reading"]]
 
 
 # ---------------------------------------------------------------------------------------------------- diversity

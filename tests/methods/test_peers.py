@@ -74,7 +74,7 @@ ON_VIEWS = (
 def one_image(cues: Cues, number: int) -> dict[str, object]:
     found: dict[str, object] = {name: value[number] for name, value in cues.tensors().items()}
     found |= {"saliency_at": {d: v[number] for d, v in cues.saliency_at.items()}}
-    return found | {"relevance_sign": cues.relevance_sign, "heads": cues.heads}
+    return found | {"reading": cues.reading, "heads": cues.heads}
 
 
 def agree(name: str, cues: Cues, token_map: TokenMap, k: int) -> None:
@@ -130,7 +130,7 @@ def test_agrees_on_several_views(name: str) -> None:
 @pytest.mark.parametrize("name", ["eadp", "cdpruner", "cdpruner-split", "trim", "fsr"])
 def test_a_tower_that_points_the_other_way(name: str) -> None:
     cues = inputs.cues("random", 2, 30, 3)
-    turned = Cues(**{**cues.__dict__, "relevance_sign": -1})
+    turned = Cues(**{**cues.__dict__, "reading": "minus"})
     agree(name, turned, TokenMap.from_grid(5, 6), 9)
 
 

@@ -83,7 +83,7 @@ def test_settings_given_as_values_are_checked_like_written_ones():
 
 
 @pytest.mark.parametrize(
-    "text", ["gridprune(temperature=0.001)", "gridprune(relevance_sign=-1)", "dart-input", "merge-rest(divprune)"]
+    "text", ["gridprune(temperature=0.001)", "gridprune(reading='minus')", "dart-input", "merge-rest(divprune)"]
 )
 def test_labels_read_back(text):
     assert spec.parse(text).label == text

@@ -130,7 +130,7 @@ def test_relevance_of_the_first_layer_takes_the_place_of_the_towers() -> None:
     method = FirstLayer(base=Relevance())
     assert method.needs == {"head_relevance"}
     assert method.uses_text
-    alone = Cues(head_relevance=cues.head_relevance, relevance_sign=-1)
+    alone = Cues(head_relevance=cues.head_relevance, reading="minus")
     assert torch.equal(method.select(alone, GRID, 9).indices, create("hawk").select(cues, GRID, 9).indices)
     assert FirstLayer().needs == {"head_relevance", "saliency"}
 

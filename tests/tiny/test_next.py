@@ -11,7 +11,7 @@ import torch
 
 from gridprune import GridPrune, prune
 from gridprune.core.token_map import TokenMap
-from gridprune.cues.text_tower import stored_sign
+from gridprune.cues.text_tower import stored_reading
 from gridprune.eval.ablations import given
 from gridprune.eval.evidence import evidence as evidence_on_map
 from gridprune.families.llava_next import map_from_places
@@ -171,7 +171,7 @@ def test_package_of_three_checkpoints(tmp_path: Path) -> None:
     with pytest.raises(TinyWeightsError, match=r"llava-next is missing"):
         load(tmp_path / "one", form="next")
     write(tmp_path / "all", to_clip(clip), llava, to_llava_next(clip, NextModel(joint)))
-    assert stored_sign(tmp_path / "all" / "clip", default=-1) == 1
+    assert stored_reading(tmp_path / "all" / "clip", default="minus") == "plus"
     tiny = load(tmp_path / "all", form="next")
     assert type(tiny.model).__name__ == "LlavaNextForConditionalGeneration"
     scene = make_scene("dev", 0, form=NEXT)

@@ -27,7 +27,8 @@ from transformers import (
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
 
-from gridprune.cues.text_tower import store_sign
+from gridprune.core.reading import Reading
+from gridprune.cues.text_tower import store_reading
 from gridprune.tiny.checksums import digest
 from gridprune.tiny.forms import NEXT
 from gridprune.tiny.scenes import GRID, PATCH, SIDE
@@ -270,7 +271,7 @@ def _fill(
     )
 
 
-RELEVANCE_SIGN = 1  # the tower is trained to give patches that the question is about the higher cosine
+READING: Reading = "plus"  # the tower is trained to give patches that the question is about the higher cosine
 
 
 def write(
@@ -290,4 +291,4 @@ def write(
     paths = sorted(p for name in CHECKPOINTS for p in (folder / name).rglob("*") if p.is_file())
     sums = {path.relative_to(folder).as_posix(): digest(path) for path in paths}
     (folder / "checksums.json").write_text(json.dumps(sums, indent=1) + "\n")
-    store_sign(folder / "clip", RELEVANCE_SIGN)  # behind the checksums: `gridprune sign --write` may change it
+    store_reading(folder / "clip", READING)  # behind the checksums: `gridprune sign --write` may change it

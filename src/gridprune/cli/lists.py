@@ -123,4 +123,4 @@ def export_clip_command(
     side = ClipText.load(source)
     target = side.export(output)
     size = sum(file.stat().st_size for file in target.iterdir() if file.is_file())
-    stderr.print(f"{target}: {size / 1e6:.1f} MB, relevance sign {side.relevance_sign:+d}", soft_wrap=True)
+    stderr.print(f"{target}: {size / 1e6:.1f} MB, relevance read as {side.reading!r}", soft_wrap=True)

@@ -19,14 +19,15 @@ def sign_command(
     keep: Annotated[str, typer.Option("--keep", help="How many of the most relevant tokens are looked at.")] = "11.1%",
     questions: Questions = None,
     seed: Seed = 0,
-    write: Annotated[bool, typer.Option("--write", help="Store the sign in the CLIP folder's gridprune.json.")] = False,
+    write: Annotated[bool, typer.Option("--write", help="Store a better reading in CLIP's gridprune.json.")] = False,
     device: Device = "auto",
     device_map: DeviceMap = None,
     dtype: Dtype = "auto",
     as_json: Json = False,
 ) -> None:
-    """Measure which sign of CLIP's patch relevance points at what the question asks about."""
-    from ..cues.text_tower import store_sign
+    """Measure which end of CLIP's patch relevance points at what the question asks about: plus, minus, both, or the one
+    that agrees with saliency."""
+    from ..cues.text_tower import store_reading
     from ..eval import show, sign
     from ..methods.spec import parse_keeps
 
@@ -38,10 +39,10 @@ def sign_command(
     loaded = load_model(model, clip, device, dtype, device_map)
     with progress("measuring", asked.total) as advance:
         found = sign.measure(loaded, asked, budget[0], advance)
-    if folder is not None and found["localises"] is not None:
-        stderr.print(f"stored in {store_sign(folder, found['localises'])}", soft_wrap=True)
+    if folder is not None and found["better"] is not None:
+        stderr.print(f"stored in {store_reading(folder, found['better'])}", soft_wrap=True)
     elif folder is not None:
-        stderr.print("nothing stored: undecided")
+        stderr.print(f"nothing stored: no reading is better beyond chance than {found['in_use']!r}, which is in use")
     if as_json:
         print_json(found)
     else:
@@ -49,7 +50,7 @@ def sign_command(
 
 
 def _clip_folder(model: str, clip: str | None) -> Path:
-    """The local CLIP folder that a sign can be stored in."""
+    """The local CLIP folder that a reading can be stored in."""
     from ..cues.load_text import find_beside
     from ..runtime.ask import EMBEDDED_FORMS
 

@@ -21,11 +21,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ..compat import pretrained
+from ..core.reading import Reading
 from ..errors import CheckpointError
-from .text_tower import CLIP_TEXT, SIGN_FILE, TextTower, stored_sign
+from .text_tower import CLIP_TEXT, READING_FILE, TextTower, stored_reading
 
 PROJECTION_FILE = "visual_projection.safetensors"
-DEFAULT_SIGN = -1
+DEFAULT_READING: Reading = "both"
 
 
 class ClipText(TextTower):
@@ -33,23 +34,24 @@ class ClipText(TextTower):
 
     Attributes:
         visual_projection: (E, C) fp32, the weight of CLIP's visual projection.
-        relevance_sign: +1 or -1, which end of the cosine means "relevant" on this CLIP. OpenAI's CLIP gives background
-            patches the higher cosine; TRIM, CDPruner, EADP and LiteLVLM negate it, and so does the default here. A
-            `gridprune.json` beside the checkpoint overrides it; ``gridprune sign`` measures it.
+        reading: which end of the cosine means "relevant" on this CLIP. TRIM, CDPruner, EADP and LiteLVLM negate the
+            cosine of OpenAI's CLIP, GridPrune's paper does not. "both" is the default, as the reading that was never
+            behind on two towers of ours, one trained by captions alone (LAB.md). A `gridprune.json` beside the
+            checkpoint overrides it; ``gridprune sign`` measures it.
     """
 
     source: ClassVar[str] = CLIP_TEXT
 
     def __init__(
-        self, text_model: Any, tokenizer: Any, visual_projection: Tensor, relevance_sign: int = DEFAULT_SIGN
+        self, text_model: Any, tokenizer: Any, visual_projection: Tensor, reading: Reading = DEFAULT_READING
     ) -> None:
         """Args:
         text_model: a `CLIPTextModelWithProjection`.
         tokenizer: its tokenizer.
         visual_projection: (E, C), the weight of CLIP's visual projection.
-        relevance_sign: +1 or -1.
+        reading: see above.
         """
-        super().__init__(text_model, tokenizer, relevance_sign)
+        super().__init__(text_model, tokenizer, reading)
         self.visual_projection = visual_projection.detach().float()
 
     @property
@@ -82,7 +84,7 @@ class ClipText(TextTower):
         return self
 
     @classmethod
-    def from_model(cls, clip: Any, tokenizer: Any, relevance_sign: int = DEFAULT_SIGN) -> ClipText:
+    def from_model(cls, clip: Any, tokenizer: Any, reading: Reading = DEFAULT_READING) -> ClipText:
         """From a loaded `CLIPModel` and its tokenizer."""
         from transformers import CLIPTextModelWithProjection
 
@@ -92,7 +94,7 @@ class ClipText(TextTower):
         own = {f"text_model.{k}": v for k, v in clip.text_model.state_dict().items()}
         own["text_projection.weight"] = clip.text_projection.weight
         text.load_state_dict(own)
-        return cls(text, tokenizer, clip.visual_projection.weight, relevance_sign)
+        return cls(text, tokenizer, clip.visual_projection.weight, reading)
 
     @classmethod
     def load(cls, source: str | Path) -> ClipText:
@@ -110,7 +112,7 @@ class ClipText(TextTower):
             if side.is_file():
                 text = pretrained(CLIPTextModelWithProjection, source, dtype=torch.float32)
                 projection = load_file(side)["weight"]
-                return cls(text, tokenizer, projection, stored_sign(folder, DEFAULT_SIGN))
+                return cls(text, tokenizer, projection, stored_reading(folder, DEFAULT_READING))
             clip = pretrained(CLIPModel, source, dtype=torch.float32)
         except Exception as error:  # hub, network, file and format errors come in many classes
             raise CheckpointError(
@@ -118,10 +120,10 @@ class ClipText(TextTower):
                 f"checkpoint, a folder written by `gridprune export-clip`, or a hub id such as "
                 f"'openai/clip-vit-large-patch14-336' (needs network access once)."
             ) from error
-        return cls.from_model(clip, tokenizer, stored_sign(folder, DEFAULT_SIGN))
+        return cls.from_model(clip, tokenizer, stored_reading(folder, DEFAULT_READING))
 
     def export(self, folder: str | Path, dtype: torch.dtype = torch.bfloat16) -> Path:
-        """Write the text side as a small folder that :meth:`load` reads: text tower, projection, tokenizer and sign."""
+        """Write the text side as a small folder that :meth:`load` reads: text tower, projection, tokenizer, reading."""
         target = Path(folder)
         target.mkdir(parents=True, exist_ok=True)
         before = next(self.text_model.parameters()).dtype
@@ -129,5 +131,5 @@ class ClipText(TextTower):
         self.text_model.to(before)
         self.tokenizer.save_pretrained(str(target))
         save_file({"weight": self.visual_projection.to(dtype).contiguous()}, target / PROJECTION_FILE)
-        (target / SIGN_FILE).write_text(json.dumps({"relevance_sign": self.relevance_sign}) + "\n")
+        (target / READING_FILE).write_text(json.dumps({"reading": self.reading}) + "\n")
         return target

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from ..compat import device_of
+from ..core.reading import Reading
 from ..errors import QuestionError
 
-SIGN = 1
+READING: Reading = "plus"
 
 
 def question_embeds(questions: Sequence[str], tokenizer: Any, table: nn.Module) -> tuple[Tensor, Tensor]:

@@ -20,10 +20,11 @@ import torch
 from torch import Tensor, nn
 
 from ..compat import pretrained
+from ..core.reading import Reading
 from ..errors import CheckpointError
-from .text_tower import SIGLIP_TEXT, TextTower, stored_sign
+from .text_tower import SIGLIP_TEXT, TextTower, stored_reading
 
-DEFAULT_SIGN = 1  # the cosine as it is; nobody measured it, `gridprune sign` does
+DEFAULT_READING: Reading = "plus"  # the cosine as it is; nobody measured it, `gridprune sign` does
 
 
 class SiglipText(TextTower):
@@ -31,20 +32,19 @@ class SiglipText(TextTower):
 
     Attributes:
         head: the pooling head of its vision tower.
-        relevance_sign: +1 unless a `gridprune.json` beside the checkpoint says otherwise; ``gridprune sign`` measures
-            it.
+        reading: "plus" unless a `gridprune.json` beside the checkpoint says otherwise; ``gridprune sign`` measures it.
     """
 
     source: ClassVar[str] = SIGLIP_TEXT
 
-    def __init__(self, text_model: Any, tokenizer: Any, head: Any, relevance_sign: int = DEFAULT_SIGN) -> None:
+    def __init__(self, text_model: Any, tokenizer: Any, head: Any, reading: Reading = DEFAULT_READING) -> None:
         """Args:
         text_model: a `SiglipTextModel` or `Siglip2TextModel`.
         tokenizer: its tokenizer.
         head: the `SiglipMultiheadAttentionPoolingHead` of the vision tower.
-        relevance_sign: +1 or -1.
+        reading: see above.
         """
-        super().__init__(text_model, tokenizer, relevance_sign)
+        super().__init__(text_model, tokenizer, reading)
         self.head = head.eval()
 
     @property
@@ -77,7 +77,7 @@ class SiglipText(TextTower):
         return self
 
     @classmethod
-    def from_model(cls, siglip: Any, tokenizer: Any, relevance_sign: int = DEFAULT_SIGN) -> SiglipText:
+    def from_model(cls, siglip: Any, tokenizer: Any, reading: Reading = DEFAULT_READING) -> SiglipText:
         """From a loaded `SiglipModel` or `Siglip2Model` and its tokenizer.
 
         Raises:
@@ -86,7 +86,7 @@ class SiglipText(TextTower):
         head = next((part for part in siglip.vision_model.modules() if hasattr(part, "probe")), None)
         if head is None:
             raise CheckpointError("This SigLIP's vision tower has no pooling head, so patches cannot be compared.")
-        return cls(siglip.text_model, tokenizer, head, relevance_sign)
+        return cls(siglip.text_model, tokenizer, head, reading)
 
     @classmethod
     def load(cls, source: str | Path) -> SiglipText:
@@ -105,4 +105,4 @@ class SiglipText(TextTower):
                 f"Could not load a SigLIP from {str(source)!r}: {error}\nGive a folder or hub id of a checkpoint with "
                 "both towers, such as 'google/siglip-so400m-patch14-384' (needs network access once)."
             ) from error
-        return cls.from_model(siglip, tokenizer, stored_sign(Path(source), DEFAULT_SIGN))
+        return cls.from_model(siglip, tokenizer, stored_reading(Path(source), DEFAULT_READING))

@@ -11,13 +11,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from ..core.reading import READINGS, Reading
 from ..errors import CheckpointError, SettingError
 from ..files import written
 from .question import split_words
 
 CLIP_TEXT = "CLIP text tower"
 SIGLIP_TEXT = "SigLIP text tower"
-SIGN_FILE = "gridprune.json"
+READING_FILE = "gridprune.json"
 _CACHE_SIZE = 256
 
 
@@ -28,17 +29,17 @@ class TextTower(ABC):
         source: what kind of text tower it is, in words; a family says which kind its vision tower has.
         text_model: the tower.
         tokenizer: its tokenizer.
-        relevance_sign: +1 or -1, which end of the cosine means "relevant" with this tower.
+        reading: which end of the cosine means "relevant" with this tower (:func:`gridprune.core.reading.read`).
     """
 
     source: ClassVar[str]
 
-    def __init__(self, text_model: Any, tokenizer: Any, relevance_sign: int) -> None:
-        if relevance_sign not in (1, -1):
-            raise SettingError(f"relevance_sign must be +1 or -1, got {relevance_sign!r}.")
+    def __init__(self, text_model: Any, tokenizer: Any, reading: Reading) -> None:
+        if reading not in READINGS:
+            raise SettingError(f"reading must be one of {', '.join(READINGS)}, got {reading!r}.")
         self.text_model = text_model.eval()
         self.tokenizer = tokenizer
-        self.relevance_sign = relevance_sign
+        self.reading: Reading = reading
         self._cache: OrderedDict[str, Tensor] = OrderedDict()
 
     @property
@@ -127,16 +128,28 @@ class TextTower(ABC):
         return self
 
 
-def stored_sign(folder: Path, default: int) -> int:
-    """The relevance sign noted beside a checkpoint."""
-    file = folder / SIGN_FILE
-    return int(json.loads(file.read_text())["relevance_sign"]) if file.is_file() else default
+def stored_reading(folder: Path, default: Reading) -> Reading:
+    """The reading of relevance noted beside a checkpoint.
+
+    Raises:
+        CheckpointError: what is noted there is none.
+    """
+    file = folder / READING_FILE
+    noted = json.loads(file.read_text()) if file.is_file() else {}
+    found = noted.get("reading", noted.get("relevance_sign", default))  # the second is of checkouts before 0.1.0
+    if found not in READINGS:
+        raise CheckpointError(
+            f'{file} has {found!r} for "reading"; it must be one of {", ".join(READINGS)}. `gridprune sign --write` '
+            "measures and stores it."
+        )
+    return found  # type: ignore[no-any-return]
 
 
-def store_sign(folder: Path, sign: int) -> Path:
-    """Note the relevance sign beside a checkpoint, keeping whatever else its `gridprune.json` holds."""
-    file = folder / SIGN_FILE
+def store_reading(folder: Path, reading: Reading) -> Path:
+    """Note the reading of relevance beside a checkpoint, keeping whatever else its `gridprune.json` holds."""
+    file = folder / READING_FILE
     kept = json.loads(file.read_text()) if file.is_file() else {}
+    kept.pop("relevance_sign", None)
     with written(file) as partial:
-        partial.write_text(json.dumps({**kept, "relevance_sign": sign}, indent=1) + "\n")
+        partial.write_text(json.dumps({**kept, "reading": reading}, indent=1) + "\n")
     return file

@@ -84,7 +84,7 @@ class Engine:
         inputs = self._inputs(image, question, ())
         vision, token_map = looked_at(self.family, inputs)
         cues = self._cues(vision, token_map, question)
-        relevance = None if cues.relevance is None else cues.relevance[0].cpu() * cues.relevance_sign
+        relevance = None if cues.relevance is None else cues.read()[0].cpu()
         saliency = None if cues.saliency is None else cues.saliency[0].cpu()
         shown = to_image(self.family.image(vision, [token_map], 0), self.loaded.processor)
         return Seen(token_map.candidates, shown, relevance, saliency)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,20 +60,31 @@ def table(metrics: Mapping[str, Any], console: Console) -> None:
 
 
 def sign(found: Mapping[str, Any], console: Console) -> None:
-    """Both signs, and what follows."""
-    for name in ("plus", "minus"):
-        ci = found[name]["ci"]
-        over = "no interval of so few images" if ci is None else f"95 %: {100 * ci[0]:.1f} to {100 * ci[1]:.1f}"
+    """All readings, and what follows."""
+    for name, measured in found["readings"].items():
         console.print(
-            f"{name:>5}: {percent(found[name]['share'])} of the top {found['keep']} tokens lie in the boxes ({over})",
+            f"{name:>5}: {percent(measured['share'])} of the top {found['keep']} tokens lie in the boxes "
+            f"({_over(measured['ci'])})",
             highlight=False,
         )
     images = f"{found['n']} questions about {found['images']} images"
     console.print(f"chance: {percent(found['chance'])}; {images}", highlight=False)
-    verdict = {1: "plus localises", -1: "minus localises", None: "undecided: give more images"}
-    console.print(
-        f"{verdict[found['localises']]}; in use: {'plus' if found['in_use'] == 1 else 'minus'}", highlight=False
-    )
+    console.print(f"in use: {found['in_use']}; best: {found['best']}", highlight=False)
+    difference = found["difference"]
+    if found["better"]:
+        console.print(
+            f"{found['better']} is better than what is in use by {percent(difference['share'])} "
+            f"({_over(difference['ci'])})",
+            highlight=False,
+        )
+    elif difference["ci"] is None:
+        console.print("undecided: give more images")
+    else:
+        console.print("none is better beyond chance than what is in use")
+
+
+def _over(ci: Sequence[float] | None) -> str:
+    return "no interval of so few images" if ci is None else f"95 %: {100 * ci[0]:.1f} to {100 * ci[1]:.1f}"
 
 
 def percent(value: float | None) -> str:

@@ -189,7 +189,7 @@ def config_of(
         "identity": {
             "model": model_name,
             "weights": fingerprint(model),
-            "clip": None if clip is None else f"{fingerprint(clip.text_model)} {clip.relevance_sign:+d}",
+            "clip": None if clip is None else f"{fingerprint(clip.text_model)} {clip.reading}",
             "max_new_tokens": max_new_tokens,
             "data": data.name,
             "data_seed": data.seed,

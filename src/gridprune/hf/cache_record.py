@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from ..errors import UnsupportedCallError
@@ -22,10 +23,12 @@ class CacheRecord:
     """Attributes:
     layout: the shortened prompt that was fed into the cache.
     delta: (B, 1) what to add to a count of cached tokens to get the next M-RoPE position, or None for nothing.
+    mass: (B, L) fp32, what is added to the attention logits of each original column, or None for nothing.
     """
 
     layout: PromptLayout
     delta: Tensor | None = None
+    mass: np.ndarray | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,6 +75,14 @@ def remember_layers(cache: Any, length: int, spans: dict[int, Tensor]) -> None:
 def layers_of(cache: Any) -> tuple[int, dict[int, Tensor]] | None:
     """What :func:`remember_layers` noted."""
     return getattr(cache, _LAYERS, None)
+
+
+def mass_of(cache: Any, batch: int) -> np.ndarray | None:
+    """:attr:`CacheRecord.mass` of what `cache` holds, for so many rows."""
+    record: CacheRecord | None = getattr(cache, _ATTRIBUTE, None)
+    if record is None or record.mass is None or not cache.get_seq_length():
+        return None
+    return record.mass.repeat(batch // len(record.mass), axis=0)
 
 
 def recall(cache: Any, batch: int, *, inside: bool = False) -> CacheState:

@@ -24,6 +24,7 @@ from ..report.report import Report
 from ..selection.collect import TextSide
 from ..selection.encoder_cache import EncoderCache
 from ..selection.selector import Selector
+from .attention_mass import WeighedPruner
 from .intercept import Interceptor, Pruner
 from .layer_pruner import LayerPruner
 from .prompt_pruner import Positions, PromptPruner, Question
@@ -59,6 +60,8 @@ class Pruning:
             itself.
         positions: "contiguous" renumbers the kept tokens, as LLaVA-based papers do; "original" keeps every token's
             position (renumbering destroys grounding, arXiv 2506.21873). Models with M-RoPE always keep theirs.
+        attention_mass: whether a kept visual token counts in the language model's attention as many times as there are
+            tokens that it stands for (:mod:`gridprune.hf.attention_mass`). Needs sdpa or eager attention.
         cache: remember the encoder's output for images that come back: a number of calls to hold, or an
             :class:`~gridprune.selection.encoder_cache.EncoderCache` to share between prunings of one model. None:
             encode every time.
@@ -73,7 +76,8 @@ class Pruning:
         UnsupportedModelError: no family knows the model's class, or the model is wrapped or compiled in a way that
             cannot be pruned.
         MissingCueError: the method needs a cue this model cannot give; the message names the remedy.
-        SettingError: an unknown value of `positions`, no method, a `keep` beside one, or a `cache` that it goes past.
+        SettingError: an unknown value of `positions`, no method, a `keep` beside one, or a `cache` or `attention_mass`
+            that it goes past.
     """
 
     def __init__(
@@ -86,6 +90,7 @@ class Pruning:
         question: Question = None,
         clip: TextTower | str | Path | None = None,
         positions: Positions = "contiguous",
+        attention_mass: bool = False,
         cache: EncoderCache | int | None = None,
         max_reports: int = 64,
     ) -> None:
@@ -102,10 +107,13 @@ class Pruning:
         self.cache = EncoderCache(cache) if isinstance(cache, int) else cache
         selectors = [Selector.of(stream, text, method, cache=self.cache) for stream in self.family.streams]
         self._acting: Pruner
+        if attention_mass and method.stage != "pre-llm":
+            raise SettingError(f"{method.name} does not choose among all visual tokens: leave `attention_mass` out.")
         if method.stage == "in-llm":
             self._acting = LayerPruner(self.family, cast(InsideMethod, method), self.reports, processor)
         else:
-            self._acting = PromptPruner(self.family, method, selectors, processor, question, positions, self.reports)
+            kind = WeighedPruner if attention_mass else PromptPruner
+            self._acting = kind(self.family, method, selectors, processor, question, positions, self.reports)
 
     def __repr__(self) -> str:
         model = type(self.family.model).__name__

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ..core.budget import Budget, Keep
+from ..core.reading import Reading, read
 from ..core.token_map import TokenMap, Zones
 from ..errors import BudgetError, MissingCueError, SettingError, UnsupportedCallError
 
@@ -30,8 +31,8 @@ class Cues:
     """What is known about the N candidate tokens of B images of one geometry. Absent cues are None.
 
     Attributes:
-        relevance: (B, N) fp32, how well each token matches the question; the raw cosine, sign as the tower gives it.
-        relevance_sign: +1 if larger means more relevant on this tower, -1 if the tower is known to point the other way.
+        relevance: (B, N) fp32, how well each token matches the question; the raw cosine, as the tower gives it.
+        reading: which end of it means relevant on this tower (:func:`gridprune.core.reading.read`).
         relevance_source: where `relevance` comes from, in words.
         saliency: (B, N) fp32, attention each token receives ([CLS] row, or column mean) in the tower's saliency layer.
         saliency_at: tower depth in (0, 1] -> (B, N) fp32, the same at other layers, for methods with `saliency_depths`.
@@ -56,7 +57,7 @@ class Cues:
     """
 
     relevance: Tensor | None = None
-    relevance_sign: int = 1
+    reading: Reading = "plus"
     relevance_source: str = ""
     saliency: Tensor | None = None
     saliency_at: dict[float, Tensor] = field(default_factory=dict)
@@ -87,6 +88,14 @@ class Cues:
         if depth not in self.saliency_at:
             raise MissingCueError(f"This method needs saliency at tower depth {depth}, which was not computed.")
         return self.saliency_at[depth]
+
+    def read(self, reading: Reading | Literal["tower"] = "tower", name: str = "relevance") -> Tensor:
+        """`relevance`, or `word_relevance`, where larger means more relevant; "tower" is the cues' own reading."""
+        how, values = self.reading if reading == "tower" else reading, self.require(name)
+        if how != "agree":
+            return read(values, how)
+        saliency = self.require("saliency")
+        return read(values, how, saliency if values.dim() == 2 else saliency[:, None])
 
     def take(self, indices: Tensor) -> Cues:
         """The same cues for a subset of the tokens, `indices` (B, n) int64, which may differ from image to image."""

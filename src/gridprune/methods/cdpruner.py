@@ -12,14 +12,14 @@ from torch import Tensor
 from ..core.allocate import equal_parts
 from ..core.scores import minmax
 from ..core.token_map import TokenMap
-from .base import Cues, Method, Selection
+from .base import Cues, Selection
+from .guided import Guided
 from .ops.greedy import Greedy, matrix, products
-from .ops.signs import check_sign, signed_relevance
 from .ops.similarity import TIE, unit
 
 
 @dataclass(frozen=True, kw_only=True)
-class CDPruner(Method):
+class CDPruner(Guided):
     """Relevant tokens that differ from each other: a determinantal point process, guided by the question.
 
     Greedy MAP of the DPP with kernel L = diag(r) S diag(r): S the cosines of the projected embeddings, r relevance.
@@ -31,20 +31,18 @@ class CDPruner(Method):
     Complexity: O(k N D) for the rows of L that are needed, made some at a time (:mod:`gridprune.methods.ops.greedy`),
     and O(k^2 N) for the greedy; O(k N) memory. On an accelerator S is made whole up to 4096 tokens, O(N^2 D).
 
-    Paper and release: the paper prints r with a plus, the released code negates the cosine. Both are covered by
-    `relevance_sign`: "tower" is the sign measured for the tower in use, which is -1 for OpenAI's CLIP, so the default
-    is the released behaviour there. Where the kernel has no rank left (d^2 at rounding level) the released code goes by
-    noise; here the earlier tokens fill up.
+    Paper and release: the paper prints r with a plus, the released code negates the cosine. `reading`
+    "minus" is the release. Where the kernel has no rank left (d^2 at rounding level) the released code goes by noise;
+    here the earlier tokens fill up.
 
     Attributes:
         theta: None, or the balance in [0, 1): r becomes exp(a r) with a = theta / (2 (1 - theta)). 0 is pure diversity.
-        relevance_sign: +1, -1 or "tower".
+        reading: as in :class:`~gridprune.methods.guided.Guided`.
         scope: "image" lets all crops of an anyres image compete; "view" gives each its equal part of k and a kernel of
             its own, with r scaled over all crops together, as the released LLaVA-NeXT code does.
     """
 
     theta: float | None = None
-    relevance_sign: int | Literal["tower"] = "tower"
     scope: Literal["image", "view"] = "image"
 
     name: ClassVar[str] = "cdpruner"
@@ -54,16 +52,15 @@ class CDPruner(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_sign(self.relevance_sign)
         self._check("theta", lambda v: v is None or (math.isfinite(v) and 0 <= v < 1), "None or a number in [0, 1)")
         self._check("scope", lambda v: v in ("image", "view"), "'image' or 'view'")
 
     @property
     def needs(self) -> frozenset[str]:
-        return frozenset({"features", "relevance"})
+        return self.relevance_cues | {"features"}
 
     def select(self, cues: Cues, token_map: TokenMap, k: int) -> Selection:
-        half = signed_relevance(cues, self.relevance_sign).float() / 2  # so that differences are finite
+        half = cues.read(self.reading).float() / 2  # so that differences are finite
         quality, log_weight = _scaled(half), None
         if self.theta is not None:  # exp(a r) leaves fp32's range, its logarithm does not; constant factors drop out
             quality, log_weight = torch.ones_like(half), minmax(half) * (self.theta / (1 - self.theta))
@@ -78,7 +75,7 @@ class CDPruner(Method):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CDPrunerSplit(Method):
+class CDPrunerSplit(Guided):
     """CDPruner as OpenVINO ships it: the tokens in prompt order are cut in two halves, and each gives half of the k.
 
     Every half has relevance scaled by itself, (r - min) / (max - min + 1e-6), and a kernel of its own, so that a greedy
@@ -91,25 +88,19 @@ class CDPrunerSplit(Method):
     which is what `Cues.relevance` is for such models here.
 
     Attributes:
-        relevance_sign: +1, -1 or "tower".
+        reading: as in :class:`~gridprune.methods.guided.Guided`.
     """
-
-    relevance_sign: int | Literal["tower"] = "tower"
 
     name: ClassVar[str] = "cdpruner-split"
     paper: ClassVar[str] = "https://arxiv.org/abs/2506.10967"
     cost: ClassVar[str] = "O(k N D + k^2 N)"
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_sign(self.relevance_sign)
-
     @property
     def needs(self) -> frozenset[str]:
-        return frozenset({"features", "relevance"})
+        return self.relevance_cues | {"features"}
 
     def select(self, cues: Cues, token_map: TokenMap, k: int) -> Selection:
-        features, relevance = cues.require("features"), signed_relevance(cues, self.relevance_sign).float()
+        features, relevance = cues.require("features"), cues.read(self.reading).float()
         n = relevance.shape[1]
         cut = (n // 2, n - n // 2)
         scaled = []

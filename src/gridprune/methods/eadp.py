@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -12,14 +12,14 @@ from torch import Tensor
 from ..core.allocate import apportion
 from ..core.scores import minmax, zone_mean
 from ..core.token_map import TokenMap, Zones
-from .base import Cues, Method, Selection
+from .base import Cues, Selection
+from .guided import Guided
 from .ops.geometry import neighbours, smooth
-from .ops.signs import check_sign, signed_relevance
 from .ops.similarity import Cosine, Coverage, Picks
 
 
 @dataclass(frozen=True, kw_only=True)
-class EADP(Method):
+class EADP(Guided):
     """Relevance from the words that point somewhere, smoothed and sharpened; then greedy facility location under it.
 
     1. For every question token its cosines with the visual tokens become p = softmax(c / `tau`) with entropy h. The
@@ -38,8 +38,8 @@ class EADP(Method):
     former keep far more of the evidence, so they bear the name in tables. In the release all 77 rows of CLIP's text
     compete for the lowest entropy, BOS, EOS and padding included, and `words` is a share of these; here it is a share
     of the question's own tokens. All cosines are negated there, also those with a language model's embeddings, which
-    the paper's main text does not print: `relevance_sign` "tower" is -1 on OpenAI's CLIP, and +1 on embeddings, where
-    that sign was measured to localise. With several views the release gives each max(1, floor(k share)), share its part
+    the paper's main text does not print; here they are read as `reading` says, on embeddings with a plus, which was
+    measured to localise there. With several views the release gives each max(1, floor(k share)), share its part
     of the scores, which need not sum to k; here the shares are apportioned exactly (at least 1 per view if k allows).
     Its path for videos with a randomly initialised projection is left out.
 
@@ -49,7 +49,7 @@ class EADP(Method):
         mix: weight of the whole question, in [0, 1].
         sigma: width of the Gaussian in tokens; 0 for none.
         beta: power, at least 0.
-        relevance_sign: +1, -1 or "tower".
+        reading: as in :class:`~gridprune.methods.guided.Guided`.
     """
 
     tau: float = 0.01
@@ -58,7 +58,6 @@ class EADP(Method):
     mix: float = 0.5
     sigma: float = 1.0
     beta: float = 10.0
-    relevance_sign: int | Literal["tower"] = "tower"
 
     name: ClassVar[str] = "eadp"
     paper: ClassVar[str] = "https://arxiv.org/abs/2607.02484"
@@ -66,7 +65,6 @@ class EADP(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_sign(self.relevance_sign)
         for name in ("tau", "gamma"):
             self._check(name, lambda v: math.isfinite(v) and v > 0, "a positive number")
         for name in ("sigma", "beta"):
@@ -76,7 +74,7 @@ class EADP(Method):
 
     @property
     def needs(self) -> frozenset[str]:
-        return frozenset({"features", "relevance", "word_relevance", "word_mask"})
+        return self.relevance_cues | {"features", "word_relevance", "word_mask"}
 
     def select(self, cues: Cues, token_map: TokenMap, k: int) -> Selection:
         cosine = Cosine(cues.require("features"))
@@ -98,11 +96,9 @@ class EADP(Method):
 
     def _scores(self, cues: Cues, token_map: TokenMap) -> Tensor:
         """s, (B, N) fp32 in [0, 1]."""
-        relevance = signed_relevance(cues, self.relevance_sign).float()
-        sign = cues.relevance_sign if self.relevance_sign == "tower" else self.relevance_sign
-        dense = dense_relevance(
-            cues.require("word_relevance").float() * sign, cues.require("word_mask"), self.tau, self.gamma, self.words
-        )
+        relevance = cues.read(self.reading).float()
+        words = cues.read(self.reading, "word_relevance").float()
+        dense = dense_relevance(words, cues.require("word_mask"), self.tau, self.gamma, self.words)
         scores = minmax(self.mix * relevance + (1 - self.mix) * dense)
         if self.sigma > 0:
             scores = smooth(scores, neighbours(token_map).to(scores.device), self.sigma)

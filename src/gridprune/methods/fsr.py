@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from ..core.scores import ascending_indices, minmax
 from ..core.token_map import TokenMap
-from .base import Cues, Merge, Method, Selection
-from .ops.signs import check_sign, signed_relevance
+from .base import Cues, Merge, Selection
+from .guided import Guided
 from .ops.similarity import Cosine, first_max, ranked
 
 
 @dataclass(frozen=True, kw_only=True)
-class FSR(Method):
+class FSR(Guided):
     """Focus on relevant and salient tokens, scan for what differs from them, refine the scanned ones by merging.
 
     1. Priority p_i = r_i^`alpha` a_i^`beta`, both scaled to [0, 1]. The focus set is the smallest number of best tokens
@@ -30,8 +30,8 @@ class FSR(Method):
 
     Complexity: O(k N D).
 
-    Paper and this class: written from the paper; no code was public. Relevance is the CLIP cosine with the sign
-    measured for the tower; for towers without a text half the paper drops it (`text=False`). Where all priorities in a
+    Paper and this class: written from the paper; no code was public. Relevance is the CLIP cosine as it is
+    read on the tower; for towers without a text half the paper drops it (`text=False`). Where all priorities in a
     group are 0 the scanned token stays as it is.
 
     Attributes:
@@ -39,7 +39,7 @@ class FSR(Method):
         mass: share of the priority that the focus set must hold, in (0, 1].
         refine: merged tokens per scanned token, at least 0.
         text: whether relevance is used.
-        relevance_sign: +1, -1 or "tower".
+        reading: as in :class:`~gridprune.methods.guided.Guided`.
     """
 
     alpha: float = 3.0
@@ -47,7 +47,6 @@ class FSR(Method):
     mass: float = 0.9
     refine: float = 1.0
     text: bool = True
-    relevance_sign: int | Literal["tower"] = "tower"
 
     name: ClassVar[str] = "fsr"
     paper: ClassVar[str] = "https://arxiv.org/abs/2602.05809"
@@ -56,19 +55,18 @@ class FSR(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_sign(self.relevance_sign)
         for name in ("alpha", "beta", "refine"):
             self._check(name, lambda v: math.isfinite(v) and v >= 0, "a number of at least 0")
         self._check("mass", lambda v: 0 < v <= 1, "above 0 and at most 1")
 
     @property
     def needs(self) -> frozenset[str]:
-        return frozenset({"features", "saliency", "relevance"} if self.text else {"features", "saliency"})
+        return frozenset({"features", "saliency"}) | (self.relevance_cues if self.text else frozenset())
 
     def select(self, cues: Cues, token_map: TokenMap, k: int) -> Selection:
         priority = minmax(cues.require("saliency")).double().pow(self.beta)
         if self.text:
-            priority = priority * minmax(signed_relevance(cues, self.relevance_sign)).double().pow(self.alpha)
+            priority = priority * minmax(cues.read(self.reading)).double().pow(self.alpha)
         cosine = Cosine(cues.require("features"))
         focus = self._focus(priority, k)
         chosen = self._scan(cosine, focus, k)

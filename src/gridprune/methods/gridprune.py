@@ -11,17 +11,18 @@ from torch import Tensor
 
 from ..core.allocate import apportion, equal_parts, topk_per_zone
 from ..core.budget import Keep
+from ..core.reading import Reading
 from ..core.scores import deviation, minmax, zone_mean
 from ..core.token_map import TokenMap, Zones
 from ..errors import BudgetError
-from .base import Cues, Method, Selection
-from .ops.signs import check_sign, signed_relevance
+from .base import Cues, Selection
+from .guided import Guided
 
 _FAR = -1e20  # stands for NaN and infinite values; unlike -inf, it can be subtracted from itself
 
 
 @dataclass(frozen=True, kw_only=True)
-class GridPrune(Method):
+class GridPrune(Guided):
     """Two stages: *where to look*, a text-guided token budget for each zone; *what to select*, a top-k inside it.
 
     1. The token map is cut into zones of `zone` x `zone` tokens. Zone j gets the share P_j of the k tokens, rounded to
@@ -37,7 +38,7 @@ class GridPrune(Method):
     Paper and this class: the formulas of zone relevance, shares and fused score are the paper's. It prints no code, and
     what follows is our choice where the paper (or what is public of it) is silent: zone size, normalisation of the
     saliency, tie-breaking, spreading what a full zone cannot take, one budget over all views of an anyres image, and
-    the sign of r_i (TRIM, CDPruner and EADP negate the same cosine on OpenAI's CLIP; the paper prints a plus).
+    the reading of r_i (TRIM, CDPruner and EADP negate the same cosine on OpenAI's CLIP; the paper prints a plus).
     Shares by mass on the image's own scale depart from it: means of cosines hardly differ between zones, so that at
     the printed temperature rounding decides. How sharp (`temperature`) and how coarse (`zone`) was chosen on
     development scenes of the embedded model: sharper budgets find small things, flatter ones keep what counting needs.
@@ -47,7 +48,7 @@ class GridPrune(Method):
         zone: side of a zone in tokens, 1 or more; maps it does not divide get zones that differ by at most one token.
         temperature: tau >= 1e-12 in standard deviations of the relevance; as printed, in units of the cosine.
         alpha: weight of saliency against relevance in the local score, in [0, 1].
-        relevance_sign: +1, -1, or "tower": the sign that was measured to localise on the tower in use.
+        reading: as in :class:`~gridprune.methods.guided.Guided`.
         minimum: tokens every zone gets before the rest is shared out; ``minimum * zones`` must not exceed k.
         scope: "image" shares one exact budget out over all views at once; "view" gives each view its equal part of k
             first, as the paper's LLaVA-NeXT setting reads.
@@ -56,7 +57,6 @@ class GridPrune(Method):
     zone: int = 3
     temperature: float = 3.0
     alpha: float = 0.5
-    relevance_sign: int | Literal["tower"] = "tower"
     minimum: int = 0
     scope: Literal["image", "view"] = "image"
 
@@ -66,7 +66,6 @@ class GridPrune(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_sign(self.relevance_sign)
         self._check("zone", lambda v: _whole(v) and v >= 1, "a whole number of at least 1")
         self._check("temperature", lambda v: 1e-12 <= v < math.inf, "a number of at least 1e-12")
         self._check("alpha", lambda v: 0 <= v <= 1, "between 0 and 1")
@@ -80,7 +79,7 @@ class GridPrune(Method):
 
     @property
     def needs(self) -> frozenset[str]:
-        return frozenset({"relevance", "saliency"}) if self.alpha > 0 else frozenset({"relevance"})
+        return self.relevance_cues | ({"saliency"} if self.alpha > 0 else set())
 
     def check_count(self, token_map: TokenMap, k: int) -> None:
         super().check_count(token_map, k)
@@ -95,7 +94,7 @@ class GridPrune(Method):
                 )
 
     def select(self, cues: Cues, token_map: TokenMap, k: int) -> Selection:
-        relevance = signed_relevance(cues, self.relevance_sign).float()
+        relevance = cues.read(self.reading).float()
         self.check_count(token_map, k)
         zones = self._zones(token_map)
         here = zones.on(relevance.device)
@@ -138,7 +137,7 @@ class LiteralGridPrune(GridPrune):
 
     zone: int = 2
     temperature: float = 1.0
-    relevance_sign: int | Literal["tower"] = 1
+    reading: Reading | Literal["tower"] = "plus"
     scope: Literal["image", "view"] = "view"
 
     name: ClassVar[str] = "gridprune-literal"

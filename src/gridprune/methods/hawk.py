@@ -104,7 +104,7 @@ class FirstLayer(Wrapper):
 
     def select(self, cues: Cues, token_map: TokenMap, k: int) -> Selection:
         relevance = by_heads(cues, self.weights, self.norm)
-        return self.base.select(replace(cues, relevance=relevance, relevance_sign=1), token_map, k)
+        return self.base.select(replace(cues, relevance=relevance, reading="plus"), token_map, k)
 
 
 def check_heads(method: Hawk | FirstLayer) -> None:

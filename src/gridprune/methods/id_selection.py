@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 
 from ..core.token_map import TokenMap
-from .base import Cues, Method, Selection
+from .base import Cues, Selection
+from .guided import Guided
 from .mmr import Importance, importance_of
 from .ops.greedy import Greedy, matrix, products
-from .ops.signs import check_sign
 from .ops.similarity import TIE, unit
 
 
 @dataclass(frozen=True, kw_only=True)
-class IDSelection(Method):
+class IDSelection(Guided):
     """Salient tokens, each of which makes those like it count less.
 
     Repeat: take the token of largest score; multiply the score of every other by exp(-`gamma` max(0, cos)).
@@ -34,12 +34,11 @@ class IDSelection(Method):
     Attributes:
         importance: "saliency" or "relevance".
         gamma: strength of the suppression, at least 0.
-        relevance_sign: +1, -1 or "tower".
+        reading: as in :class:`~gridprune.methods.guided.Guided`.
     """
 
     importance: Importance = "saliency"
     gamma: float = 20.0
-    relevance_sign: int | Literal["tower"] = "tower"
 
     name: ClassVar[str] = "id-selection"
     paper: ClassVar[str] = "https://arxiv.org/abs/2604.05601"
@@ -47,16 +46,15 @@ class IDSelection(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_sign(self.relevance_sign)
         self._check("importance", lambda v: v in ("saliency", "relevance"), "'saliency' or 'relevance'")
         self._check("gamma", lambda v: math.isfinite(v) and v >= 0, "a number of at least 0")
 
     @property
     def needs(self) -> frozenset[str]:
-        return frozenset({"features", self.importance})
+        return frozenset({"features"}) | ({"saliency"} if self.importance == "saliency" else self.relevance_cues)
 
     def select(self, cues: Cues, token_map: TokenMap, k: int) -> Selection:
-        importance = importance_of(cues, self.importance, self.relevance_sign).clamp(min=1e-6).log()
+        importance = importance_of(cues, self.importance, self.reading).clamp(min=1e-6).log()
         features = unit(cues.require("features"))
         rounding = TIE * max(self.gamma, 1.0)  # of a cosine, as it goes into the score
         greedy = Greedy(importance, lambda tokens: products(features, tokens), matrix(features), rounding)

@@ -3,44 +3,38 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from ..core.scores import topk
 from ..core.token_map import TokenMap
-from .base import Cues, Method, Selection
-from .ops.signs import check_sign, signed_relevance
+from .base import Cues, Selection
+from .guided import Guided
 from .ops.similarity import member_mask, ranked
 
 
 @dataclass(frozen=True, kw_only=True)
-class LiteLVLM(Method):
+class LiteLVLM(Guided):
     """ceil(k / 2) tokens by relevance; the rest of the budget by attention, among the others.
 
     Complexity: O(N log N).
 
     Release and this class: the release takes the tokens *least* similar to the question, made for grounding on OpenAI's
-    CLIP; `relevance_sign` "tower" is -1 there, and the measured sign elsewhere. Its second half goes by the norm of
+    CLIP: `reading` "minus". Its second half goes by the norm of
     attention times value; here by attention alone, since values of the tower are not read.
 
     Attributes:
-        relevance_sign: +1, -1 or "tower".
+        reading: as in :class:`~gridprune.methods.guided.Guided`.
     """
-
-    relevance_sign: int | Literal["tower"] = "tower"
 
     name: ClassVar[str] = "litelvlm"
     paper: ClassVar[str] = "https://arxiv.org/abs/2605.13178"
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_sign(self.relevance_sign)
-
     @property
     def needs(self) -> frozenset[str]:
-        return frozenset({"relevance", "saliency"})
+        return self.relevance_cues | {"saliency"}
 
     def select(self, cues: Cues, token_map: TokenMap, k: int) -> Selection:
-        relevance = signed_relevance(cues, self.relevance_sign).float()
+        relevance = cues.read(self.reading).float()
         asked = member_mask(topk(relevance, (k + 1) // 2), relevance.shape[1])
         order = ranked([asked.long(), cues.require("saliency").float()])
         return Selection(order[:, :k].sort(dim=1).values)

@@ -3,35 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from ..core.scores import topk
 from ..core.token_map import TokenMap
-from .base import Cues, Method, Selection
-from .ops.signs import check_sign, signed_relevance
+from .base import Cues, Selection
+from .guided import Guided
 
 
 @dataclass(frozen=True, kw_only=True)
-class Relevance(Method):
+class Relevance(Guided):
     """Keep the k tokens with the largest text relevance, a baseline without zones and without saliency.
 
     Attributes:
-        relevance_sign: +1, -1, or "tower" for the sign measured for the tower in use.
+        reading: as in :class:`~gridprune.methods.guided.Guided`.
     """
-
-    relevance_sign: int | Literal["tower"] = "tower"
 
     name: ClassVar[str] = "relevance"
     capabilities: ClassVar[frozenset[str]] = frozenset({"scores"})
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_sign(self.relevance_sign)
-
     @property
     def needs(self) -> frozenset[str]:
-        return frozenset({"relevance"})
+        return self.relevance_cues
 
     def select(self, cues: Cues, token_map: TokenMap, k: int) -> Selection:
-        scores = signed_relevance(cues, self.relevance_sign)
+        scores = cues.read(self.reading)
         return Selection(topk(scores, k), scores=scores)

@@ -10,13 +10,13 @@ import torch
 from ..core.budget import Keep
 from ..core.scores import ascending_indices, topk
 from ..core.token_map import TokenMap
-from .base import Cues, Merge, Method, Selection
-from .ops.signs import check_sign, signed_relevance
+from .base import Cues, Merge, Selection
+from .guided import Guided
 from .ops.similarity import last_dropped, member_mask, outliers
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trim(Method):
+class Trim(Guided):
     """The k - 1 tokens most relevant to the question; the mean of the unselected ones is appended (before the
     projector).
 
@@ -25,30 +25,24 @@ class Trim(Method):
     Complexity: O(N log N).
 
     Release and this class: the release scores with the dot product of the unnormalised patch with the text and reverses
-    its sign; here it is the cosine, and the sign is the one measured for the tower (-1 on OpenAI's CLIP, as released).
+    its sign; here it is the cosine, and `reading` says which end counts ("minus" is the release).
     The mean sits at the place of the last unselected token instead of the end.
 
     Attributes:
-        relevance_sign: +1, -1 or "tower".
+        reading: as in :class:`~gridprune.methods.guided.Guided`.
     """
-
-    relevance_sign: int | Literal["tower"] = "tower"
 
     name: ClassVar[str] = "trim"
     paper: ClassVar[str] = "https://arxiv.org/abs/2409.10994"
     merges: ClassVar[bool] = True
     merge_space: ClassVar[Literal["features", "tower_features"]] = "tower_features"
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_sign(self.relevance_sign)
-
     @property
     def needs(self) -> frozenset[str]:
-        return frozenset({"relevance", "tower_features"})
+        return self.relevance_cues | {"tower_features"}
 
     def select(self, cues: Cues, token_map: TokenMap, k: int) -> Selection:
-        scores = signed_relevance(cues, self.relevance_sign).float()
+        scores = cues.read(self.reading).float()
         n = scores.shape[1]
         own = k if k in (1, n) else k - 1
         kept = member_mask(topk(scores, own), n)
@@ -79,5 +73,5 @@ class TrimIQR(Trim):
 
     def count(self, cues: Cues, token_map: TokenMap) -> int:
         self._check_single(cues)
-        scores = signed_relevance(cues, self.relevance_sign).float().softmax(-1)
+        scores = cues.read(self.reading).float().softmax(-1)
         return min(int(outliers(scores).sum()) + 1, self.budget.resolve(len(token_map)))

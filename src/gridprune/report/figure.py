@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ..core.reading import read
 from ..files import written
 from . import frames as sheet
 from .overlay import enlarge, overlay
@@ -39,8 +40,9 @@ def draw(report: Report, image: Image.Image) -> Figure:
         per_token = report.zone_budgets.float()[report.zones.index]
         panels.append(("tokens per zone", as_map(report, per_token), True))
     if report.relevance is not None:
-        sign = "" if report.relevance_sign > 0 else ", sign reversed"
-        panels.append((f"relevance{sign}", as_map(report, report.relevance * report.relevance_sign), True))
+        how = {"plus": "", "minus": ", sign reversed", "both": ", both tails", "agree": ", as saliency"}[report.reading]
+        read_so = read(report.relevance, report.reading, report.saliency)
+        panels.append((f"relevance{how}", as_map(report, read_so), True))
     if report.saliency is not None:
         panels.append(("saliency", as_map(report, report.saliency), True))
     figure = Figure(figsize=(4.2 * len(panels), 4.8), dpi=110, layout="constrained")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ..core.reading import Reading
 from ..core.token_map import TokenMap, Zones
 from ..files import written
 from ..methods.base import Cues, Method, Selection
@@ -38,7 +39,7 @@ class Report:
         kept_indices: (k,) int64 ascending, among the candidates.
         kept_mask: (n,) bool among all visual tokens, separators included.
         zones: the partition that got budgets, or None.
-        relevance_sign: which end of `relevance` means relevant on this tower.
+        reading: which end of `relevance` means relevant on this tower (:func:`gridprune.core.reading.read`).
         relevance_source, saliency_source: where these come from, or "".
         merged: whether kept tokens absorbed others.
         encode_seconds: wall time of the model's vision encoder, this image's part of the call. None where nobody
@@ -57,7 +58,7 @@ class Report:
     kept_indices: Tensor
     kept_mask: Tensor
     zones: Zones | None
-    relevance_sign: int
+    reading: Reading
     relevance_source: str
     saliency_source: str
     merged: bool
@@ -99,7 +100,7 @@ class Report:
             kept_indices=kept,
             kept_mask=token_map.keep_mask(kept) if mask is None else mask,
             zones=selection.zones,
-            relevance_sign=cues.relevance_sign,
+            reading=cues.reading,
             relevance_source=cues.relevance_source if cues.relevance is not None else "",
             saliency_source=family.saliency_source() if cues.saliency is not None else "",
             merged=selection.merge is not None,
@@ -179,7 +180,7 @@ class Report:
             "zones": None if self.zones is None else self.zones.index.tolist(),
             "zone_budgets": None if self.zone_budgets is None else self.zone_budgets.tolist(),
             "relevance": _rounded(self.relevance),
-            "relevance_sign": self.relevance_sign,
+            "reading": self.reading,
             "relevance_source": self.relevance_source,
             "saliency": _rounded(self.saliency),
             "saliency_source": self.saliency_source,

@@ -16,9 +16,9 @@ from .. import families
 from ..compat import device_of, pretrained
 from ..core.token_map import TokenMap
 from ..cues.chat import conversation, prompt_text, special_tokens_of
-from ..cues.clip_text import DEFAULT_SIGN, ClipText
+from ..cues.clip_text import DEFAULT_READING, ClipText
 from ..cues.load_text import text_tower
-from ..cues.text_tower import TextTower, stored_sign
+from ..cues.text_tower import TextTower, stored_reading
 from ..errors import (
     CheckpointError,
     GridPruneError,
@@ -166,7 +166,8 @@ def _load_embedded(name: str, clip: str | Path | None, device: torch.device, dty
 
     tiny = load_tiny(form=EMBEDDED_FORMS[name])
     model: Any = tiny.model
-    own = ClipText.from_model(tiny.clip, tiny.clip_tokenizer, stored_sign(weights_folder() / "clip", DEFAULT_SIGN))
+    reading = stored_reading(weights_folder() / "clip", DEFAULT_READING)
+    own = ClipText.from_model(tiny.clip, tiny.clip_tokenizer, reading)
     return Loaded(name, model.to(device, dtype), tiny.processor, clip or own.to(device), check_known)
 
 

@@ -40,12 +40,18 @@ class TextSide:
         return self.clip is not None and self.clip.source == family.text_tower
 
 
-def wanted_blocks(family: Family, needs: Needs) -> Blocks:
+def wanted_cues(family: Family, needs: Needs, text: TextSide) -> frozenset[str]:
+    """Names of the cues of `needs`, and saliency where the text tower's relevance is read by agreement with it."""
+    agrees = bool(needs.cues & _TEXT) and text.by_tower(family) and text.clip.reading == "agree"  # type: ignore[union-attr]
+    return needs.cues | {"saliency"} if agrees else needs.cues
+
+
+def wanted_blocks(family: Family, needs: Needs, text: TextSide) -> Blocks:
     """Tower blocks that must be read for `needs`."""
-    states, attention = set(), set()
-    if needs.cues & {"tower_features", "sensitivity"} or (needs.cues & _TEXT and family.text_tower):
+    states, attention, cues = set(), set(), wanted_cues(family, needs, text)
+    if cues & {"tower_features", "sensitivity"} or (cues & _TEXT and family.text_tower):
         states.add(family.feature_block)
-    if needs.cues & _FROM_ATTENTION:
+    if cues & _FROM_ATTENTION:
         attention.add(family.tower.block(family.tower.saliency_block))
     attention.update(family.tower.block_at(depth) for depth in needs.saliency_depths)
     return Blocks(frozenset(states), frozenset(attention))
@@ -53,7 +59,7 @@ def wanted_blocks(family: Family, needs: Needs) -> Blocks:
 
 def check_available(family: Family, method: Method, text: TextSide) -> None:
     """Raise a :class:`MissingCueError` that names the remedy if `method` needs what this model cannot give."""
-    read = wanted_blocks(family, Needs.of(method))
+    read = wanted_blocks(family, Needs.of(method), text)
     model = type(family.model).__name__
     if (read.states or read.attention) and is_compiled(family.tower.module):
         raise UnsupportedModelError(
@@ -105,7 +111,7 @@ def collect(
 
 def _collect(wanted: Needs, gather: _Gather, questions: Sequence[str], text: TextSide) -> Cues:
     family = gather.family
-    needs, found = wanted.cues, dict[str, Tensor]()
+    needs, found = wanted_cues(family, wanted, text), dict[str, Tensor]()
     by_embedding = bool(needs & _TEXT) and not text.by_tower(family)
     if by_embedding or needs & {"features", "head_relevance"}:
         found["features"] = gather.features()
@@ -122,13 +128,13 @@ def _collect(wanted: Needs, gather: _Gather, questions: Sequence[str], text: Tex
     if "laplacian" in needs:
         found["laplacian"] = gather.laplacian()
     saliency_at = {depth: gather.saliency(family.tower.block_at(depth)) for depth in wanted.saliency_depths}
-    sign, source = embeddings.SIGN, EMBEDDINGS
+    reading, source = embeddings.READING, EMBEDDINGS
     if text.clip is not None and not by_embedding:
-        sign, source = text.clip.relevance_sign, text.clip.source
+        reading, source = text.clip.reading, text.clip.source
     return Cues(
         **found,
         saliency_at=saliency_at,
-        relevance_sign=sign,
+        reading=reading,
         relevance_source=source if needs & _TEXT else "",
         heads=gather.heads,
         images=len(gather.images),

@@ -66,7 +66,7 @@ class Selector:
             maps: the images' geometry, for families that read it off the prompt.
         """
         own = self.family.token_maps(vision) if maps is None else maps
-        read = wanted_blocks(self.family, self.needs)
+        read = wanted_blocks(self.family, self.needs, self.text)
         if self.cache is None:
             return self.family.encode(vision, own, read)
         return self.cache.encoded(self.family, vision, read, lambda blocks: self.family.encode(vision, own, blocks))

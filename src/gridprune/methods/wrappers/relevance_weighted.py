@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from ...core.scores import minmax
 from ...core.token_map import TokenMap
 from ..base import Cues, Method, Selection
 from ..divprune import DivPrune
-from ..ops.signs import check_sign, signed_relevance
+from ..guided import Guided
 from .wrapper import Wrapper
 
 
 @dataclass(frozen=True, kw_only=True)
-class RelevanceWeighted(Wrapper):
+class RelevanceWeighted(Guided, Wrapper):
     """A greedy method whose scores are weighted by relevance.
 
     The base's greedy score is multiplied by (`floor` + (1 - `floor`) r)^`power`, r the relevance scaled to [0, 1].
@@ -29,13 +29,12 @@ class RelevanceWeighted(Wrapper):
         base: a method with the capability "quality" that does not use the question itself.
         power: at least 0; 0 is the base.
         floor: weight of the least relevant token, in [0, 1].
-        relevance_sign: +1, -1 or "tower".
+        reading: as in :class:`~gridprune.methods.guided.Guided`.
     """
 
     base: Method = field(default_factory=DivPrune)
     power: float = 1.0
     floor: float = 0.0
-    relevance_sign: int | Literal["tower"] = "tower"
 
     name: ClassVar[str] = "relevance-weighted"
     paper: ClassVar[str] = "https://arxiv.org/abs/2603.24680"
@@ -44,16 +43,15 @@ class RelevanceWeighted(Wrapper):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_sign(self.relevance_sign)
         self._check("power", lambda v: math.isfinite(v) and v >= 0, "a number of at least 0")
         self._check("floor", lambda v: 0 <= v <= 1, "between 0 and 1")
 
     @property
     def needs(self) -> frozenset[str]:
-        return self.base.needs | {"relevance"}
+        return self.base.needs | self.relevance_cues
 
     def select(self, cues: Cues, token_map: TokenMap, k: int) -> Selection:
-        weight = minmax(signed_relevance(cues, self.relevance_sign))
+        weight = minmax(cues.read(self.reading))
         weight = (self.floor + (1 - self.floor) * weight) ** self.power
         if cues.quality is not None:
             weight = weight * cues.quality
