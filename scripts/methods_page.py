@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,9 @@ from gridprune.methods.base import Method
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "methods.md"
+EXPECTED = ROOT / "recipes" / "expected.json"
+LEADERBOARD = ROOT / "results" / "leaderboard.json"
+COMPARED = "llava-hf/llava-1.5-7b-hf"
 LIST = ROOT / "src" / "gridprune" / "cli" / "methods.json"
 
 HEAD = """# Methods
@@ -28,6 +32,14 @@ goes into `--method`, `--methods` and `gridprune.methods.create(name, keep=64)`.
 "Asks" says whether the question changes what is kept. Where the count varies, the image decides how many tokens stay and
 `keep` is the upper limit. Costs are those of the decision, for N visual tokens of width D of which k are kept.
 How the methods fare against each other on the embedded model stands in [Results](results.md).
+"""
+
+DIFFERENCES = """## Published, ours, difference
+
+What is known to be published for LLaVA-1.5-7B (576 visual tokens), what we measured on the embedded model, and where the code
+here departs from the paper or its release. Both figures are retention in percent, behind the number of tokens kept. They may differ for
+all of these reasons: another model and tower, other questions (benchmarks there, generated scenes here), the departures in
+the last column. No checkpoint of that size could be run for this page; `recipes/llava-1.5-7b.sh` would.
 """
 
 STAGES = {
@@ -86,6 +98,28 @@ def table(stage: str) -> str:
     return "\n".join(lines)
 
 
+def differences() -> str:
+    """The methods that have a paper: their figures there and here, and what differs."""
+    published, ours = defaultdict[str, list[str]](list), defaultdict[str, list[str]](list)
+    figures = json.loads(EXPECTED.read_text(encoding="utf-8"))["figures"]
+    figures = [figure for figure in figures if figure["pretrained"] == COMPARED]
+    sources = sorted({figure["source"] for figure in figures})
+    for figure in sorted(figures, key=lambda figure: -int(figure["keep"])):
+        name, bracket, settings = figure["method"].partition("(")
+        how = f", {settings.rstrip(')')}" if bracket else ""
+        published[name].append(f"{figure['keep']}: {figure['retention']}{how} [{1 + sources.index(figure['source'])}]")
+    for row in json.loads(LEADERBOARD.read_text(encoding="utf-8"))["rows"]:
+        if row["keep"] >= 64:
+            ours[row["method"]].append(f"{row['keep']}: {100 * row['retention']:.1f}")
+    lines = ["| name | published | ours | difference |", "|---|---|---|---|"]
+    for row in registry.describe():
+        if row["paper"]:
+            cells = ("<br>".join(figures.get(row["name"], "-")) for figures in (published, ours))
+            lines.append(f"| `{row['name']}` | {' | '.join(cells)} | {row['difference'].replace('|', chr(92) + '|')} |")
+    notes = "\n".join(f"{number}. {source}" for number, source in enumerate(sources, 1))
+    return "\n".join([DIFFERENCES, *lines, "", "Sources of published figures:", "", notes, ""])
+
+
 def page() -> str:
     parts = [HEAD]
     parts += [f"## {title}\n\n{words}\n\n{table(stage)}\n" for stage, (title, words) in STAGES.items()]
@@ -94,6 +128,7 @@ def page() -> str:
         "## In runs only\n\nNo method that could be deployed: the oracle is told where the answer stands, the others take a "
         f"method apart, as in `--methods 'uniform-budgets(gridprune)'`.\n\n| name | what it does |\n|---|---|\n{lines}\n"
     )
+    parts.append(differences())
     return "\n".join(parts)
 
 

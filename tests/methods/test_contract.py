@@ -12,17 +12,11 @@ from gridprune.core.token_map import TokenMap
 from gridprune.errors import MissingCueError, UnsupportedCallError
 from gridprune.methods import Cues, Method, create, get
 from gridprune.methods.checks import checked_select
-from gridprune.methods.registry import BUILT_IN
+from gridprune.methods.registry import BUILT_IN, difference
 from rounding import assert_same
 
 NAMES = sorted(n for n in BUILT_IN if get(n).stage == "pre-llm" and n != "keep-all")
 MAPS = {"grid": TokenMap.from_grid(5, 6), "anyres": inputs.anyres(), "holes": inputs.holes(), "video": inputs.video()}
-
-# These wait for the device: how much a pick changes, how large a set is, whether all is settled decides what follows.
-WAITING = {
-    "eadp", "eadp-released", "mmtok", "scope", "tops-stage-one", "fsr", "prunesid", "vlm-pruner", "two-stage",
-    "s2prune",
-}  # fmt: skip
 
 
 def maps_for(method: Method) -> list[TokenMap]:
@@ -112,10 +106,16 @@ def test_declarations(name: str) -> None:
             method.count(inputs.cues("random", 2, len(token_map)), token_map)
 
 
-@pytest.mark.parametrize("name", sorted(set(NAMES) - WAITING))
+@pytest.mark.parametrize("name", NAMES)
 def test_decides_where_the_cues_lie(name: str) -> None:
     """Tensors without memory stand for an accelerator: mixing devices fails, and so does asking for a value."""
     method = create(name)
+    if method.reads_values:
+        cues = inputs.cues("random", 2, 30)
+        away = {cue: value.to("meta") for cue, value in cues.tensors().items()}
+        with pytest.raises((RuntimeError, NotImplementedError), match="(?i)meta"):
+            method.select(replace(cues, **away), MAPS["grid"], 11)
+        return
     for token_map in maps_for(method)[:2]:
         cues = inputs.cues("random", 2, len(token_map))
         away = {cue: value.to("meta") for cue, value in cues.tensors().items()}
@@ -123,6 +123,28 @@ def test_decides_where_the_cues_lie(name: str) -> None:
         selection = method.select(replace(cues, saliency_at=at, **away), token_map, 11)
         assert selection.indices.device.type == "meta"
         assert selection.merge is None or selection.merge.group.device.type == "meta"
+
+
+def test_a_graph_holds_a_fixed_list_of_kernels() -> None:
+    safe = {name for name in BUILT_IN if create(name).graph_safe}
+    assert {"gridprune", "divprune", "cdpruner", "fastervlm", "uniform", "per-view"} <= safe
+    assert not safe & {
+        "scope",
+        "eadp",
+        "prumerge",
+        "trim-iqr",
+        "fastv",
+        "downsample",
+    }  # read values, count, act elsewhere
+    assert not create("per-view", base=create("scope")).graph_safe
+
+
+@pytest.mark.parametrize("name", [n for n in BUILT_IN if get(n).paper])
+def test_a_method_with_a_paper_says_where_it_departs_from_it(name: str) -> None:
+    text = difference(get(name))
+    assert len(text) > 60
+    assert text.endswith(".")
+    assert ":class:" not in text
 
 
 def test_frames_are_asked_for() -> None:

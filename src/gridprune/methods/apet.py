@@ -29,7 +29,7 @@ class ApET(Method):
 
     Complexity: O(N D) per basis token, O(k N D) for the merge. No text and no attention.
 
-    Release and this class: the release does the same again at layer 16 of the language model; that stage is left out,
+    Published and this class: the release does the same again at layer 16 of the language model; that stage is left out,
     so published figures are not those of this class. It keeps the k largest errors and overwrites the last `basis` of
     them with the basis tokens' features; here these sit at their own places. Sampling starts with the token farthest
     from the mean (its start is not known to us). For k <= `basis` the basis is cut to its first k - 1 tokens.

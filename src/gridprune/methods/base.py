@@ -221,6 +221,7 @@ class Method(ABC):
         merges: whether a selection carries a :class:`Merge`; engines that can only drop tokens refuse.
         merge_space: what such a merge mixes, see :class:`Merge`.
         min_frames: frames a video must have at least.
+        reads_values: whether `select` looks at values on the host (`.item()`, `nonzero`), and so waits for the device.
         own: whether it is this project's method in some form: no peer that it is compared with.
         capabilities: what wrappers may rely on. "scores": the selection is the top-k of `Selection.scores`. "quality":
             the greedy score is multiplied by `cues.quality`. "geometry": similarities may be taken from other features.
@@ -238,6 +239,7 @@ class Method(ABC):
     merges: ClassVar[bool] = False
     merge_space: ClassVar[Literal["features", "tower_features"]] = "features"
     min_frames: ClassVar[int] = 1
+    reads_values: ClassVar[bool] = False
     own: ClassVar[bool] = False
     capabilities: ClassVar[frozenset[str]] = frozenset()
     cost: ClassVar[str] = "O(N log N)"
@@ -270,6 +272,11 @@ class Method(ABC):
         """Whether the question changes the selection."""
         text = {"relevance", "word_relevance", "head_relevance", "question_embeds"}
         return bool(self.needs & text)
+
+    @property
+    def graph_safe(self) -> bool:
+        """Whether the decision is a fixed list of kernels: it may be captured in a CUDA graph, or compiled whole."""
+        return self.stage == "pre-llm" and self.fixed_count and not self.reads_values
 
     def count(self, cues: Cues, token_map: TokenMap) -> int:
         """How many tokens to keep, the `k` for :meth:`select`.

@@ -31,9 +31,9 @@ class CDPruner(Guided):
     Complexity: O(k N D) for the rows of L that are needed, made some at a time (:mod:`gridprune.methods.ops.greedy`),
     and O(k^2 N) for the greedy; O(k N) memory. On an accelerator S is made whole up to 4096 tokens, O(N^2 D).
 
-    Paper and release: the paper prints r with a plus, the released code negates the cosine. `reading`
-    "minus" is the release. Where the kernel has no rank left (d^2 at rounding level) the released code goes by noise;
-    here the earlier tokens fill up.
+    Published and this class: the paper prints r with a plus, the released code negates the cosine. `reading` "minus" is
+    the release. Where the kernel has no rank left (d^2 at rounding level) the released code goes by noise; here the
+    earlier tokens fill up.
 
     Attributes:
         theta: None, or the balance in [0, 1): r becomes exp(a r) with a = theta / (2 (1 - theta)). 0 is pure diversity.
@@ -83,9 +83,9 @@ class CDPrunerSplit(Guided):
 
     Complexity: O(k N D + k^2 N), half of CDPruner's greedy.
 
-    Release and this class: OpenVINO splits above a number of tokens (`split_threshold`, off by default), rounds k up to
-    an even number, and has no text tower: relevance is the mean cosine with the language model's embeddings, plus sign,
-    which is what `Cues.relevance` is for such models here.
+    Published and this class: OpenVINO splits above a number of tokens (`split_threshold`, off by default), rounds k up
+    to an even number, and has no text tower: relevance is the mean cosine with the language model's embeddings, plus
+    sign, which is what `Cues.relevance` is for such models here.
 
     Attributes:
         reading: as in :class:`~gridprune.methods.guided.Guided`.

@@ -24,11 +24,11 @@ class DartInput(Method):
 
     Complexity: O(pivots N D).
 
-    Paper and this class: the method works inside the language model, after layer 2 or 5, with norms of keys and cosines
-    of normed hidden states. This is its form on *input embeddings* (projected visual and question embeddings), as a
-    serving engine ships it, so it is a pre-LLM method with a fixed count; results of the paper do not carry over. The
-    paper's quotas are rounded down and miss k; here k is met. Fewer question tokens than pivots: the strongest visual
-    pivot stands in.
+    Published and this class: the method works inside the language model, after layer 2 or 5, with norms of keys and
+    cosines of normed hidden states. This is its form on *input embeddings* (projected visual and question embeddings),
+    as a serving engine ships it, so it is a pre-LLM method with a fixed count; results of the paper do not carry over.
+    The paper's quotas are rounded down and miss k; here k is met. Fewer question tokens than pivots: the strongest
+    visual pivot stands in.
 
     Attributes:
         visual_pivots: at least 1.

@@ -25,10 +25,12 @@ class DivPrune(Method):
 
     Complexity: O(N^2 D) at worst for the first token, where most tokens drop out early, then O(N D) per pick for rows
     of cosines, made some at a time (:mod:`gridprune.methods.ops.greedy`), and O(N) for the running minimum. No matrix
-    above 1024 tokens (4096 on an accelerator). The released code holds the N x N matrix and gathers the rows of all
-    chosen tokens at every pick, O(k^2 N); the result is the same. Two things differ on purpose: a token is never chosen
-    twice (on duplicates, where all distances are 0, the released arg-max may), and indices are ascending (the fix of
-    its issue 8). In LLaVA-NeXT the released code lets newline embeddings compete; here separators are no candidates.
+    above 1024 tokens (4096 on an accelerator).
+
+    Published and this class: the released code holds the N x N matrix and gathers the rows of all chosen tokens at
+    every pick, O(k^2 N); the result is the same. Two things differ on purpose: a token is never chosen twice (on
+    duplicates, where all distances are 0, the released arg-max may), and indices are ascending (the fix of its issue
+    8). In LLaVA-NeXT the released code lets newline embeddings compete; here separators are no candidates.
     """
 
     name: ClassVar[str] = "divprune"

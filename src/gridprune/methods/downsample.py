@@ -19,6 +19,8 @@ class Downsample(Method):
     The control that many published pruners fail to beat on dynamic-resolution models (VTC-Bench,
     https://arxiv.org/abs/2510.07143). The tower's position embeddings are interpolated, as transformers does it.
     Families that cannot encode a smaller image refuse this method.
+
+    Published and this class: papers resize to a factor and let the processor round; here the grid has k tokens exactly.
     """
 
     name: ClassVar[str] = "downsample"

@@ -33,15 +33,15 @@ class EADP(Guided):
     Complexity: O(T N) for the scores, O(N^2 D) for the similarities, O(k N^2) for the greedy as written (far less here,
     see :class:`~gridprune.methods.ops.similarity.Coverage`).
 
-    Paper, release and this class: the settings are those of the paper's supplement (`beta` is read off its tables,
-    which are flat from 2 upward); :class:`EADPReleased` has those of the released code. On the embedded model the
-    former keep far more of the evidence, so they bear the name in tables. In the release all 77 rows of CLIP's text
-    compete for the lowest entropy, BOS, EOS and padding included, and `words` is a share of these; here it is a share
-    of the question's own tokens. All cosines are negated there, also those with a language model's embeddings, which
-    the paper's main text does not print; here they are read as `reading` says, on embeddings with a plus, which was
-    measured to localise there. With several views the release gives each max(1, floor(k share)), share its part
-    of the scores, which need not sum to k; here the shares are apportioned exactly (at least 1 per view if k allows).
-    Its path for videos with a randomly initialised projection is left out.
+    Published and this class: the settings are those of the paper's supplement (`beta` is read off its tables, which are
+    flat from 2 upward); :class:`EADPReleased` has those of the released code. On the embedded model the former keep far
+    more of the evidence, so they bear the name in tables. In the release all 77 rows of CLIP's text compete for the
+    lowest entropy, BOS, EOS and padding included, and `words` is a share of these; here it is a share of the question's
+    own tokens. All cosines are negated there, also those with a language model's embeddings, which the paper's main
+    text does not print; here they are read as `reading` says, on embeddings with a plus, which was measured to localise
+    there. With several views the release gives each max(1, floor(k share)), share its part of the scores, which need
+    not sum to k; here the shares are apportioned exactly (at least 1 per view if k allows). Its path for videos with a
+    randomly initialised projection is left out.
 
     Attributes:
         tau, gamma: temperatures, above 0.
@@ -61,6 +61,7 @@ class EADP(Guided):
 
     name: ClassVar[str] = "eadp"
     paper: ClassVar[str] = "https://arxiv.org/abs/2607.02484"
+    reads_values: ClassVar[bool] = True
     cost: ClassVar[str] = "O(N^2 D + k N^2)"
 
     def __post_init__(self) -> None:

@@ -21,9 +21,9 @@ class EVS(Method):
 
     Complexity: O(N D).
 
-    The serving engine that ships it keeps max(tokens per frame, floor(N (1 - q))) tokens, so the first frame always
-    fits; here k is met exactly, and a k below one frame keeps the first k tokens of the first frame. It compares
-    projected embeddings. Needs a video of two frames or more.
+    Published and this class: the serving engine that ships it keeps max(tokens per frame, floor(N (1 - q))) tokens, so
+    the first frame always fits; here k is met exactly, and a k below one frame keeps the first k tokens of the first
+    frame. It compares projected embeddings. Needs a video of two frames or more.
     """
 
     name: ClassVar[str] = "evs"

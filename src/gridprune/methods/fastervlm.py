@@ -14,7 +14,8 @@ from .base import Cues, Method, Selection
 class FasterVLM(Method):
     """[CLS] top-k: keep the k tokens with the largest [CLS] attention of the penultimate layer, mean over heads.
 
-    On towers without [CLS] the attention a token *receives* takes its place; that is not in the paper.
+    Published and this class: on towers without [CLS] the attention a token *receives* takes its place; that is not in
+    the paper.
     """
 
     name: ClassVar[str] = "fastervlm"

@@ -30,9 +30,9 @@ class FSR(Guided):
 
     Complexity: O(k N D).
 
-    Paper and this class: written from the paper; no code was public. Relevance is the CLIP cosine as it is
-    read on the tower; for towers without a text half the paper drops it (`text=False`). Where all priorities in a
-    group are 0 the scanned token stays as it is.
+    Published and this class: written from the paper; no code was public. Relevance is the CLIP cosine as it is read on
+    the tower; for towers without a text half the paper drops it (`text=False`). Where all priorities in a group are 0
+    the scanned token stays as it is.
 
     Attributes:
         alpha, beta: exponents of relevance and attention, at least 0.
@@ -50,6 +50,7 @@ class FSR(Guided):
 
     name: ClassVar[str] = "fsr"
     paper: ClassVar[str] = "https://arxiv.org/abs/2602.05809"
+    reads_values: ClassVar[bool] = True
     merges: ClassVar[bool] = True
     cost: ClassVar[str] = "O(k N D)"
 

@@ -35,13 +35,13 @@ class GridPrune(Guided):
 
     Complexity O(N log N): two sorts over the zones and one over the tokens; O(N) memory.
 
-    Paper and this class: the formulas of zone relevance, shares and fused score are the paper's. It prints no code, and
-    what follows is our choice where the paper (or what is public of it) is silent: zone size, normalisation of the
+    Published and this class: the formulas of zone relevance, shares and fused score are the paper's. It prints no code,
+    and what follows is our choice where the paper (or what is public of it) is silent: zone size, normalisation of the
     saliency, tie-breaking, spreading what a full zone cannot take, one budget over all views of an anyres image, and
     the reading of r_i (TRIM, CDPruner and EADP negate the same cosine on OpenAI's CLIP; the paper prints a plus).
-    Shares by mass on the image's own scale depart from it: means of cosines hardly differ between zones, so that at
-    the printed temperature rounding decides. How sharp (`temperature`) and how coarse (`zone`) was chosen on
-    development scenes of the embedded model: sharper budgets find small things, flatter ones keep what counting needs.
+    Shares by mass on the image's own scale depart from it: means of cosines hardly differ between zones, so that at the
+    printed temperature rounding decides. How sharp (`temperature`) and how coarse (`zone`) was chosen on development
+    scenes of the embedded model: sharper budgets find small things, flatter ones keep what counting needs.
     :meth:`literal` is the method as printed.
 
     Attributes:

@@ -41,8 +41,8 @@ class Hawk(Method):
 
     Complexity: O((M + N) D H d) for the projections, O(H N) for the score; no layer is run and no text tower needed.
 
-    Release and this class: the release has weights for Qwen2.5-VL-7B, found by switching its 28 heads off one by one on
-    six benchmarks; one of them holds a quarter of the weight. Here all heads count alike unless `weights` says
+    Published and this class: the release has weights for Qwen2.5-VL-7B, found by switching its 28 heads off one by one
+    on six benchmarks; one of them holds a quarter of the weight. Here all heads count alike unless `weights` says
     otherwise, which is the paper's ablation and needs no calibration: published figures are not those of this default.
     Where the first layer does not attend (Qwen3.5, LFM2), the first one that does is read, on the same embeddings.
 

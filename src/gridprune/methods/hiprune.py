@@ -20,10 +20,10 @@ class HiPrune(Method):
 
     Complexity: O(N log N). No text.
 
-    Release and this class: neighbours are taken on the grid; index arithmetic (i - 1, i + 1, i - columns, i + columns),
-    as the paper prints it, would wrap around at the ends of a row. The object layer is 9 of 24 for CLIP ViT-L and 16 of
-    32 for Qwen2.5-VL, so `depth` is 0.375 or 0.5. Should anchors and buffers exceed k (possible only for shares near
-    1), buffers go by their attention in the middle layer.
+    Published and this class: neighbours are taken on the grid; index arithmetic (i - 1, i + 1, i - columns, i +
+    columns), as the paper prints it, would wrap around at the ends of a row. The object layer is 9 of 24 for CLIP ViT-L
+    and 16 of 32 for Qwen2.5-VL, so `depth` is 0.375 or 0.5. Should anchors and buffers exceed k (possible only for
+    shares near 1), buffers go by their attention in the middle layer.
 
     Attributes:
         share: part of the budget for anchors and buffers.

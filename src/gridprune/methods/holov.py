@@ -26,13 +26,13 @@ class HoloV(Method):
 
     Complexity: O(N log N).
 
-    Paper and release: the score is attention plus alpha times the variance of each token's similarities within its run.
-    The released code scales that variance run by run so that its mean equals the run's mean attention. Every run's mean
-    is then (1 + alpha) times its mean attention, the factor cancels in the budgets, and alpha cannot change anything.
-    This class is the released behaviour, so it has no alpha and needs no features; :class:`HoloVPrinted` scales once
-    over the image. The release fills the places that a run cannot use with zero vectors; here they go to the runs with
-    the next largest means. It cuts one view of 576 tokens into 16 runs; here every view of an anyres image is cut so,
-    and all runs share one budget.
+    Published and this class: the score is attention plus alpha times the variance of each token's similarities within
+    its run. The released code scales that variance run by run so that its mean equals the run's mean attention. Every
+    run's mean is then (1 + alpha) times its mean attention, the factor cancels in the budgets, and alpha cannot change
+    anything. This class is the released behaviour, so it has no alpha and needs no features; :class:`HoloVPrinted`
+    scales once over the image. The release fills the places that a run cannot use with zero vectors; here they go to
+    the runs with the next largest means. It cuts one view of 576 tokens into 16 runs; here every view of an anyres
+    image is cut so, and all runs share one budget.
 
     Attributes:
         runs: number of runs per view (fewer if a view has fewer tokens).

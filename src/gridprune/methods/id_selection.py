@@ -27,9 +27,9 @@ class IDSelection(Guided):
 
     Complexity: O(k N D) for rows of cosines, made some at a time (:mod:`gridprune.methods.ops.greedy`).
 
-    Paper and this class: the paper was known to us from digests only, which name an exponential decay in the similarity
-    and gamma = 20; the exact formula, the space of the similarity and the floor of the importance (1e-6, so that the
-    least important token has a logarithm) are ours.
+    Published and this class: the paper was known to us from digests only, which name an exponential decay in the
+    similarity and gamma = 20; the exact formula, the space of the similarity and the floor of the importance (1e-6, so
+    that the least important token has a logarithm) are ours.
 
     Attributes:
         importance: "saliency" or "relevance".

@@ -18,9 +18,9 @@ class LiteLVLM(Guided):
 
     Complexity: O(N log N).
 
-    Release and this class: the release takes the tokens *least* similar to the question, made for grounding on OpenAI's
-    CLIP: `reading` "minus". Its second half goes by the norm of
-    attention times value; here by attention alone, since values of the tower are not read.
+    Published and this class: the release takes the tokens *least* similar to the question, made for grounding on
+    OpenAI's CLIP: `reading` "minus". Its second half goes by the norm of attention times value; here by attention
+    alone, since values of the tower are not read.
 
     Attributes:
         reading: as in :class:`~gridprune.methods.guided.Guided`.

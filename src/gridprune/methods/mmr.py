@@ -29,7 +29,7 @@ class MMR(Guided):
 
     Complexity: O(k N D) for rows of cosines, made some at a time (:mod:`gridprune.methods.ops.greedy`).
 
-    Release and this class: IDPruner trains a scorer for imp and selects like this; its published figures are those of
+    Published and this class: IDPruner trains a scorer for imp and selects like this; its published figures are those of
     the scorer.
 
     Attributes:

@@ -25,7 +25,8 @@ class MMTok(Method):
 
     Complexity: O(N^2 C + M N D) for the matrices; the greedy reads only what changes.
 
-    The optional agent that lengthens the question with a small model's answer is no part of this.
+    Published and this class: the optional agent that lengthens the question with a small model's answer is no part of
+    this.
 
     Attributes:
         tau_text, tau_vision: temperatures, above 0.
@@ -38,6 +39,7 @@ class MMTok(Method):
 
     name: ClassVar[str] = "mmtok"
     paper: ClassVar[str] = "https://arxiv.org/abs/2508.18264"
+    reads_values: ClassVar[bool] = True
     cost: ClassVar[str] = "O(N^2 C + k N^2)"
 
     def __post_init__(self) -> None:

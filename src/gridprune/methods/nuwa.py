@@ -20,7 +20,7 @@ class Nuwa(Method):
 
     Complexity: O(N log N). No text.
 
-    Release and this class: the released stage one keeps 112, 224 or 336 tokens of 576 for nominal 64, 128 and 192,
+    Published and this class: the released stage one keeps 112, 224 or 336 tokens of 576 for nominal 64, 128 and 192,
     since a second stage inside the language model drops more, guided by the question; here it keeps k, and nothing
     follows. It then adds to every kept token below the 55th percentile the states of what lies near and is similar
     (mean hidden states of nine tower layers); that aggregation is left out, so published figures are not those of this

@@ -25,8 +25,8 @@ class OTPrune(Method):
 
     Complexity: O(N^2 D) for S, O(k N^2) for the rows of K that are needed, O(k^2 N) for the greedy.
 
-    Release and this class: the same kernel and the same fast greedy (that of CDPruner). Released indices come out of a
-    set, in no promised order; here they ascend.
+    Published and this class: the same kernel and the same fast greedy (that of CDPruner). Released indices come out of
+    a set, in no promised order; here they ascend.
 
     Attributes:
         weight: 0.01 as released, above 0.

@@ -30,7 +30,7 @@ class PruMerge(Method):
     :class:`PruMergeFixed`. For any k, the k - 1 tokens with the most attention stay (k if k = 1 or k = N, without an
     appended token; nothing is merged if nothing is pruned).
 
-    Release and this class: the release reads the last tower layer, here queries and keys are those of the family's
+    Published and this class: the release reads the last tower layer, here queries and keys are those of the family's
     saliency layer, and [CLS] itself is no part of the softmax. The release appends the extra token at the end; here it
     sits at the place of the last pruned token. On several crops the [CLS] queries are averaged.
 

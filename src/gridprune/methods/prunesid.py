@@ -31,8 +31,8 @@ class PruneSID(Method):
 
     Complexity: O(N C k) for the components, O(N^2 C) for the cosines.
 
-    Release and this class: components come from a randomised decomposition there, anew at each call; here its start is
-    drawn from `seed`, on the CPU, so that an image's tokens are always the same. [CLS] counts as one of the k there
+    Published and this class: components come from a randomised decomposition there, anew at each call; here its start
+    is drawn from `seed`, on the CPU, so that an image's tokens are always the same. [CLS] counts as one of the k there
     and is no candidate here. Cosines are those of the tower states themselves.
 
     Attributes:
@@ -43,6 +43,7 @@ class PruneSID(Method):
 
     name: ClassVar[str] = "prunesid"
     paper: ClassVar[str] = "https://arxiv.org/abs/2603.09480"
+    reads_values: ClassVar[bool] = True
     cost: ClassVar[str] = "O(N^2 C)"
 
     def __post_init__(self) -> None:

@@ -82,6 +82,9 @@ BUILT_IN: dict[str, str] = {
 }
 
 
+_DIFFERENCE = "Published and this class: "
+
+
 @lru_cache(maxsize=1)
 def _targets() -> dict[str, str]:
     targets = dict(BUILT_IN)
@@ -137,9 +140,23 @@ def build(name: str, kind: type[Method], /, **settings: Any) -> Method:
 
 def summary(kind: type) -> str:
     """The first sentence of a class's docstring, as plain text without its full stop."""
-    text = " ".join((inspect.getdoc(kind) or "").split("\n\n")[0].split())
-    text = re.sub(r":\w+:`~?(?:[\w.]+\.)?(\w+)`", r"`\1`", text)  # :class:`~gridprune.x.Y` -> `Y`
-    return text.split(". ")[0].rstrip(".")
+    return _plain((inspect.getdoc(kind) or "").split("\n\n")[0]).split(". ")[0].rstrip(".")
+
+
+def difference(kind: type) -> str:
+    """How a method differs from its paper and the released code: that paragraph of its docstring, or of the class it
+    varies; empty if it says nothing of the kind."""
+    for each in kind.__mro__:
+        for paragraph in inspect.cleandoc(each.__doc__ or "").split("\n\n"):
+            if paragraph.startswith(_DIFFERENCE):
+                text = _plain(paragraph.removeprefix(_DIFFERENCE))
+                return text[0].upper() + text[1:]
+    return ""
+
+
+def _plain(text: str) -> str:
+    """On one line, roles as code: :class:`~gridprune.x.Y` becomes `Y`."""
+    return re.sub(r":\w+:`~?(?:[\w.]+\.)?(\w+)`", r"`\1`", " ".join(text.split()))
 
 
 def describe() -> list[dict[str, Any]]:
@@ -157,6 +174,8 @@ def describe() -> list[dict[str, Any]]:
                 "needs": sorted(method.needs),
                 "cost": method.cost,
                 "paper": method.paper,
+                "graph_safe": method.graph_safe,
+                "difference": difference(type(method)),
             }
         )
     return rows

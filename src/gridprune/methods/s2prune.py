@@ -32,7 +32,7 @@ class S2Prune(Method):
 
     Complexity: O(N log N). No text.
 
-    Release and this class: the release scores tokens by ||h1 - h0||, the change over the first layer of the *language
+    Published and this class: the release scores tokens by ||h1 - h0||, the change over the first layer of the *language
     model*, and prunes after that layer. No method before the model has that; here the score is the saliency, or the
     norm of the projected embedding (which the paper's ablation calls hidden norm and finds weaker). So no table of the
     paper is a table of this class. Borders and budgets follow the release; the details of bisection are ours (the side
@@ -51,6 +51,7 @@ class S2Prune(Method):
 
     name: ClassVar[str] = "s2prune"
     paper: ClassVar[str] = "https://arxiv.org/abs/2609.01224"
+    reads_values: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -23,8 +23,9 @@ class Scope(Method):
     Complexity: O(N^2 C) for S, then each pick reads only the rows whose coverage rose; O(k N^2) as written in the
     paper.
 
-    The released code has an additive form as well; this is the product, its default. There the budget is divided by the
-    number of crops; here all crops compete at once (:class:`~gridprune.methods.wrappers.per_view.PerView` divides).
+    Published and this class: the released code has an additive form as well; this is the product, its default. There
+    the budget is divided by the number of crops; here all crops compete at once
+    (:class:`~gridprune.methods.wrappers.per_view.PerView` divides).
 
     Attributes:
         alpha: exponent of the attention, at least 0.
@@ -34,6 +35,7 @@ class Scope(Method):
 
     name: ClassVar[str] = "scope"
     paper: ClassVar[str] = "https://arxiv.org/abs/2510.24214"
+    reads_values: ClassVar[bool] = True
     cost: ClassVar[str] = "O(N^2 C + k N^2)"
     capabilities: ClassVar[frozenset[str]] = frozenset({"quality"})
 

@@ -25,9 +25,10 @@ class TopsStageOne(Method):
 
     Complexity: O(N^2 D) for S, O(N) per pick plus the rows whose maximum rose.
 
-    Only the stage before the language model, which is what can be compared at a fixed count: the published results
-    keep 2 k tokens after this stage and prune further inside the model. The text of the paper normalises by min-max,
-    its Algorithm 1 by the mean; the algorithm is followed here. Weights as published for this stage.
+    Published and this class: only the stage before the language model, which is what can be compared at a fixed count:
+    the published results keep 2 k tokens after this stage and prune further inside the model. The text of the paper
+    normalises by min-max, its Algorithm 1 by the mean; the algorithm is followed here. Weights as published for this
+    stage.
 
     Attributes:
         diversity: weight of div, at least 0.
@@ -39,6 +40,7 @@ class TopsStageOne(Method):
 
     name: ClassVar[str] = "tops-stage-one"
     paper: ClassVar[str] = "https://arxiv.org/abs/2606.27161"
+    reads_values: ClassVar[bool] = True
     cost: ClassVar[str] = "O(N^2 D + k N^2)"
 
     def __post_init__(self) -> None:

@@ -24,9 +24,9 @@ class Trim(Guided):
 
     Complexity: O(N log N).
 
-    Release and this class: the release scores with the dot product of the unnormalised patch with the text and reverses
-    its sign; here it is the cosine, and `reading` says which end counts ("minus" is the release).
-    The mean sits at the place of the last unselected token instead of the end.
+    Published and this class: the release scores with the dot product of the unnormalised patch with the text and
+    reverses its sign; here it is the cosine, and `reading` says which end counts ("minus" is the release). The mean
+    sits at the place of the last unselected token instead of the end.
 
     Attributes:
         reading: as in :class:`~gridprune.methods.guided.Guided`.
@@ -61,7 +61,9 @@ class Trim(Guided):
 class TrimIQR(Trim):
     """TRIM with a count of its kind: the outliers of softmax(relevance), above Q3 + 1.5 (Q3 - Q1), and the mean.
 
-    `keep` is the upper limit. The count is not TRIM's: the release takes the softmax of dot products with unnormalised
+    `keep` is the upper limit.
+
+    Published and this class: the count is not TRIM's. The release takes the softmax of dot products with unnormalised
     patches, which is sharp; of cosines, as here, it is nearly flat, so that the outliers are those of the relevance
     itself, and fewer. Published counts (about 21 % on average) say nothing about this class.
     """

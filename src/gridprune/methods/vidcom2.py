@@ -31,7 +31,8 @@ class VidCom2(Method):
 
     Complexity: O(N D). Needs a video of two frames or more.
 
-    Release and this class: the release rounds every frame by itself; vLLM's port corrects the sum afterwards, as here.
+    Published and this class: the release rounds every frame by itself; vLLM's port corrects the sum afterwards, as
+    here.
 
     Attributes:
         temperature: above 0.

@@ -23,7 +23,7 @@ class VisionZip(Method):
 
     Complexity: O(N C) per contextual token, O(N k C) in all.
 
-    Release and this class: the released splits 54+10, 108+20, 162+30 (and 27+5 per crop) are one rule, contextual =
+    Published and this class: the released splits 54+10, 108+20, 162+30 (and 27+5 per crop) are one rule, contextual =
     10/64 of the budget; it is rounded half up here. They count [CLS] itself among the dominant tokens; it is no
     candidate here and its place goes to the next patch. The released order is dominant, then contextual; here merged
     tokens sit at their target's place, so that positions mean something. `Cues.heads` tells how to average the keys;

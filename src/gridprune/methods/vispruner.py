@@ -26,8 +26,9 @@ class VisPruner(Method):
     Complexity: about (N - k) / `step` rounds of an (R/2) x (R/2) comparison, R the tokens left; O(N^2 D) for the
     cosines.
 
-    Release and this class: the released code works on lists of even length only (true for 576 tokens and the usual k);
-    here A is one longer if the length is odd. On towers without [CLS] the attention a token receives takes its place.
+    Published and this class: the released code works on lists of even length only (true for 576 tokens and the usual
+    k); here A is one longer if the length is odd. On towers without [CLS] the attention a token receives takes its
+    place.
 
     Since the split of a round follows the order of the round before, two cosines that change places change everything
     behind them. Cosines are fp64 here, which the release compares in the dtype of the model: so the tokens are those of

@@ -32,7 +32,7 @@ class VLMPruner(Method):
 
     Complexity: O(k N D).
 
-    Release and this class: the release does this inside the language model after layer 2, with keys for the pivots;
+    Published and this class: the release does this inside the language model after layer 2, with keys for the pivots;
     here projected embeddings stand for keys and for states, and the count is exact. It folds dropped tokens into kept
     ones (0.3 of their own, 0.7 of a weighted mean), which is left out. So published figures are not those of this
     class. The number of pivots is not known to us. The diagonal is that of the token's plane (24 sqrt(2) in the
@@ -50,6 +50,7 @@ class VLMPruner(Method):
 
     name: ClassVar[str] = "vlm-pruner"
     paper: ClassVar[str] = "https://arxiv.org/abs/2512.02700"
+    reads_values: ClassVar[bool] = True
     cost: ClassVar[str] = "O(k N D)"
 
     def __post_init__(self) -> None:

@@ -25,9 +25,9 @@ class VScanTower(Method):
 
     Complexity: O(N log N) to select, O(N k C) to merge.
 
-    Only the stage in the vision tower; the published method prunes further inside the language model. Windows are 6 x 6
-    on the 24 x 24 grid; on other grids they are as equal as possible and at most that large. The shallow layer is 5 of
-    24.
+    Published and this class: only the stage in the vision tower; the published method prunes further inside the
+    language model. Windows are 6 x 6 on the 24 x 24 grid; on other grids they are as equal as possible and at most that
+    large. The shallow layer is 5 of 24.
 
     Attributes:
         window: side of a window in tokens.

@@ -25,9 +25,9 @@ class ZOOPrune(Method):
 
     Complexity: 128 passes of the projector for S, O(k N D) for the greedy.
 
-    Paper and this class: no code was public. The paper takes differences for 64 random directions, h = 0.01; here these
-    are derivatives, the limit of small h, along directions drawn once from a fixed seed. On a linear projector S is
-    nearly constant. Models whose projector fuses patches cannot give S.
+    Published and this class: no code was public. The paper takes differences for 64 random directions, h = 0.01; here
+    these are derivatives, the limit of small h, along directions drawn once from a fixed seed. On a linear projector S
+    is nearly constant. Models whose projector fuses patches cannot give S.
     """
 
     name: ClassVar[str] = "zoo-prune"

@@ -17,9 +17,9 @@ class DartInside(InsideMethod):
     turn takes its part of the tokens not taken yet that are *least* similar to it (cosine of hidden states); kept are
     the visual pivots and all that was taken. O(pivots * N * D), no attention map.
 
-    Paper and code: the paper acts after layer 2, with 4 visual and 4 text pivots; a released configuration uses layer
-    5. The parts are k minus the visual pivots, split as evenly as whole numbers allow. With k below the number of
-    visual pivots only the first pivots stay. `keep` is the average over layers.
+    Published and this class: the paper acts after layer 2, with 4 visual and 4 text pivots; a released configuration
+    uses layer 5. The parts are k minus the visual pivots, split as evenly as whole numbers allow. With k below the
+    number of visual pivots only the first pivots stay. `keep` is the average over layers.
 
     Attributes:
         layer: K >= 1.

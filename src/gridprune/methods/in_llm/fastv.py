@@ -18,9 +18,10 @@ class FastV(InsideMethod):
     Score: mean over heads, O(N). Position ids stay those of the full prompt, the cache of the first K layers stays
     full.
 
-    Paper and code: the text can be read as an average over all tokens' rows; the released code takes the last token's,
-    and so does this. The paper keeps a share R of the tokens after layer K; here `keep` is the average over layers, and
-    the count after layer K follows from it. Known weakness: causal attention and RoPE favour late (lower) patches.
+    Published and this class: the text can be read as an average over all tokens' rows; the released code takes the last
+    token's, and so does this. The paper keeps a share R of the tokens after layer K; here `keep` is the average over
+    layers, and the count after layer K follows from it. Known weakness: causal attention and RoPE favour late (lower)
+    patches.
 
     Attributes:
         layer: K >= 1; 2 in the paper, 3 in the authors' demo.

@@ -17,8 +17,8 @@ class PyramidDrop(InsideMethod):
     """Behind each of three quarters of the layers a share lambda of the visual tokens stays, ranked by the attention of
     the last prompt token in the layer before; O(N) per stop.
 
-    Paper and code: the paper fixes lambda = 0.5 (layers 8, 16, 24 of 32), which averages 47 % of the tokens. Here
-    lambda follows from `keep`, the average over layers: (1 + l + l^2 + l^3) / 4 for depths that four divides.
+    Published and this class: the paper fixes lambda = 0.5 (layers 8, 16, 24 of 32), which averages 47 % of the tokens.
+    Here lambda follows from `keep`, the average over layers: (1 + l + l^2 + l^3) / 4 for depths that four divides.
     """
 
     name: ClassVar[str] = "pyramiddrop"

@@ -20,10 +20,10 @@ class SparseVLM(InsideMethod):
     input embeddings), is above the mean. In three layers the visual tokens with the largest attention from the raters,
     mean over heads and raters, stay; O(N M) per stop.
 
-    Paper and code: the paper finds the counts by the rank of an attention map, the released code uses constants;
-    `weights` holds those for 192 of 576 tokens and they are scaled to `keep`, the average over layers. The first
-    version merges dropped tokens into a few cluster centres behind the kept ones; that recycling is left out here, as
-    in the second version.
+    Published and this class: the paper finds the counts by the rank of an attention map, the released code uses
+    constants; `weights` holds those for 192 of 576 tokens and they are scaled to `keep`, the average over layers. The
+    first version merges dropped tokens into a few cluster centres behind the kept ones; that recycling is left out
+    here, as in the second version.
 
     Attributes:
         weights: relative counts behind layers 2, 6 and 15 of 32 (moved in proportion for other depths).

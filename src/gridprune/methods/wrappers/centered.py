@@ -26,7 +26,8 @@ class Centered(Wrapper):
 
     Complexity: O(N D) on top of the base: the mean of the N - 1 cosines is one product with the mean unit vector.
 
-    The paper works on projected features; for Qwen it standardises every dimension before (`standardize`).
+    Published and this class: the paper works on projected features; for Qwen it standardises every dimension before
+    (`standardize`).
 
     Attributes:
         base: a method with the capabilities "geometry" and "quality".

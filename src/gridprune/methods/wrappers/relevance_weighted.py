@@ -20,8 +20,8 @@ class RelevanceWeighted(Guided, Wrapper):
 
     The base's greedy score is multiplied by (`floor` + (1 - `floor`) r)^`power`, r the relevance scaled to [0, 1].
 
-    Around DivPrune this is relevance times max-min distance, the idea of ReDiPrune (https://arxiv.org/abs/2603.24680,
-    which does it before the projector); DivPrune's first pick stays its own.
+    Published and this class: around DivPrune this is relevance times max-min distance, the idea of ReDiPrune
+    (https://arxiv.org/abs/2603.24680, which does it before the projector); DivPrune's first pick stays its own.
 
     Complexity: O(N) on top of the base.
 

@@ -33,6 +33,7 @@ class TwoStage(Wrapper):
     shortlist: float = 2.0
 
     name: ClassVar[str] = "two-stage"
+    reads_values: ClassVar[bool] = True
     cost: ClassVar[str] = "base + second"
 
     def __post_init__(self) -> None:

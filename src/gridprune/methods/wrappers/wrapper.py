@@ -41,13 +41,20 @@ class Wrapper(Method):
     def saliency_depths(self) -> tuple[float, ...]:
         return self.base.saliency_depths
 
+    @property
+    def graph_safe(self) -> bool:
+        return super().graph_safe and all(method.graph_safe for method in self._held().values())
+
     def check_count(self, token_map: TokenMap, k: int) -> None:
         super().check_count(token_map, k)
         self.base.check_count(token_map, k)
 
     def explain(self) -> dict[str, Any]:
-        held = {name: value for name, value in super().explain().items() if isinstance(value, Method)}
-        return super().explain() | {name: {"name": method.name} | method.explain() for name, method in held.items()}
+        held = {name: {"name": method.name} | method.explain() for name, method in self._held().items()}
+        return super().explain() | held
+
+    def _held(self) -> dict[str, Method]:
+        return {name: value for name, value in super().explain().items() if isinstance(value, Method)}
 
     @classmethod
     def fits(cls, method: Method) -> bool:
