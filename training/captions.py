@@ -94,7 +94,7 @@ def _group(items: Sequence[Item], draws: Draws, scene: Scene) -> str:
         what = article(what) if draws.chance(80) else what
     if item.dot is not None and draws.chance(60):
         what += f" with {article(_color(item.dot[0], draws))} dot"
-    region = scene.form.region_of(*item.center)
+    region = None if scene.cut else scene.form.region_of(*item.center)
     if region is not None and draws.chance(10):
         what += draws.choice((f" in the {REGIONS[region]}", f" at the {REGIONS[region]}"))
     return what
@@ -112,7 +112,7 @@ def _sign(item: Item, draws: Draws) -> str:
 def _page(scene: Scene, draws: Draws) -> list[str]:
     words = [label_word(item.label) for item in scene.texts]
     last = scene.texts[-1].line
-    style = draws.below(10)
+    style = draws.below(7 if scene.cut else 10)  # lines are not numbered in a part of a page
     if style < 4:
         opening = draws.choice(("page:", "a page with the words", "the page says", "text", "words on a page:", "title"))
         return [f"{opening} {' '.join(words)}"] if len(words) < 40 else [f"{opening} {' '.join(words[:40])}"]

@@ -16,7 +16,7 @@ from .gates import gates, ladder
 from .joint import JointConfig, JointModel, Projector, ProjectorConfig, train_imaged
 from .lm import LMConfig
 from .symbolic import SymbolicConfig, SymbolicLM, train_symbolic
-from .tower import TowerTraining, train_tower
+from .tower import Leg, TowerTraining, train_tower
 
 STAGES = ("tower", "symbolic", "projector", "joint", "export", "gates")
 
@@ -38,12 +38,12 @@ def gpu() -> Recipe:
     """One GPU and sixteen processes that make scenes: a wider tower, larger batches."""
     vision = {"width": 256, "layers": 7, "heads": 8, "mlp": 1024, "projection": 256}
     tower = TowerConfig(**vision, text_width=192, text_heads=6, text_mlp=768)
-    lengths = ((0.0, (144,)), (0.5, (288,)), (0.85, (576,)))
+    legs = (Leg(700, 2048, 8, 64), Leg(300, 1024, 12, 144), Leg(1000, 1024, 24, 288), Leg(400, 1024, 24, 576))
     joint = JointConfig(steps=4000, batch=64, muon_lr=0.01, adam_lr=1e-3)
     return Recipe(
         tower=tower,
         lm=LMConfig(layers=5),
-        tower_training=TowerTraining(steps=2400, batch=1024, patches=lengths, check_scenes=480, save_every=100),
+        tower_training=TowerTraining(legs=legs, check_scenes=480, save_every=100),
         symbolic=SymbolicConfig(steps=4000, batch=64, save_every=200),
         projector=ProjectorConfig(steps=600, batch=64),
         joint=joint,
@@ -59,7 +59,7 @@ def small() -> Recipe:
         tower=tower,
         lm=LMConfig(width=64, layers=2, heads=2, mlp=96),
         tower_training=TowerTraining(
-            steps=4, batch=4, patches=((0.0, (48,)), (0.5, (96,))), check_every=4, check_scenes=4, save_every=2
+            legs=(Leg(2, 4, 8, 64), Leg(2, 4, 24, 96)), check_every=4, check_scenes=4, save_every=2
         ),
         symbolic=SymbolicConfig(
             steps=4, batch=2, questions=4, lengths=((0.0, (32, 48)),), check_every=4, check_scenes=5, save_every=2,

@@ -162,6 +162,7 @@ class Scene:
     background: int
     form: Form = LLAVA
     paper: tuple[int, int, int] = (0, 0, 0)
+    cut: bool = False  # whether ``items`` are those of a part of the image only
 
     @property
     def root(self) -> int:
