@@ -67,13 +67,15 @@ class Layer(nn.Module):
         return weights[:, :, 0, 1:].mean(1)
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, causal: bool = False, mask: Tensor | None = None) -> Tensor:
     """Attention [B, H, N, D]; written out on a CPU: the fused kernel spends half of a step on its backward pass."""
     if q.is_cuda:
-        return F.scaled_dot_product_attention(q, k, v, is_causal=causal)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
     logits = (q * q.shape[-1] ** -0.5) @ k.mT
     if causal:
         logits = logits + logits.new_full(logits.shape[-2:], -1e4).triu(1)
+    if mask is not None:
+        logits = logits.masked_fill(~mask, -1e4)
     return logits.softmax(-1, dtype=v.dtype) @ v
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from training.embedded.vocabulary import BOS, CLASSES, COUNTS, EOS, LETTERS, TOKEN_ID, VOCABULARY, WORDS
 
+from .clip import attend
 from .packing import Packed
 
 
@@ -71,10 +72,10 @@ class Block(nn.Module):
             q = rotate(self.split(self.q(h[:, p:])), cos[:, :, p:], sin[:, :, p:])
         else:
             q = rotate(self.split(self.q(h)), cos, sin)
-            seen = F.scaled_dot_product_attention(q[:, :, :p], k[:, :, :p], v[:, :, :p], is_causal=True)
+            seen = attend(q[:, :, :p], k[:, :, :p], v[:, :, :p], causal=True)
             prefix = self.mlp(prefix + self.o(seen.transpose(1, 2).flatten(2)))
             q = q[:, :, p:]
-        seen = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        seen = attend(q, k, v, mask=mask)
         return prefix, self.mlp(text + self.o(seen.transpose(1, 2).flatten(2)))
 
 

@@ -1,4 +1,4 @@
-"""Muon for hidden matrices, AdamW for the rest, schedules of the learning rate and of the number of tokens; fp32."""
+"""Muon for hidden matrices, AdamW for the rest, schedules of the learning rate and of the number of tokens."""
 
 from __future__ import annotations
 
@@ -11,19 +11,15 @@ _NS = (3.4445, -4.7750, 2.0315)
 
 
 def orthogonalize(grad: Tensor, steps: int = 5) -> Tensor:
-    """Nearly orthogonal factor of [..., m, n] matrices by a quintic Newton-Schulz iteration on the Gram matrix."""
+    """Nearly orthogonal factor of [..., m, n] matrices by a quintic Newton-Schulz iteration, in bfloat16."""
     tall = grad.shape[-2] > grad.shape[-1]
     x = grad.mT if tall else grad
-    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    x = (x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)).bfloat16()
     a, b, c = _NS
-    eye = torch.eye(x.shape[-2], dtype=x.dtype, device=x.device)
-    gram, total = x @ x.mT, None
     for _ in range(steps):
-        poly = a * eye + b * gram + c * gram @ gram
-        total = poly if total is None else poly @ total
-        gram = poly @ gram @ poly
-    out = total @ x
-    return out.mT if tall else out
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return (x.mT if tall else x).to(grad.dtype)
 
 
 class Muon(torch.optim.Optimizer):
