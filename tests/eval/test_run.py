@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 
 import pytest
@@ -9,6 +10,7 @@ from rich.console import Console
 from typer import Typer
 from typer.testing import CliRunner
 
+from gridprune import runtime
 from gridprune.cli import eval as cli
 from gridprune.cli.sign import sign_command
 from gridprune.errors import BusyError, SettingError
@@ -145,6 +147,21 @@ def runner(loaded, monkeypatch):
     app.command("eval")(cli.eval_command)
     app.command("sign")(sign_command)
     return lambda *arguments: CliRunner().invoke(app, list(arguments), catch_exceptions=False)
+
+
+@pytest.mark.slow
+def test_workers_write_the_rows_of_one_process(loaded, tmp_path):
+    """A question that is borrowed from the scene before comes from another worker's scene where a group begins."""
+    asked = run.Evaluation(entries.parse_list("random,shuffled-question(relevance)"), [16], data.generated("dev", 110))
+    folders = [store.RunFolder(tmp_path / str(workers)) for workers in (1, 2)]
+    model = runtime.load("embedded")
+    run.evaluate(model, asked, folders[0], time_rounds=0)
+    seen = []
+    settings = {"workers": 2, "load": functools.partial(runtime.load, "embedded"), "progress": seen.append}
+    run.evaluate(model, asked, folders[1], time_rounds=0, **settings)
+    assert len(folders[0].rows()) > store.GROUP
+    assert folders[1].packed_file.read_bytes() == folders[0].packed_file.read_bytes()
+    assert seen == sorted(seen)
 
 
 def test_json_is_one_object(runner, tmp_path):

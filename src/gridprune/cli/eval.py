@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..files import check_folder
-from .options import Clip, Device, DeviceMap, Dtype, Json, Model, load_model, print_json, stderr, stdout
+from .options import Clip, Device, DeviceMap, Dtype, Json, Model, find_model, load_model, print_json, stderr, stdout
 from .questions import Data, Questions, Seed, data_set, form_of, progress
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ Metric = Annotated[
     str | None,
     typer.Option("--metric", help="Of lines in --data that name none: exact (the default), vqa, anls or choice."),
 ]
+Workers = Annotated[int, typer.Option("--workers", min=1, help="Processes that answer, one thread each; for a CPU.")]
 Split = Annotated[str, typer.Option("--split", help="Generated questions: dev (tuning) or test (untouched).")]
 Form = Annotated[
     str | None,
@@ -58,6 +60,7 @@ def eval_command(
         bool, typer.Option("--fresh/--resume", help="Begin anew, or continue a run that was interrupted.")
     ] = False,
     max_new_tokens: Annotated[int | None, typer.Option("--max-new-tokens", min=1, help="Longest answer.")] = None,
+    workers: Workers = 1,
     device: Device = "auto",
     device_map: DeviceMap = None,
     dtype: Dtype = "auto",
@@ -86,9 +89,10 @@ def eval_command(
     config = evaluation.config(loaded)
     folder = RunFolder(out or Path("runs") / _run_name(config["identity"]))
     stderr.print(f"run in {folder.path}", soft_wrap=True)
-    rounds = 3 if quick else 12
+    how: dict[str, Any] = {"config": config, "fresh": fresh, "time_rounds": 3 if quick else 12, "workers": workers}
+    how["load"] = partial(find_model, model, clip, device, dtype, device_map)
     with progress("answering", asked.total) as advance:
-        metrics = evaluate(loaded, evaluation, folder, config=config, fresh=fresh, progress=advance, time_rounds=rounds)
+        metrics = evaluate(loaded, evaluation, folder, progress=advance, **how)
     metrics = show.with_seconds(metrics, folder.path)
     if as_json:
         print_json(metrics)

@@ -98,17 +98,24 @@ def load_model(model: str, clip: str | None, device: str, dtype: str, device_map
 
     The embedded model is there in a second. Others may have to be downloaded: transformers' own bars tell.
     """
-    from ..runtime.ask import EMBEDDED_FORMS, load
+    from ..runtime.ask import EMBEDDED_FORMS
 
     embedded = model in EMBEDDED_FORMS
     quiet(bars=not embedded)
-    folder, opened = Path(model), partial(load, device=device, dtype=dtype, device_map=device_map)
     with stderr.status("loading the model") if embedded else nullcontext():
-        if (folder / "llava" / "config.json").is_file():
-            found = opened(str(folder / "llava"), clip=clip or folder / "clip")
-            found.name = str(folder)
-            return found
-        return opened(model, clip=clip)
+        return find_model(model, clip, device, dtype, device_map)
+
+
+def find_model(model: str, clip: str | None, device: str, dtype: str, device_map: str | None = None) -> Loaded:
+    """:func:`load_model` without a word."""
+    from ..runtime.ask import load
+
+    folder, opened = Path(model), partial(load, device=device, dtype=dtype, device_map=device_map)
+    if (folder / "llava" / "config.json").is_file():
+        found = opened(str(folder / "llava"), clip=clip or folder / "clip")
+        found.name = str(folder)
+        return found
+    return opened(model, clip=clip)
 
 
 @contextmanager

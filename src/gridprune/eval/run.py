@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from ..core.budget import Keep
 from ..files import sole_writer
@@ -41,6 +44,13 @@ class Evaluation:
     command: str = ""
     max_new_tokens: int | None = None
 
+    def engine(self, loaded: Loaded) -> Shared | PerQuestion:
+        """What answers: generated questions share images and prompts, others are asked one by one."""
+        wanted = cells(self.methods, self.keeps)
+        if self.data.file is None:
+            return Shared(loaded, wanted, self.max_new_tokens)
+        return PerQuestion(loaded, wanted, self.max_new_tokens or 32)
+
     def config(self, loaded: Loaded) -> dict[str, Any]:
         """See :func:`gridprune.eval.store.config_of`."""
         return config_of(
@@ -53,6 +63,10 @@ class Evaluation:
             keeps=list(self.keeps),
             command=self.command,
         )
+
+
+def _loaded_engine(evaluation: Evaluation, load: Callable[[], Loaded]) -> Shared | PerQuestion:
+    return evaluation.engine(load())
 
 
 def describe(entry: MethodSpec, keeps: Sequence[Keep]) -> dict[str, Any]:
@@ -79,6 +93,8 @@ def evaluate(
     fresh: bool = False,
     progress: Progress = lambda done: None,
     time_rounds: int = 12,
+    workers: int = 1,
+    load: Callable[[], Loaded] | None = None,
 ) -> dict[str, Any]:
     """Run or continue, and return the metrics, which are also written to the folder.
 
@@ -87,6 +103,8 @@ def evaluate(
         fresh: throw away rows of an earlier run in the folder.
         progress: called with the number of questions answered so far.
         time_rounds: scenes on which decisions are timed; 0 leaves timing out.
+        workers: processes that answer, one thread each; 1 is this process and torch's threads. The rows are the same.
+        load: loads the model once more, in each of several workers; it must pickle.
 
     Raises:
         BusyError: another process writes to the folder.
@@ -94,40 +112,33 @@ def evaluate(
         MissingCueError: a method needs a cue this model cannot give.
     """
     entries.check(list(evaluation.methods))
-    wanted = cells(evaluation.methods, evaluation.keeps)
-    config = config or evaluation.config(loaded)
-    engine: Shared | PerQuestion = (
-        Shared(loaded, wanted, evaluation.max_new_tokens)
-        if evaluation.data.file is None
-        else PerQuestion(loaded, wanted, evaluation.max_new_tokens or 32)
-    )
+    config, engine = config or evaluation.config(loaded), evaluation.engine(loaded)
     with sole_writer(folder.path):
-        metrics = _answered(engine, evaluation, folder, config, fresh, progress, time_rounds)
+        rows = folder.open(config, fresh=fresh)
+        groups: Iterable[list[dict[str, Any]]] = _Groups(evaluation, len(rows), lambda: engine)
+        if workers > 1 and load is not None:
+            groups = _Groups(evaluation, len(rows), partial(_loaded_engine, evaluation, load)).shared_out(workers)
+        metrics = _answered(engine, groups, rows, evaluation, folder, config, progress, time_rounds)
         write_json(folder.path / "metrics.json", metrics)
     return metrics
 
 
 def _answered(
     engine: Shared | PerQuestion,
+    groups: Iterable[list[dict[str, Any]]],
+    rows: list[dict[str, Any]],
     evaluation: Evaluation,
     folder: RunFolder,
     config: dict[str, Any],
-    fresh: bool,
     progress: Progress,
     time_rounds: int,
 ) -> dict[str, Any]:
     """Answer what the folder does not hold yet; the metrics of all its rows."""
-    rows = folder.open(config, fresh=fresh)
-    done = sum(len(row["questions"]) + len(row.get("failed", ())) for row in rows)
-    progress(done)
-    for group in [] if folder.complete else _groups(evaluation.data.scenes(), len(rows), engine):
-        answered = []
-        for result in engine.run(group):
-            answered.append(row_of(result, with_kept=done < kept.QUESTIONS))
-            done += len(result.scene.questions)
+    progress(_questions(rows))
+    for answered in [] if folder.complete else groups:
         folder.append(answered)
         rows.extend(answered)
-        progress(done)
+        progress(_questions(rows))
     metrics = summarise(rows, config)  # before the run counts as complete: it may be that every question failed
     if not folder.complete:
         if time_rounds and isinstance(engine, Shared):
@@ -136,9 +147,40 @@ def _answered(
     return metrics
 
 
-def _groups(scenes: Iterator[Scene], answered: int, engine: Any) -> Iterator[list[Scene]]:
-    """The scenes that are still to answer, in the groups of an uninterrupted run."""
-    for scene in itertools.islice(scenes, answered):
-        engine.remember(scene)
-    while group := list(itertools.islice(scenes, GROUP)):
-        yield group
+def _questions(rows: Sequence[dict[str, Any]]) -> int:
+    return sum(len(row["questions"]) + len(row.get("failed", ())) for row in rows)
+
+
+class _Groups(IterableDataset[list[dict[str, Any]]]):
+    """The rows of the scenes that are still to answer, in the groups of an uninterrupted run.
+
+    Several workers take the groups in turns; whose turn it is not only remembers the scenes.
+    """
+
+    def __init__(self, evaluation: Evaluation, first: int, engine: Callable[[], Shared | PerQuestion]) -> None:
+        self.evaluation, self.first, self.engine = evaluation, first, engine
+
+    def shared_out(self, workers: int) -> DataLoader[list[dict[str, Any]]]:
+        """The same, by several processes."""
+        return DataLoader(self, batch_size=None, num_workers=workers, multiprocessing_context="spawn")
+
+    def __iter__(self) -> Iterator[list[dict[str, Any]]]:
+        worker, engine = get_worker_info(), self.engine()
+        part, parts = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        scenes, before = self.evaluation.data.scenes(), 0
+        for number in itertools.count():
+            if not (group := list(itertools.islice(scenes, GROUP))):
+                return
+            if number * GROUP < self.first or number % parts != part:
+                engine.remember(group[-1])
+            else:
+                yield self._rows(engine, group, before)
+            before += sum(len(scene.questions) for scene in group)
+
+    @staticmethod
+    def _rows(engine: Shared | PerQuestion, group: list[Scene], before: int) -> list[dict[str, Any]]:
+        rows = []
+        for result in engine.run(group):
+            rows.append(row_of(result, with_kept=before < kept.QUESTIONS))
+            before += len(result.scene.questions)
+        return rows
