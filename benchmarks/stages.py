@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from gridprune.bench.clock import Ratio, Timing
+from gridprune.compat import CACHE
 from gridprune.costs import LanguageModel
 from gridprune.families.base import Encoded
 from gridprune.methods.checks import checked_select
@@ -232,7 +233,7 @@ class _Bench:
         token = torch.randn(1, 1, rig.language.config.hidden_size, dtype=rig.model.dtype, device=rig.model.device)
 
         def step(length: int) -> Any:
-            states = rig.language(inputs_embeds=token, past_key_values=self._cache(length), use_cache=True)
+            states = rig.language(inputs_embeds=token, **{CACHE: self._cache(length)}, use_cache=True)
             return rig.model.lm_head(states.last_hidden_state)
 
         for length in rig.lengths:

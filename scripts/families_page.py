@@ -56,7 +56,7 @@ DataParallel; a compiled vision tower for methods that read it, a compiled langu
 
 ## Other image-text-to-text classes of transformers
 
-All that transformers 5.23 lists and that have no family here. They are refused with a message that says what a family file
+All that transformers 5.24 lists and that have no family here. They are refused with a message that says what a family file
 needs. Names without `ForConditionalGeneration`. Tried means that a tiny random model was built, or failed to be, and that
 is what was seen; the others are sorted by what their source shows.
 
@@ -69,11 +69,11 @@ is what was seen; the others are sorted by what their source shows.
 
 | untried: why not yet | classes |
 |---|---|
-| the same protocol (`get_image_features`, `mm_encoder_outputs`), a geometry of their own: a family file away | DeepseekOcr2, DeepseekVLHybrid, Exaone4_5_, FuyuForCausalLM, Glm5Next, Granite4Vision, GraniteDocling, HyperCLOVAXVisionV2, Inkling2, Kimi_K25, Lfm3Vl, MiniCPMOcr, MiniMaxM3Sparse, MistralLarge4, Molmo2, MuseGlimmer, Step3p7, UnlimitedOcr, VideoLlama3 |
-| as above, with M-RoPE of their own | CohereCompass, Cosmos3Edge, Ernie4_5_VLMoe, HunYuanVL, PaddleOCRVL, Qwen4Exp |
+| the same protocol (`get_image_features`, `mm_encoder_outputs`), a geometry of their own: a family file away | DeepseekOcr2, DeepseekVLHybrid, Exaone4_5_, FuyuForCausalLM, Glm5Next, Granite4Vision, GraniteDocling, HyperCLOVAXVisionV2, Inkling2, Inkling2Loop, Kimi_K25, Lfm3Vl, MiniCPMOcr, MiniMaxM3Sparse, MistralLarge4, Molmo2, MuseGlimmer, Step3p7, UnlimitedOcr, VideoLlama3 |
+| as above, with M-RoPE of their own | CohereCompass, Cosmos3Edge, Ernie4_5_VLMoe, HYV4VL, HunYuanVL, PaddleOCRVL, Qwen4Exp |
 | as above, with audio in the same sequence | Cosmos3Omni, DiffusionGemmaForBlockDiffusion, Dots3Note, Gemma4Unified, Inkling, MuseSpark, NemotronH_Omni_Reasoning_V3, Qwen2_5OmniThinker, Qwen3OmniMoeThinker |
 | a resampler: tokens have no place in the image | Aria, Blip2, Idefics2, InstructBlip, InstructBlipVideo, MiniCPMV4_6, MiniCPMV4_7 |
-| images as discrete codes | Chameleon, Emu3 |
+| images as discrete codes | Apertus1p5, Chameleon, Emu3 |
 | `forward` takes no `mm_encoder_outputs`: there is no supported way to hand on fewer tokens | Blip, EvollaForProteinText2Text, Florence2, GitForCausalLM, IdeficsForVisionText2Text, Kosmos2, Kosmos2_5, Mistral4ForCausalLM, Mllama, PI0, PPFormulaNet, Pix2Struct, T5Gemma2, Udop, VisionEncoderDecoderModel |
 """
 

@@ -4,15 +4,19 @@ keeps elsewhere, compiled modules.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from .errors import CheckpointError, UnsupportedModelError
+
+# What arguments and outputs of models call the keys and values: transformers 5.24 gave them another name.
+CACHE = "cache" if "cache" in BaseModelOutputWithPast.__dataclass_fields__ else "past_key_values"
 
 _REFUSED = {
     "OptimizedModule": "Prune the model first and compile its language model only: "
@@ -84,6 +88,11 @@ def device_of(module: nn.Module) -> torch.device:
     """Where a module's inputs go. Weights that accelerate keeps elsewhere are on "meta": it moves inputs by itself."""
     device = next(module.parameters()).device
     return torch.device("cpu") if device.type == "meta" else device
+
+
+def cache_of(call: Mapping[str, Any]) -> Any:
+    """The cache among the arguments of a call, by either of its names: models still take the older one; or None."""
+    return call.get(CACHE, call.get("past_key_values"))
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from PIL import Image
 from transformers import DynamicCache, PaliGemmaProcessor
 
 from gridprune import GridPrune, prune
+from gridprune.compat import CACHE
 from gridprune.cues.chat import conversation, prompt_text, question_in
 from gridprune.errors import CheckpointError, UnsupportedCallError
 from gridprune.eval.decode import prompt_parts
@@ -118,5 +119,5 @@ def test_a_cache_keeps_what_was_chosen_for_an_earlier_question(loaded: Loaded) -
     cache = DynamicCache(config=loaded.model.config.get_text_config())
     with prune(loaded.model, GridPrune(keep=8), processor=loaded.processor, clip=loaded.clip) as pruning:
         for inputs in (first, later):
-            loaded.model.generate(**inputs, max_new_tokens=1, do_sample=False, past_key_values=cache)
+            loaded.model.generate(**inputs, max_new_tokens=1, do_sample=False, **{CACHE: cache})
     assert [report.question for report in pruning.reports] == ["is there a red dog ?"]

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from gridprune import prune
+from gridprune.compat import CACHE
 from gridprune.errors import SettingError, UnsupportedModelError
 from gridprune.hf.attention_mass import weighed
 from gridprune.methods import create
@@ -64,7 +65,7 @@ def test_equals_a_prompt_with_copies_through_decoding(attention):
         with prune(net, METHOD, attention_mass=True) as pruning:
             first = net(**call)
             steps = net.generate(**call, max_new_tokens=4, do_sample=False)[0, -4:].tolist()
-            next_one = net(input_ids=torch.tensor([[steps[0]]]), past_key_values=first.past_key_values).logits[0, -1]
+            next_one = net(input_ids=torch.tensor([[steps[0]]]), **{CACHE: first.past_key_values}).logits[0, -1]
             plain = net(**{**call, "use_cache": False}).logits[0, -1]
     finally:
         net.set_attn_implementation("sdpa")

@@ -18,6 +18,7 @@ from transformers.generation.logits_process import MinLengthLogitsProcessor, Sup
 from transformers.generation.streamers import BaseStreamer
 
 from gridprune import prune
+from gridprune.compat import CACHE
 from gridprune.methods.in_llm.fastv import FastV
 from gridprune.methods.registry import create
 
@@ -108,7 +109,7 @@ def test_a_later_turn_shows_the_whole_prompt():
     with prune(net, SOME):
         opening = net.generate(**LLAVA.call(first), max_new_tokens=2, return_dict_in_generate=True)
     call = LLAVA.call([*first, *opening.sequences[0, -2:].tolist(), *shuffled(3), LLAVA.image(1), *shuffled(4)])
-    cache = {"past_key_values": opening.past_key_values}
+    cache = {CACHE: opening.past_key_values}
     prompts, prefixes = seen(net, {**call, **cache}, prune(net, SOME), max_new_tokens=2)
     assert prompts[0][0] == call["input_ids"].tolist()
     assert prefixes[0][1] == call["input_ids"][0].tolist()

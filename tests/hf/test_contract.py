@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from gridprune import families, prune
+from gridprune.compat import CACHE
 from gridprune.errors import UnsupportedCallError
 from gridprune.families.limits import CHUNKED_PREFILL, LATER_IMAGES, PADDING_BEHIND_CACHE, STATIC_CACHE
 from gridprune.methods.registry import create
@@ -217,7 +218,7 @@ def test_second_turn_of_generate_equals_from_scratch(case, net, limits, images):
     elif images == "new":
         call |= case.vision([[item for item in new if isinstance(item, Sample)]])
     with refused(LATER_IMAGES, limits if images != "text" else {}) as refusal:
-        second, more = generate(net, {**call, "past_key_values": opening.past_key_values}, tokens=2)
+        second, more = generate(net, {**call, CACHE: opening.past_key_values}, tokens=2)
     if refusal is not None:
         return
     expected = reference(case, net, whole, [*masks, *more]).logits[0, -1]
@@ -236,7 +237,7 @@ def test_second_turn_of_forward_equals_from_scratch(case, net, limits, with_imag
     later = case.call(*new)
     for name in ("attention_mask", *case.extras(call["input_ids"])):
         later[name] = torch.cat([call[name], later[name]], dim=1)
-    later["past_key_values"] = opening.past_key_values
+    later[CACHE] = opening.past_key_values
     limit = next((each for each in (LATER_IMAGES, PADDING_BEHIND_CACHE) if with_image and each in limits), "")
     if with_image and not limit and families.find(net).window and len(case.sizes) > 1:  # rows of different lengths
         limit, limits = PADDING_BEHIND_CACHE, {PADDING_BEHIND_CACHE: "padding would fill the window"}
@@ -256,7 +257,7 @@ def test_a_copied_cache_keeps_its_record(case, net):
     opening, masks = forward(net, case.call(row))
     new = shuffled(5)
     later = {**case.call(new), "attention_mask": torch.ones(1, len(case.ids(row)) + len(new), dtype=torch.long)}
-    output, _ = forward(net, {**later, "past_key_values": copy.deepcopy(opening.past_key_values)})
+    output, _ = forward(net, {**later, CACHE: copy.deepcopy(opening.past_key_values)})
     expected = reference(case, net, [*row, *new], masks).logits[0, -1]
     assert_same_output(output.logits[0, -1], expected, net)
 

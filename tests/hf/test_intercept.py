@@ -18,6 +18,7 @@ from torch import nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from gridprune import prune
+from gridprune.compat import CACHE
 from gridprune.errors import (
     BudgetError,
     BusyError,
@@ -422,7 +423,7 @@ def test_embeddings_behind_a_pruned_prompt_are_refused(net):
     with torch.no_grad(), prune(net, SOME):
         cache = net(**call()).past_key_values
         with pytest.raises(UnsupportedCallError, match="inputs_embeds"):
-            net(inputs_embeds=torch.zeros(1, 2, 32), past_key_values=cache)
+            net(inputs_embeds=torch.zeros(1, 2, 32), **{CACHE: cache})
 
 
 def test_assisted_generation_is_refused(net):
@@ -443,7 +444,7 @@ def test_cropped_caches_are_refused(net):
         cache = net(**call()).past_key_values
         cache.crop(-4)
         with pytest.raises(UnsupportedCallError, match="cropped"):
-            net(input_ids=torch.tensor([[11]]), past_key_values=cache)
+            net(input_ids=torch.tensor([[11]]), **{CACHE: cache})
 
 
 def test_positional_arguments(net):

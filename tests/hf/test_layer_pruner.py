@@ -19,6 +19,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from gridprune import prune
+from gridprune.compat import CACHE
 from gridprune.errors import BudgetError, SelectionError, UnsupportedCallError
 from gridprune.families.limits import Limit
 from gridprune.hf import layer_pruner as engine
@@ -157,11 +158,11 @@ def test_decoding_equals_one_long_prefill_with_the_same_tokens(model, method_cla
     inputs = call()
     with prune(model, method_class(keep=10, **settings)), torch.no_grad():
         first = model(**inputs, use_cache=True)
-        step = model(input_ids=torch.tensor([[30]]), past_key_values=first.past_key_values).logits[:, -1]
+        step = model(input_ids=torch.tensor([[30]]), **{CACHE: first.past_key_values}).logits[:, -1]
         masked = model(**call(), use_cache=True)
         mask = torch.ones(1, inputs["input_ids"].shape[1] + 1, dtype=torch.long)
         with_mask = model(
-            input_ids=torch.tensor([[30]]), past_key_values=masked.past_key_values, attention_mask=mask
+            input_ids=torch.tensor([[30]]), **{CACHE: masked.past_key_values}, attention_mask=mask
         ).logits[:, -1]
         lengths = [layer.keys.shape[2] for layer in first.past_key_values.layers]
     assert lengths[0] == inputs["input_ids"].shape[1] + 1
@@ -437,8 +438,8 @@ def test_a_copied_cache_keeps_its_record(model):
         cache = model(**call(), use_cache=True, return_dict=False)[1]
         mask = torch.ones(1, call()["input_ids"].shape[1] + 1, dtype=torch.long)
         later = {"input_ids": torch.tensor([[30]]), "attention_mask": mask}
-        copied = model(**later, past_key_values=copy.deepcopy(cache)).logits
-        assert torch.equal(model(**later, past_key_values=cache).logits, copied)
+        copied = model(**later, **{CACHE: copy.deepcopy(cache)}).logits
+        assert torch.equal(model(**later, **{CACHE: cache}).logits, copied)
 
 
 def test_a_cache_of_the_other_kind_is_refused(model):
@@ -448,6 +449,6 @@ def test_a_cache_of_the_other_kind_is_refused(model):
         with prune(model, create("random", keep=4)):
             before = model(**call(), use_cache=True).past_key_values
             with pytest.raises(UnsupportedCallError, match="inside the language model"):
-                model(**later, past_key_values=inside)
+                model(**later, **{CACHE: inside})
         with pytest.raises(UnsupportedCallError, match="before the language model"):
-            model(**later, past_key_values=before)
+            model(**later, **{CACHE: before})

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from transformers import modeling_utils
 
 from gridprune import prune
+from gridprune.compat import CACHE
 from gridprune.errors import UnsupportedCallError
 from gridprune.methods.registry import create
+from rounding import assert_same_output
 
 from .kit import Uneven, in_full, model, reference, shuffled, write
 from .models import LLAVA, QWEN2_5_VL, QWEN3_VL_MOE, STILL
-from .test_contract import forward, one, two
+from .test_contract import forward, generate, one, two
 
 SOME = create("fastervlm", keep="30%")
 
@@ -133,8 +137,8 @@ def test_a_tuple_is_the_same_output_and_leaves_the_same_record(case, net):
     later = {**case.call(new), "attention_mask": torch.ones(1, len(case.ids(row)) + len(new), dtype=torch.long)}
     cache = next(part for part in parts if hasattr(part, "get_seq_length"))
     with pytest.raises(UnsupportedCallError, match="holds a pruned prompt"):
-        forward(net, {"inputs_embeds": torch.zeros(1, 1, 32), "past_key_values": cache})
-    second, _ = forward(net, {**later, "past_key_values": cache})
+        forward(net, {"inputs_embeds": torch.zeros(1, 1, 32), CACHE: cache})
+    second, _ = forward(net, {**later, CACHE: cache})
     expected = reference(case, net, [*row, *new], masks).logits[:, -len(new) :]
     torch.testing.assert_close(second.logits, expected, atol=3e-4, rtol=1e-4)
 
@@ -238,6 +242,23 @@ def test_prompts_packed_into_a_row_are_refused():
     assert torch.equal(with_positions.logits, forward(net, padded)[0].logits)
 
 
+# -- the cache by either name ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore:`past_key_values` is deprecated:FutureWarning")  # since transformers 5.24
+def test_a_cache_is_found_by_its_older_name():
+    net, row, new = model(LLAVA), one(LLAVA), shuffled(5)
+    opening, masks = forward(net, LLAVA.call(row))
+    opened = copy.deepcopy(opening.past_key_values)
+    later = {**LLAVA.call(new), "attention_mask": torch.ones(1, len(LLAVA.ids(row)) + len(new), dtype=torch.long)}
+    output, _ = forward(net, {**later, "past_key_values": opening.past_key_values})
+    expected = reference(LLAVA, net, [*row, *new], masks).logits[0, -1]
+    assert_same_output(output.logits[0, -1], expected, net)
+    whole = [*row, *new]
+    more, _ = generate(net, {**LLAVA.call(whole), "past_key_values": opened}, tokens=1)
+    assert_same_output(more.logits[0][0], expected, net)
+
+
 # -- M-RoPE is recorded, whatever was cut ------------------------------------------------------------------------------
 
 MROPE = [case for case in STILL if case.name.startswith("qwen")]
@@ -252,7 +273,7 @@ def small_first(case):
 def turn(case, before, new, cache):
     call = case.call(new)
     mask = torch.ones(1, len(case.ids(before)) + call["input_ids"].shape[1], dtype=torch.long)
-    return {**call, "attention_mask": mask, "past_key_values": cache}
+    return {**call, "attention_mask": mask, CACHE: cache}
 
 
 @pytest.mark.parametrize("between", [False, True], ids=["at-once", "another-call-between"])
@@ -264,7 +285,7 @@ def test_positions_go_on_where_a_turn_ended_in_which_all_was_kept(case, between)
         cache = net(**case.call(first)).past_key_values
         if between:
             net(**case.call(two(case)))
-            text = net(input_ids=torch.tensor([shuffled(8, 2)]), past_key_values=cache).logits
+            text = net(input_ids=torch.tensor([shuffled(8, 2)]), **{CACHE: cache}).logits
             first = [*first, *shuffled(8, 2)]
         output = net(**turn(case, first, new, cache))
     masks = [pruning.reports[0].kept_mask, pruning.reports[-1].kept_mask]
@@ -288,7 +309,7 @@ def test_a_cache_that_was_filled_outside(case):
     with torch.no_grad(), prune(net, SOME) as pruning:
         made = net.generate(
             **case.call([*first, *new]),
-            past_key_values=cache[0],
+            **{CACHE: cache[0]},
             max_new_tokens=1,
             return_dict_in_generate=True,
             output_logits=True,
@@ -304,7 +325,7 @@ def test_a_cache_that_was_filled_outside(case):
             net(**turn(case, first, new, cache[1]))
         later = case.call([*first, *new]) | case.vision([[case.image(1)]])
         with pytest.raises(UnsupportedCallError, match="all its images"):
-            net.generate(**later, past_key_values=cache[1], max_new_tokens=1)
+            net.generate(**later, **{CACHE: cache[1]}, max_new_tokens=1)
 
 
 @pytest.mark.parametrize("case", MROPE, ids=lambda case: case.name)

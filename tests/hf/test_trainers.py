@@ -14,6 +14,7 @@ from transformers import Trainer, TrainingArguments
 from transformers.trainer_pt_utils import LabelSmoother
 
 from gridprune import prune
+from gridprune.compat import CACHE
 from gridprune.errors import UnsupportedCallError
 from gridprune.methods.registry import create
 from gridprune.tiny.loading import load
@@ -116,7 +117,7 @@ def test_metrics_get_logits_beside_the_labels(tmp_path):
 
     run = trainer(net, calls, tmp_path, per_device_eval_batch_size=2, compute_metrics=metrics)
     with prune(net, SOME):
-        run.evaluate(ignore_keys=["past_key_values"])
+        run.evaluate(ignore_keys=[CACHE])
     logits, labels = given[0].predictions, torch.as_tensor(given[0].label_ids)
     logits = torch.as_tensor(logits[0] if isinstance(logits, tuple) else logits)
     assert torch.equal(labels, torch.cat([call["labels"] for call in calls]))

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache
 
+from gridprune.compat import CACHE
 from gridprune.tiny.data import Example, iter_examples
 from gridprune.tiny.forms import LLAVA, NEXT
 from gridprune.tiny.loading import TinyModel
@@ -154,9 +155,9 @@ def _score_full(tiny: TinyModel, questions: Sequence[Question]) -> list[bool]:
         ids, wanted = _rows(part)
         everything = prefix(tiny, part[0], torch.arange(len(part[0].tokens)))
         cache = DynamicCache()
-        language(inputs_embeds=everything[None], past_key_values=cache, use_cache=True)
+        language(inputs_embeds=everything[None], **{CACHE: cache}, use_cache=True)
         cache.batch_repeat_interleave(len(part))
-        hidden = language(inputs_embeds=embed(ids), past_key_values=cache, use_cache=True).last_hidden_state
+        hidden = language(inputs_embeds=embed(ids), **{CACHE: cache}, use_cache=True).last_hidden_state
         out += _hits(head(hidden).argmax(-1), wanted)
     return out
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from ..compat import CACHE
 from ..cues.chat import conversation, prompt_text, special_tokens_of
 from ..families.base import Encoded, Family
 
@@ -86,7 +87,7 @@ class Decoder:
         self.model(
             input_ids=torch.stack([prefix.ids for prefix in prefixes]).to(self.model.device),
             mm_encoder_outputs={self.family.modality: self.family.packed(features)},
-            past_key_values=cache,
+            **{CACHE: cache},
             use_cache=True,
             logits_to_keep=1,
         )
@@ -110,7 +111,7 @@ class Decoder:
                 input_ids=ids,
                 attention_mask=mask,
                 position_ids=positions,
-                past_key_values=cache,
+                **{CACHE: cache},
                 use_cache=True,
                 logits_to_keep=1,
             ).logits

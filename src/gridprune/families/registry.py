@@ -17,7 +17,7 @@ from ..methods.registry import summary
 from .base import Family
 
 ENTRY_POINT_GROUP = "gridprune.families"
-TRANSFORMERS = "5.18, 5.23"  # what the matrix runs with: constraints-oldest.txt and constraints.txt
+TRANSFORMERS = "5.18, 5.24"  # what the matrix runs with: constraints-oldest.txt and constraints.txt
 
 BUILT_IN: tuple[str, ...] = (
     ".pixtral:Pixtral",

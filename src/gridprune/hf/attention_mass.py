@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from ..compat import cache_of
 from ..errors import UnsupportedCallError, UnsupportedModelError
 from ..families.base import Encoded
 from ..methods.ops.similarity import merge_into_nearest
@@ -121,7 +122,7 @@ class WeighedPruner(PromptPruner):
             return plan
         layout = plan.record.layout
         mass = np.zeros((len(layout.columns), layout.full), dtype=np.float32)
-        past = mass_of(call.get("past_key_values"), len(mass))
+        past = mass_of(cache_of(call), len(mass))
         if past is not None:
             mass[:, : past.shape[1]] = past
         for row, columns, values in self.local.fresh:
@@ -155,7 +156,7 @@ class WeighedPruner(PromptPruner):
         if bias is None or not Interceptor.answers(self.model, self):
             return None
         hidden = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
-        mask, cache, queries = kwargs.get("attention_mask"), kwargs.get("past_key_values"), hidden.shape[1]
+        mask, cache, queries = kwargs.get("attention_mask"), cache_of(kwargs), hidden.shape[1]
         held = 0 if cache is None else int(cache.get_seq_length(module.layer_idx))
         keys = held + queries if mask is None else mask.shape[-1]
         if keys < bias.shape[1]:

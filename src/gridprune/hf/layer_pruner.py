@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..compat import cache_of
 from ..errors import SelectionError, UnsupportedCallError, UnsupportedModelError
 from ..families.base import Family
 from ..families.limits import Limit
@@ -184,7 +185,7 @@ class LayerPruner:
         return getattr(self.local, "run", None) if self._answers() else None
 
     def _start(self, call: dict[str, Any]) -> Prefill | None:
-        ids, cache = call.get("input_ids"), call.get("past_key_values")
+        ids, cache = call.get("input_ids"), cache_of(call)
         if ids is not None and not recall(cache, len(ids), inside=True).plain:
             raise UnsupportedCallError(
                 f"The cache holds a prompt that was pruned before the language model; {self.method.name} prunes inside "
@@ -309,7 +310,7 @@ class LayerPruner:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             if not self._answers():
                 return None
-            cache, run = kwargs.get("past_key_values"), self._run()
+            cache, run = cache_of(kwargs), self._run()
             if run is None:
                 self._check_window(cache)
                 return args, later_mask(kwargs, cache, index)

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ..compat import CACHE, cache_of
 from .cache_record import CacheRecord, remember
 from .layout import PromptLayout
 
@@ -126,13 +127,13 @@ class ShortenedCall:
 
     def remember(self, cache: Any) -> None:
         """Note on the cache, given or made by the model, what was fed into it."""
-        given = self.call.get("past_key_values")
+        given = cache_of(self.call)
         if self.record is not None:
             remember(given if given is not None else cache, self.record)
 
     def finish(self, output: Any) -> Any:
         """The output at the caller's columns, and what it was made from remembered."""
-        self.remember(getattr(output, "past_key_values", None))
+        self.remember(getattr(output, CACHE, None))
         output = self.columns.aligned(output)
         if self.rope_deltas is not None and getattr(output, "rope_deltas", None) is not None:
             output.rope_deltas = self.rope_deltas

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..compat import CACHE, cache_of
 from ..cues.question import QuestionReader, clean
 from ..errors import QuestionError, UnsupportedCallError
 from ..families.base import Encoded, Family, ImageSpan
@@ -94,7 +95,7 @@ class PromptPruner:
             plan.call = prompt.shown(plan.call, self.model)
         plan.remember(None)
         output = original(**plan.call)
-        plan.remember(getattr(output, "past_key_values", None))
+        plan.remember(getattr(output, CACHE, None))
         return output if plan.prompt.identity else prompt.restored(output, plan.columns)
 
     def _check_generation(self, call: dict[str, Any]) -> None:
@@ -136,7 +137,7 @@ class PromptPruner:
         ids, positions = call.get("input_ids"), call.get("position_ids")
         if self.positions != "original" or call.get("attention_mask") is not None or ids is None or positions is None:
             return call
-        cache = call.get("past_key_values")
+        cache = cache_of(call)
         return call if cache is not None else {**call, "attention_mask": torch.ones_like(ids)}
 
     # -- one call ------------------------------------------------------------------------------------------------
@@ -154,7 +155,7 @@ class PromptPruner:
         if ids is None or call.get("mm_encoder_outputs"):
             self._pass_on(bool(seen), call)
             return None
-        past = recall(call.get("past_key_values"), len(ids))
+        past = recall(cache_of(call), len(ids))
         offset = past.full if new_only else 0
         length = ids.shape[1] + offset
         if length <= past.full:
@@ -364,7 +365,7 @@ class PromptPruner:
         """Warn that a call runs unpruned; refuse it on a cache that holds a pruned prompt."""
         given = "inputs_embeds" if call.get("input_ids") is None else "mm_encoder_outputs"
         batch = next((len(call[key]) for key in ("input_ids", "inputs_embeds") if call.get(key) is not None), 1)
-        if not recall(call.get("past_key_values"), batch).plain:
+        if not recall(cache_of(call), batch).plain:
             raise UnsupportedCallError(f"The cache holds a pruned prompt: go on with `input_ids`, not with `{given}`.")
         if has_images or call.get("mm_encoder_outputs"):
             warnings.warn(

@@ -13,7 +13,7 @@ import torch
 from PIL.Image import Image
 
 from .. import families
-from ..compat import device_of, pretrained
+from ..compat import CACHE, device_of, pretrained
 from ..core.token_map import TokenMap
 from ..cues.chat import conversation, prompt_text, special_tokens_of
 from ..cues.clip_text import DEFAULT_READING, ClipText
@@ -319,7 +319,7 @@ def respond_all(loaded: Loaded, inputs: Any, pruning: Pruning | None, max_new_to
             text=text.strip(),
             seconds=seconds / rows,
             visual_tokens=count if report is None else report.kept,
-            kv_bytes=cache_bytes(output.past_key_values) // rows,
+            kv_bytes=cache_bytes(getattr(output, CACHE)) // rows,
             report=report,
         )
         for text, count, report in zip(texts, placeholders, reports, strict=True)

@@ -17,7 +17,7 @@ from .. import __version__
 from ..errors import GridPruneError, first_line
 from .packages import check_torchvision, missing_package
 
-TESTED = {"torch": ("2.13", "2.13"), "transformers": ("5.18", "5.23")}  # oldest and newest of the constraints files
+TESTED = {"torch": ("2.13", "2.13"), "transformers": ("5.18", "5.24")}  # oldest and newest of the constraints files
 EXTRAS = {
     "demo": "the page, `gridprune demo`",
     "processors": "processors of models that also take videos",
