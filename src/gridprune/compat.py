@@ -29,7 +29,8 @@ _REFUSED = {
 def pretrained(kind: Any, source: str | Path, **options: Any) -> Any:
     """`kind.from_pretrained(source, **options)`, but that every weight has to come from the checkpoint.
 
-    transformers draws those that are missing at random, and tells its log only.
+    transformers draws those that are missing at random, and tells its log only. Weights that are tied to others, by the
+    checkpoint's config, and those that a class declares dispensable do not count as missing.
 
     Raises:
         CheckpointError: some are missing, or have another shape.
@@ -37,9 +38,10 @@ def pretrained(kind: Any, source: str | Path, **options: Any) -> Any:
     model, found = kind.from_pretrained(str(source), output_loading_info=True, **options)
     absent = sorted({*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])})
     if absent:
+        tied = ' If it is tied to the embeddings, say so in config.json: "tie_word_embeddings": true.'
         raise CheckpointError(
             f"{str(source)!r} is no whole {type(model).__name__}: {len(absent)} of {len(model.state_dict())} weights "
-            f"are missing or of another shape, such as {absent[0]}."
+            f"are missing or of another shape, such as {absent[0]}.{tied if absent == ['lm_head.weight'] else ''}"
         )
     return model
 

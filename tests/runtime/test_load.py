@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import json
 import shutil
 
 import pytest
@@ -10,11 +12,13 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from gridprune import GridPrune
+from gridprune.compat import pretrained
 from gridprune.cues.load_text import load_text_tower
 from gridprune.errors import CheckpointError, SettingError
 from gridprune.runtime import answer, load
 from gridprune.runtime.devices import DTYPES, find_device
 from gridprune.tiny.loading import weights_folder
+from hf.cases import CASES
 from hf.test_siglip import siglip
 from hf.words import tokenizer
 
@@ -33,6 +37,29 @@ def test_a_checkpoint_that_lacks_a_weight_is_refused(tmp_path):
     name = next(key for key in stored if key.endswith("layers.1.mlp.up_proj.weight"))
     folder = without(weights_folder() / "llava", tmp_path / "llava", name)
     with pytest.raises(CheckpointError, match=r"1 of \d+ weights are missing .*layers\.1\.mlp\.up_proj\.weight"):
+        load(str(folder))
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_a_head_that_is_tied_is_not_missing(case, tmp_path):
+    stock = case.build()
+    config = copy.deepcopy(stock.config)
+    config.tie_word_embeddings = config.get_text_config().tie_word_embeddings = True
+    model = type(stock)(config)
+    model.save_pretrained(tmp_path)
+    assert not any("lm_head" in name for name in load_file(tmp_path / "model.safetensors"))
+    loaded = pretrained(type(stock), tmp_path)
+    assert torch.equal(loaded.get_output_embeddings().weight, model.get_input_embeddings().weight)
+
+
+def test_a_head_that_is_missing_is_refused_with_the_remedy(tmp_path):
+    folder = tmp_path / "llava"  # the embedded checkpoint holds no head, and says that it is tied
+    shutil.copytree(weights_folder() / "llava", folder)
+    config = json.loads((folder / "config.json").read_text())
+    assert config["tie_word_embeddings"]
+    config["tie_word_embeddings"] = config["text_config"]["tie_word_embeddings"] = False
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=r'such as lm_head\.weight.*config.json: "tie_word_embeddings": true'):
         load(str(folder))
 
 
