@@ -6,17 +6,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
+from packaging.version import Version
 from torch import nn
-from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from .errors import CheckpointError, UnsupportedModelError
 
-# What arguments and outputs of models call the keys and values: transformers 5.24 gave them another name.
-CACHE = "cache" if "cache" in BaseModelOutputWithPast.__dataclass_fields__ else "past_key_values"
+BEFORE_5_24 = Version(version("transformers")) < Version("5.24.0.dev0")
+CACHE = "past_key_values" if BEFORE_5_24 else "cache"  # what arguments and outputs of models call keys and values
 
 _REFUSED = {
     "OptimizedModule": "Prune the model first and compile its language model only: "

@@ -5,22 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 import torch
-from packaging.version import Version
 from torch import Tensor
 
+from ..compat import BEFORE_5_24
 from .layout import PromptLayout
 from .outputs import Columns
 
 # What counts the prompt in the logits processors and stopping criteria that `generate` makes itself.
 _LENGTHS = ("max_length", "min_length", "prompt_length_to_skip", "begin_index", "regulation_start")
 _IGNORED = "prompt_ignore_length"
-# Whether rows are counted with the samples of one prompt where `prefix_allowed_tokens_fn` is asked. Beams never are.
-_SAMPLES_COUNT = Version(version("transformers")) < Version("5.24")
 
 
 def shorten_limits(call: dict[str, Any], model: Any, cut: int) -> None:
@@ -133,7 +130,7 @@ class Prompt:
             if call.get(name):
                 found[name] = [self._seeing(each, max(beams, several)) for each in call[name]]
         if call.get("prefix_allowed_tokens_fn") is not None:
-            rows = several if beams == 1 and _SAMPLES_COUNT else 1  # beams of one prompt count as one
+            rows = several if beams == 1 and BEFORE_5_24 else 1  # beams of one prompt count as one; now samples do too
             found["prefix_allowed_tokens_fn"] = self._prefixed(call["prefix_allowed_tokens_fn"], rows)
         if call.get("streamer") is not None:
             given, prompt = call["streamer"], iter([self.original.cpu()])
