@@ -53,11 +53,11 @@ test-oldest: $(STAMP)  ## run the tests that touch transformers with its oldest 
 	$(VENV)-oldest/bin/python -m pip install -q $(PIP_ARGS) -c constraints-oldest.txt -e '.[dev]'
 	$(VENV)-oldest/bin/python -m pytest $(WORKERS) tests/hf tests/cli
 
-test-processors:  ## run real checkpoints' processors with torchvision, in an environment of its own
+test-processors:  ## run real checkpoints' processors and quantised models, in an environment of its own
 	@test -x $(VENV)-processors/bin/python || $(PYTHON) -m venv $(VENV)-processors
 	$(VENV)-processors/bin/python -m pip install -q $(PIP_ARGS) -c constraints-processors.txt torch torchvision
-	$(VENV)-processors/bin/python -m pip install -q $(PIP_ARGS) -c constraints-processors.txt -e '.[dev,processors]'
-	$(VENV)-processors/bin/python -m pytest $(WORKERS) tests/twins
+	$(VENV)-processors/bin/python -m pip install -q $(PIP_ARGS) -c constraints-processors.txt -e '.[dev,processors]' bitsandbytes torchao
+	$(VENV)-processors/bin/python -m pytest $(WORKERS) tests/twins tests/hf/test_quantised.py
 
 test-lmms:  ## run lmms-eval on the embedded model, in an environment of its own
 	@test -x $(VENV)-lmms/bin/python || $(PYTHON) -m venv $(VENV)-lmms
