@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from gridprune import runtime
 from gridprune.cli.main import app
 
 SAMPLE = Path(__file__).parents[2] / "examples" / "scene.png"
@@ -60,6 +61,17 @@ def test_explain_draws_a_figure(run, tmp_path):
         assert image.width > 3 * image.height  # four panels side by side
 
 
+def test_the_sample_is_that_of_the_examples_and_takes_a_question_or_none(run, tmp_path):
+    assert (runtime.SAMPLE.read_bytes(), runtime.SAMPLE_QUESTION) == (SAMPLE.read_bytes(), QUESTION)
+    given = json.loads(run("ask", SAMPLE, QUESTION, "--json").stdout)
+    found = json.loads(run("ask", "--sample", "--json").stdout)
+    assert (found["answer"], found["question"]) == (given["answer"], QUESTION)
+    asked = json.loads(run("ask", "How many dogs are there?", "--sample", "--json").stdout)
+    assert asked["question"] == "How many dogs are there?"
+    assert run("explain", "--sample", "-o", tmp_path / "kept.png").exit_code == 0
+    assert (tmp_path / "kept.png").is_file()
+
+
 def test_methods_json(run):
     rows = json.loads(run("methods", "--json").stdout)
     assert {"name", "stage", "fixed_count", "uses_text", "needs", "paper"} <= set(rows[0])
@@ -73,6 +85,9 @@ def test_methods_json(run):
     ("arguments", "words"),
     [
         (["ask", "missing.png", "q"], "no file"),
+        (["ask", SAMPLE], "with --sample"),
+        (["explain"], "with --sample"),
+        (["ask", SAMPLE, "q", "--sample"], "with --sample"),
         (["ask", SAMPLE, "   "], "empty"),
         (["ask", SAMPLE, "q", "--keep", "0"], "at least one"),
         (["ask", SAMPLE, QUESTION, "--keep", "577"], "only 576"),

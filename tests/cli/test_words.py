@@ -8,9 +8,13 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib.metadata import version
 
 import pytest
+import typer
+from huggingface_hub.utils import are_progress_bars_disabled
 from PIL import Image
+from transformers.utils import logging
 from typer.testing import CliRunner
 
 from gridprune import families
@@ -144,7 +148,29 @@ def test_lists_are_filtered():
     assert run("methods", "xyzzy").exit_code == 2
 
 
-def test_help_has_a_short_name_and_completion():
-    for arguments in (["-h"], ["ask", "-h"]):
-        assert run(*arguments).exit_code == 0
+@pytest.mark.parametrize("given", ["embedded", "checkpoint"])
+def test_downloads_and_weights_show_their_bars(checkpoint, given):
+    logging.enable_progress_bar()
+    model = "embedded" if given == "embedded" else checkpoint / "model"
+    told = run("ask", checkpoint / "a.png", "What is red?", "--model", model, "--max-new-tokens", "1")
+    assert told.exit_code == 0, told.stderr
+    hub, weights = not are_progress_bars_disabled(), logging.is_progress_bar_enabled()
+    assert (hub, weights) == ((True, True) if given == "checkpoint" else (False, False))
+
+
+COMMANDS = sorted(typer.main.get_command(app).commands)
+WRITING = {"ask", "batch", "bench", "eval", "explain", "export-clip", "report"}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_h_and_every_output_is_o(command):
+    assert run(command, "-h").stdout == run(command, "--help").stdout != ""
+    named = [option.opts for option in typer.main.get_command(app).commands[command].params]
+    written = [set(names) for names in named if {"-o", "--output", "--out"} & set(names)]
+    assert [names >= {"-o", "--output"} for names in written] == [True] * (command in WRITING)
+
+
+def test_the_whole_has_h_a_version_and_completion():
+    assert run("-h").stdout == run("--help").stdout
     assert "--install-completion" in run("-h").stdout
+    assert run("--version").stdout.strip() == version("gridprune")

@@ -38,12 +38,26 @@ if TYPE_CHECKING:
     Opened = tuple[PILImage | Video, Loaded]
 
 Image = Annotated[
-    Path,
+    Path | None,
     typer.Argument(
         help="An image (PNG, JPEG, WebP, GIF, BMP, TIFF, AVIF, HEIC), or a video (MP4, MOV, WebM).", show_default=False
     ),
 ]
-Question = Annotated[str, typer.Argument(help="What to ask about it.", show_default=False)]
+Question = Annotated[str | None, typer.Argument(help="What to ask about it.", show_default=False)]
+Sample = Annotated[
+    bool, typer.Option("--sample", help="Take the image inside the package, and its question if you give none.")
+]
+
+
+def _asked(image: Path | None, question: str | None, sample: bool) -> tuple[Path, str]:
+    """What is looked at and what is asked. Of the sample image, a question comes in the image's place."""
+    from ..runtime.images import SAMPLE, SAMPLE_QUESTION
+
+    if sample and question is None:
+        return SAMPLE, str(image or SAMPLE_QUESTION)
+    if sample or image is None or question is None:
+        raise SettingError("Give an image and a question; with --sample, a question or nothing.")
+    return image, question
 
 
 def _opened(image: Path, frames: int, *where: Any) -> Opened:
@@ -60,8 +74,9 @@ def _opened(image: Path, frames: int, *where: Any) -> Opened:
 
 
 def ask_command(
-    image: Image,
-    question: Question,
+    image: Image = None,
+    question: Question = None,
+    sample: Sample = False,
     model: Model = "embedded",
     method: MethodSpec = "gridprune",
     keep: Keep = "11.1%",
@@ -83,6 +98,7 @@ def ask_command(
     """Answer a question about an image or a video with a part of its visual tokens."""
     from ..methods.spec import parse
 
+    image, question = _asked(image, question, sample)
     spec = parse(method)
     chosen = spec.method(keep)
     check_output(overlay, IMAGES)
@@ -187,8 +203,9 @@ def _print_comparison(question: str, full: Answer, pruned: Answer) -> None:
 
 
 def explain_command(
-    image: Image,
-    question: Question,
+    image: Image = None,
+    question: Question = None,
+    sample: Sample = False,
     output: Annotated[Path, typer.Option("--output", "-o", help="Where to write the figure.")] = Path("kept.png"),
     model: Model = "embedded",
     method: MethodSpec = "gridprune",
@@ -203,6 +220,7 @@ def explain_command(
     """Draw which visual tokens are kept and why: zones, budgets, relevance and saliency maps."""
     from ..methods.spec import parse
 
+    image, question = _asked(image, question, sample)
     chosen = parse(method).method(keep)
     check_output(output, FIGURES)
     seen, loaded = _opened(image, frames, model, clip, device, dtype, device_map)

@@ -7,6 +7,8 @@ _EXPORTS = {
     "EMBEDDED": ".ask",
     "EMBEDDED_FORMS": ".ask",
     "EMBEDDED_NEXT": ".ask",
+    "SAMPLE": ".images",
+    "SAMPLE_QUESTION": ".images",
     "Answer": ".ask",
     "Loaded": ".ask",
     "answer": ".ask",

@@ -23,6 +23,8 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF")  # no ot
 SUFFIXES = frozenset(
     {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif"}
 )  # of files that a folder of images is searched for
+SAMPLE = Path(__file__).resolve().parents[1] / "tiny" / "assets" / "scene.png"  # a scene of the embedded model
+SAMPLE_QUESTION = "What does the blue sign say?"
 _KNOWN = "PNG, JPEG, WebP, GIF, BMP, TIFF, AVIF and HEIC are known."
 _SAVE = "Save it with eight bits per channel."
 
