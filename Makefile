@@ -10,7 +10,7 @@ STAMP := $(VENV)/.installed
 SAMPLE := examples/scene.png
 QUESTION := $(shell cat examples/scene.txt 2>/dev/null)
 
-.PHONY: help install demo page test test-fast coverage test-page test-oldest test-processors test-lmms test-vllm lint types format results docs clean
+.PHONY: help install demo page test test-fast coverage test-page test-oldest test-processors test-lmms test-vllm lint types format results docs dist clean
 
 help:  ## show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -95,5 +95,13 @@ docs: $(STAMP)  ## build the documentation site into site/
 	$(BIN)/python -m pip install -q $(PIP_ARGS) -c constraints.txt -e '.[docs]'
 	$(BIN)/python -m scripts.docs
 
+dist:  ## build wheel and sdist, check them, and use the wheel in a fresh environment outside the repository
+	@test -x $(VENV)-dist/bin/python || $(PYTHON) -m venv $(VENV)-dist
+	$(VENV)-dist/bin/python -m pip install -q $(PIP_ARGS) build twine
+	rm -rf dist
+	$(VENV)-dist/bin/python -m build
+	$(VENV)-dist/bin/python -m twine check --strict dist/*
+	$(VENV)-dist/bin/python -m scripts.wheel $(PIP_ARGS)
+
 clean:  ## remove the environments and caches
-	rm -rf $(VENV) $(VENV)-oldest $(VENV)-processors $(VENV)-lmms $(VENV)-vllm .pytest_cache .ruff_cache .mypy_cache .hypothesis .cache .coverage build site
+	rm -rf $(VENV) $(VENV)-oldest $(VENV)-processors $(VENV)-lmms $(VENV)-vllm $(VENV)-dist .pytest_cache .ruff_cache .mypy_cache .hypothesis .cache .coverage build dist site
