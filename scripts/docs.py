@@ -1,12 +1,13 @@
 """Build the documentation site into site/: stage the pages, run the notebooks, build strictly, keep it closed.
 
-build/docs gets docs/, LAB.md and CONTRIBUTING.md, the notebooks of docs/howto as they ran, and pages that the code
+build/docs gets docs/, LAB.md and CONTRIBUTING.md, the notebooks of docs/ as they ran, and pages that the code
 writes: the command line, and the classes of all methods. The reference is read from a copy of the sources in build/src,
 in which roles such as :class:`Budget` are plain words.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -16,6 +17,12 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 STAGE, SOURCES, SITE = ROOT / "build" / "docs", ROOT / "build" / "src", ROOT / "site"
 WRITTEN = {"lab.md", "contributing.md", "reference/command-line.md", "reference/all-methods.md"}
+_ALL_COMMANDS = """`gridprune COMMAND -h` explains a command, `gridprune --version` says which one is installed.
+What a command writes is named by `-o`; where there is `--json`, it prints one JSON object and nothing else.
+`gridprune --install-completion` teaches your shell (bash, zsh, fish, PowerShell) to complete commands and options with
+the Tab key.
+"""
+_COLOURS = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
 _ROLE = re.compile(r":(?:class|func|meth|mod|data|attr):`~?([^`]+)`")
 _SHIM = re.compile(r'https://unpkg\.com/iframe-worker/shim(?=")')
 _FROM_OUTSIDE = re.compile(r'<(?:script|link|img|iframe)\b[^>]*?\b(?:src|href)="(?:https?:)?//[^"]+"')
@@ -46,7 +53,9 @@ def run_notebook(source: Path, target: Path) -> None:
 
     notebook = nbformat.read(source, as_version=4)
     quiet = Config({"ConnectionFileMixin": {"transport": "ipc"}})  # no port is opened
-    NotebookClient(notebook, config=quiet, timeout=600, resources={"metadata": {"path": str(ROOT)}}).execute()
+    client = NotebookClient(notebook, config=quiet, timeout=600, resources={"metadata": {"path": str(ROOT)}})
+    commands = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # `gridprune` of this environment
+    client.execute(env={**os.environ, "PATH": commands})
     images = target.parent / target.stem
     parts = [f"*This page is [a notebook]({source.name}) that is run whenever the site is built.*"]
     for cell in notebook.cells:
@@ -62,7 +71,7 @@ def run_notebook(source: Path, target: Path) -> None:
 def _output(output: dict, images: Path, number: int) -> str:
     """What a cell printed or returned; warnings and progress bars are for the one who runs it."""
     if output["output_type"] == "stream":
-        return f"```text\n{output['text'].rstrip()}\n```" if output["name"] == "stdout" else ""
+        return f"```text\n{_COLOURS.sub('', output['text']).rstrip()}\n```" if output["name"] == "stdout" else ""
     data = output.get("data", {})
     if "image/png" in data:
         import base64
@@ -77,7 +86,7 @@ def command_line() -> str:
     """Every command with its options, as Typer documents it."""
     command = [sys.executable, "-m", "typer", "gridprune.cli", "utils", "docs", "--name", "gridprune"]
     text = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout
-    return text.replace("# `gridprune`", "# Command line", 1)
+    return text.replace("# `gridprune`", f"# Command line\n\n{_ALL_COMMANDS}", 1)
 
 
 def all_methods() -> str:

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 ROOT = Path(__file__).resolve().parents[2]
-HOWTO = ("checkpoint", "bench", "batches", "own-questions")
+HOWTO = ("checkpoint", "pipeline", "bench", "batches", "own-questions")
 PAGES = ["start.md", "training.md", *(f"howto/{name}.md" for name in HOWTO)]
 _BLOCK = re.compile(
     r"(?:<!-- not run: (?P<reason>[^>]+?) -->\n)?^```(?P<kind>\w*)\n(?P<code>.*?)^```$", re.DOTALL | re.MULTILINE
