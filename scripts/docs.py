@@ -53,9 +53,10 @@ def run_notebook(source: Path, target: Path) -> None:
 
     notebook = nbformat.read(source, as_version=4)
     quiet = Config({"ConnectionFileMixin": {"transport": "ipc"}})  # no port is opened
-    client = NotebookClient(notebook, config=quiet, timeout=600, resources={"metadata": {"path": str(ROOT)}})
+    where = {"metadata": {"path": str(ROOT)}}
+    client = NotebookClient(notebook, config=quiet, timeout=600, coalesce_streams=True, resources=where)
     commands = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # `gridprune` of this environment
-    client.execute(env={**os.environ, "PATH": commands})
+    client.execute(env={**os.environ, "PATH": commands, "COLUMNS": "100"})
     images = target.parent / target.stem
     parts = [f"*This page is [a notebook]({source.name}) that is run whenever the site is built.*"]
     for cell in notebook.cells:
