@@ -113,7 +113,7 @@ def test_decides_where_the_cues_lie(name: str) -> None:
     if method.reads_values:
         cues = inputs.cues("random", 2, 30)
         away = {cue: value.to("meta") for cue, value in cues.tensors().items()}
-        with pytest.raises((RuntimeError, NotImplementedError), match="(?i)meta"):
+        with pytest.raises((RuntimeError, NotImplementedError), match=r"(?i)meta"):
             method.select(replace(cues, **away), MAPS["grid"], 11)
         return
     for token_map in maps_for(method)[:2]:
