@@ -37,7 +37,10 @@ LIMITS = """
 * Positions: contiguous by default, `positions="original"` on request; models with M-RoPE (Qwen) always keep theirs.
 * Methods that merge before the projector run where it takes patches one by one (LLaVA, LLaVA-NeXT, LLaVA-OneVision,
   PaliGemma, DeepSeek-VL, Video-LLaVA images); elsewhere they are refused. Methods that merge projected embeddings run everywhere.
-* `downsample` runs on LLaVA-1.5; elsewhere the processor sets the token count, so give it a smaller image.
+* `downsample`, the control of `gridprune eval`, scales the image down before the processor until that makes at most k tokens
+  of it (Qwen-VL, Pixtral, Mistral). LLaVA-1.5's processor, which brings every image to one size, is told not to: it gets an
+  image of k patches (or the next smaller number that has a grid), and the tower interpolates its position embeddings. Refused where the processor scales small images up:
+  Gemma 3, Idefics3, SmolVLM, InternVL; LLaVA-NeXT and LLaVA-OneVision below an overview and a tile.
 * Idefics3 and SmolVLM: where images end and how their tiles lie is read from the prompt's tile markers.
 * InternVL: a call does not say how tiles lie in an image. Each tile is a plane of its own, and only the view of the whole
   image has boxes.

@@ -52,10 +52,6 @@ STAGES = {
         "Tokens go between two layers, so `keep` is an average over the layers and the first layers pay in full. "
         "`gridprune eval` does not list these beside the others.",
     ),
-    "pixels": (
-        "Before the vision tower",
-        "A smaller image instead of fewer tokens: the control every method should beat.",
-    ),
 }
 
 
@@ -125,8 +121,8 @@ def page() -> str:
     parts += [f"## {title}\n\n{words}\n\n{table(stage)}\n" for stage, (title, words) in STAGES.items()]
     lines = "\n".join(f"| `{name}` | {summary(kind)} |" for name, kind in BENCH_ONLY.items())
     parts.append(
-        "## In runs only\n\nNo method that could be deployed: the oracle is told where the answer stands, the others take a "
-        f"method apart, as in `--methods 'uniform-budgets(gridprune)'`.\n\n| name | what it does |\n|---|---|\n{lines}\n"
+        "## In runs only\n\nNo method that could be deployed: `downsample` is the control that every method should beat, the "
+        f"oracle is told where the answer stands, the others take a method apart, as in `--methods 'uniform-budgets(gridprune)'`.\n\n| name | what it does |\n|---|---|\n{lines}\n"
     )
     parts.append(differences())
     return "\n".join(parts)

@@ -1,4 +1,4 @@
-"""The baselines: random, uniform, pooling, top-k of one cue, downsampling, everything."""
+"""The baselines: random, uniform, pooling, top-k of one cue, everything."""
 
 import math
 import random
@@ -11,7 +11,6 @@ from gridprune.core.token_map import TokenMap
 from gridprune.errors import BudgetError, MissingCueError, SettingError
 from gridprune.methods import Cues, create
 from gridprune.methods.checks import checked_select
-from gridprune.methods.downsample import Downsample
 from gridprune.methods.keep_all import KeepAll
 from rounding import assert_same, bound
 
@@ -127,28 +126,6 @@ def test_keep_all():
         KeepAll(keep="nothing")
     with pytest.raises(BudgetError, match="keeps all 35"):
         checked_select(given, cues_for(token_map), token_map, 34)
-
-
-def test_target_grid_is_the_fitting_grid_of_nearest_shape():
-    for rows, columns in ((24, 24), (6, 9), (12, 5), (1, 7)):
-        fits = {}
-        for r in range(1, rows + 1):
-            for c in range(1, columns + 1):
-                stretch = Fraction(r * columns, c * rows)
-                fits.setdefault(r * c, []).append((max(stretch, 1 / stretch), (r, c)))
-        for k in range(1, rows * columns + 1):
-            if k in fits:
-                assert Downsample.target_grid(rows, columns, k) == min(fits[k])[1]
-            else:
-                with pytest.raises(BudgetError) as caught:
-                    Downsample.target_grid(rows, columns, k)
-                near = [max((n for n in fits if n < k), default=None), min((n for n in fits if n > k), default=None)]
-                assert all(str(n) in str(caught.value) for n in near if n is not None)
-    assert Downsample.target_grid(24, 24, 64) == (8, 8)
-    with pytest.raises(BudgetError, match=r"60 and 63"):
-        Downsample.target_grid(24, 24, 61)
-    with pytest.raises(BudgetError, match=r"576"):
-        Downsample.target_grid(24, 24, 600)
 
 
 def test_checked_select_guards_the_count_and_the_cues():

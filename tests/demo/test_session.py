@@ -35,7 +35,7 @@ def session() -> Session:
     return Session(samples())
 
 
-@pytest.mark.parametrize("name", ["gridprune", "gridprune-literal", "random", "cdpruner", "visionzip", "downsample"])
+@pytest.mark.parametrize("name", ["gridprune", "gridprune-literal", "random", "cdpruner", "visionzip"])
 def test_the_page_answers_as_an_application_does(engine, loaded, name):
     image, method = make_scene("dev", 2).image, create(name, keep=64)
     there, here = engine.answer(image, QUESTION, method), answer(loaded, image, QUESTION, method)

@@ -66,7 +66,7 @@ def test_unknown_name_helps():
 def test_all_can_be_built_and_named_once():
     found = entries.parse_list("all")
     names = [entry.name for entry in found]
-    assert {"random", "uniform", "gridprune", "oracle"} <= set(names)
+    assert {"random", "uniform", "gridprune", "downsample", "oracle"} <= set(names)
     assert "keep-all" not in names
     entries.check(found)
 
@@ -112,6 +112,12 @@ def test_flipped_sign_turns_relevance_round():
 def test_ablations_refuse_what_has_no_scores():
     with pytest.raises(SettingError, match="scores"):
         entries.parse("global-topk(uniform)").method(5).select(cues(), GRID, 5)
+
+
+@pytest.mark.parametrize("text", ["merge-rest(downsample)", "shuffled-question(downsample)"])
+def test_what_holds_a_method_refuses_the_control(text):
+    with pytest.raises(SettingError):
+        entries.parse(text)
 
 
 def test_oracle_without_evidence_is_uniform():

@@ -126,7 +126,7 @@ def test_who_is_a_peer():
     def peer(text):
         return run.describe(entries.parse(text), [64])["peer"]
 
-    assert [peer(text) for text in ("random", "pooling", "fastervlm")] == [True] * 3
+    assert [peer(text) for text in ("random", "pooling", "fastervlm", "downsample")] == [True] * 4
     ours = ("gridprune(zone=3)", "gridprune-literal", "oracle", "global-topk(random)", "merge-rest(gridprune)")
     assert [peer(text) for text in (*ours, "keep-all", "prumerge")] == [False] * 7
 

@@ -7,7 +7,6 @@ import torch
 from transformers import GenerationConfig
 
 from gridprune import prune
-from gridprune.errors import BudgetError
 from gridprune.methods.registry import create
 from rounding import assert_same_output
 
@@ -160,11 +159,3 @@ def test_merging_before_the_language_model(net):
     assert pruning.reports[0].merged
     columns = write(LLAVA, net, ROW, [report.kept_mask for report in pruning.reports]).columns
     assert_same_output(pruned.logits[:, columns], expected, net)
-
-
-def test_downsampling_encodes_a_smaller_image(net):
-    with torch.no_grad(), prune(net, create("downsample", keep=9)):
-        pruned = net(**LLAVA.call(ROW), use_cache=True)
-        assert pruned.past_key_values.get_seq_length() == 10 + 9
-        with pytest.raises(BudgetError, match="29"), prune(net, create("downsample", keep=29)):
-            net(**LLAVA.call(ROW))

@@ -141,17 +141,6 @@ def around(net, row, image: Tensor) -> Tensor:
     return torch.cat([table(torch.tensor(row[:5])), image, table(torch.tensor(row[6:]))])[None]
 
 
-def test_a_smaller_image_teaches():
-    net, row = model(LLAVA), one(LLAVA)
-    given = LLAVA.call(row)
-    with prune(net, create("downsample", keep=9)) as pruning:
-        found = gradients(net, net(**given).logits)
-    small = nn.functional.interpolate(given["pixel_values"], size=(12, 12), mode="bilinear", antialias=True)
-    features = net.get_image_features(small, interpolate_pos_encoding=True, return_dict=True).pooler_output
-    logits = net(inputs_embeds=around(net, row, features[0])).logits
-    check(found, gradients(net, in_full(LLAVA, net, row, masks_of(pruning), logits)))
-
-
 # -- what is no part of the graph --------------------------------------------------------------------------------------
 
 

@@ -134,7 +134,6 @@ def test_a_graph_holds_a_fixed_list_of_kernels() -> None:
         "prumerge",
         "trim-iqr",
         "fastv",
-        "downsample",
     }  # read values, count, act elsewhere
     assert not create("per-view", base=create("scope")).graph_safe
 

@@ -13,7 +13,6 @@ from test_contract import MAPS, NAMES, maps_for
 from accelerator import DEVICE, Accelerator, defaulting_to
 from gridprune.methods import Cues, Method, create
 from gridprune.methods.checks import checked_select
-from gridprune.methods.downsample import Downsample
 from gridprune.methods.gridprune import GridPrune
 from gridprune.methods.keep_all import KeepAll
 from gridprune.methods.s2prune import S2Prune
@@ -25,7 +24,6 @@ SETTINGS = {
     "gridprune per view": GridPrune(scope="view", minimum=1, zone=5),
     "literal": GridPrune.literal(),
     "keep-all": KeepAll(),
-    "downsample": Downsample(),
 }
 
 

@@ -52,14 +52,16 @@ def test_everything_refuses_the_same_in_the_same_words(read, text, error):
 
 
 @pytest.mark.parametrize("read", [read for name, read in READERS.items() if name != "eval"])
-@pytest.mark.parametrize("text", ["oracle", "Oracle", "global-topk(gridprune)", "relevance-weighted(oracle)"])
+@pytest.mark.parametrize(
+    "text", ["oracle", "Oracle", "global-topk(gridprune)", "relevance-weighted(oracle)", "downsample"]
+)
 def test_what_exists_in_runs_only_is_refused_by_name(read, text):
-    with pytest.raises(UnknownNameError, match=r"'(oracle|global-topk)' exists in `gridprune eval` only"):
+    with pytest.raises(UnknownNameError, match=r"'(oracle|global-topk|downsample)' exists in `gridprune eval` only"):
         read(text)
 
 
 def test_names_of_runs_are_those_of_the_ablations():
-    assert set(ablations.BENCH_ONLY) == spec.EVAL_ONLY
+    assert set(ablations.BENCH_ONLY) == set(spec.EVAL_ONLY)
     assert entries.parse("oracle").method(5) == ablations.Oracle(keep=5)
 
 

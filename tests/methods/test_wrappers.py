@@ -8,6 +8,7 @@ import torch
 
 from gridprune.core.token_map import TokenMap
 from gridprune.errors import SettingError
+from gridprune.eval.downsample import Downsample
 from gridprune.methods import Cues, create
 from gridprune.methods.cdpruner import CDPruner
 from gridprune.methods.checks import checked_select
@@ -39,7 +40,7 @@ GRID = TokenMap.from_grid(5, 6)
         (FirstLayer, create("eadp"), "cdpruner"),
         (MergeRest, VisionZip(), "divprune"),
         (MergeRest, create("prumerge"), "divprune"),
-        (TwoStage, create("downsample"), "divprune"),
+        (TwoStage, Downsample(), "divprune"),
         (PerView, create("trim"), "fastervlm"),
     ],
 )

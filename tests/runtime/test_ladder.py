@@ -44,7 +44,7 @@ def test_every_answer_is_that_of_a_call_of_its_own():
     assert seen[-1] == (len(found.tried),) * 2
 
 
-@pytest.mark.parametrize("method", ["fastv", "prumerge", "downsample"])
+@pytest.mark.parametrize("method", ["fastv", "prumerge"])
 def test_methods_without_a_budget_of_your_choice_are_refused(method):
     with pytest.raises(SettingError, match=method):
         find_keep(None, None, "?", method)

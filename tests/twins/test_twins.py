@@ -7,15 +7,23 @@ import json
 import numpy as np
 import pytest
 import torch
+from PIL.Image import Resampling
 from typer.testing import CliRunner
 
 from gridprune import GridPrune, families
 from gridprune.cli.main import app
+from gridprune.core.budget import Budget
 from gridprune.demo.engine import Engine
+from gridprune.errors import UnsupportedCallError
+from gridprune.eval.downsample import smaller
 from gridprune.methods import create
 from gridprune.runtime import answer, prepare
 
 QUESTION = "What is left of the door?"
+SHRINKS = {  # whose image of 640 x 384 can be made to have so few tokens; the others' processors scale small images up
+    "80%": {"llava-1.5", "llava-1.6", "llava-onevision", "qwen2.5-vl", "qwen3-vl"},
+    "20%": {"llava-1.5", "qwen2.5-vl"},
+}
 NEWLINES = {"llava-1.6": 28, "llava-onevision": 27}  # one behind each row of the mosaic of an image of 640 x 384
 
 
@@ -96,6 +104,31 @@ def test_every_command_runs(loaded, image, tmp_path, monkeypatch):
     assert metrics["full"]["tokens"] == total
     assert [row["tokens"] for row in metrics["rows"]] == [asked["visual_tokens"]["kept"]] * 3
     assert metrics["rows"][2]["evidence_recall"] == 1.0  # the oracle's
+
+
+@pytest.mark.parametrize("share", ["80%", "20%"])
+def test_the_control_of_runs_is_a_smaller_image_or_refused(twin, loaded, image, share):
+    family, budget = families.find(loaded.model), Budget.parse(share)
+    if twin.name not in SHRINKS[share]:
+        with pytest.raises(UnsupportedCallError, match="leave 'downsample' out"):
+            smaller(loaded, family, image, QUESTION, budget)
+        return
+    total = answer(loaded, image, QUESTION, create("keep-all"), max_new_tokens=1).visual_tokens
+    small = smaller(loaded, family, image, QUESTION, budget)
+    assert 0.7 * budget.resolve(total) < small.tokens <= budget.resolve(total)
+    call = small.call(family)
+    loaded.model.generate(**call, max_new_tokens=1)  # the stock model compares numbers of features and placeholders
+    newlines = int((call["input_ids"] == family.placeholder).sum()) - small.tokens
+    assert 0 <= newlines <= NEWLINES.get(twin.name, 0)
+
+
+def test_the_control_gives_the_stock_processor_what_pillow_resized(twin, loaded, image):
+    if not twin.name.startswith("qwen2.5"):
+        pytest.skip("by hand for one that follows the image's size: 14 x 23 tokens of 28 x 28 pixels")
+    small = smaller(loaded, families.find(loaded.model), image, QUESTION, Budget("20%"))  # 64 of 322
+    expected = prepare(loaded, image.resize((285, 171), Resampling.BILINEAR), QUESTION)  # by sqrt(64 / 322)
+    assert small.inputs["image_grid_thw"].tolist() == [[1, 12, 20]]
+    assert all(torch.equal(small.inputs[key], value) for key, value in expected.items())
 
 
 def test_the_page_shows_the_whole_image_and_all_its_tokens(twin, loaded, image):

@@ -20,8 +20,8 @@ from gridprune.selection.selector import Selector
 from gridprune.vllm.architectures import of_config
 from gridprune.vllm.settings import FIELD, ResolvedRequest
 
-EVERYWHERE = {  # inside the language model, with weights, before the tower, on clips, or with a count of its own
-    "fastv", "pyramiddrop", "sparsevlm", "dart-inside", "downsample", "evs", "prumerge", "prumerge-plus", "trim-iqr",
+EVERYWHERE = {  # inside the language model, with weights, on videos, or with a count of its own
+    "fastv", "pyramiddrop", "sparsevlm", "dart-inside", "evs", "prumerge", "prumerge-plus", "trim-iqr",
     "hawk", "first-layer", "vidcom2", "zoo-prune",
 }  # fmt: skip
 FUSED = {

@@ -23,14 +23,13 @@ from .options import Json, print_json, quiet, stderr, stdout
 _STAGES = {
     "pre-llm": "Before the language model",
     "in-llm": "Inside the language model: the first layers read all tokens",
-    "pixels": "Before the vision tower",
 }
 Words = Annotated[list[str] | None, typer.Argument(help="Words to look for, such as a cue or a model.")]
 
 
 def methods_command(
     words: Words = None,
-    stage: Annotated[str | None, typer.Option("--stage", help="pre-llm, in-llm or pixels.")] = None,
+    stage: Annotated[str | None, typer.Option("--stage", help="pre-llm or in-llm.")] = None,
     text: Annotated[
         bool | None, typer.Option("--text/--no-text", help="Whether the question changes what is kept.")
     ] = None,

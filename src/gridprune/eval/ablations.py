@@ -1,7 +1,7 @@
-"""Bench-only methods: the oracle, and what is left of a method when one of its parts is taken away.
+"""Methods of runs only: a control, the oracle, and what is left of a method when one of its parts is taken away.
 
-They follow the ordinary contract, so that they run through the same path as every method; none of them is a method that
-a user could deploy, hence they are not registered.
+They follow the ordinary contract, so that they run through the same path as every method (the control goes one of its
+own); none of them is a method that a user could deploy, hence they are not registered.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from ..core.token_map import TokenMap
 from ..errors import SettingError
 from ..methods.base import Cues, Method, Selection, Stage
 from ..methods.ops.cells import cell_centres
+from .downsample import Downsample, shrinks_image
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +79,7 @@ class _Holding(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not isinstance(self.of, Method):
+        if not isinstance(self.of, Method) or shrinks_image(self.of):
             raise SettingError(f"{self.name} takes another method apart: write {self.name}(gridprune).")
 
     @property
@@ -162,7 +163,7 @@ class ShuffledQuestion(_Holding):
 
 
 BENCH_ONLY: Mapping[str, type[Method]] = {
-    kind.name: kind for kind in (Oracle, UniformBudgets, GlobalTopK, FlippedSign, ShuffledQuestion)
+    kind.name: kind for kind in (Downsample, Oracle, UniformBudgets, GlobalTopK, FlippedSign, ShuffledQuestion)
 }
 
 

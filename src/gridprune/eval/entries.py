@@ -13,9 +13,7 @@ from . import ablations
 
 FULL = "full"
 QUICK = ("random", "uniform", "fastervlm", "relevance", "gridprune", "oracle")
-FIRST = (
-    "random", "uniform", "pooling", "downsample", "fastervlm", "relevance", "gridprune-literal", "gridprune", "oracle",
-)  # fmt: skip
+FIRST = ("random", "uniform", "pooling", "fastervlm", "relevance", "gridprune-literal", "gridprune", "oracle")
 
 
 def parse(text: str) -> MethodSpec:
@@ -50,13 +48,13 @@ def parse_list(text: str) -> list[MethodSpec]:
 
 
 def everything() -> list[MethodSpec]:
-    """Every registered method for single images that acts before the language model, and the oracle."""
+    """Every registered method for single images that acts before the language model, the control, and the oracle."""
     found = []
     for name in registry.available():
         kind = registry.get(name)
         if kind.stage != "in-llm" and kind.min_frames == 1 and name != "keep-all" and not _needs_base(kind):
             found.append(parse(name))
-    return [*found, parse("oracle")]
+    return [*found, parse("downsample"), parse("oracle")]
 
 
 def _needs_base(kind: type[Method]) -> bool:

@@ -19,6 +19,7 @@ from ..runtime.ask import Loaded, looked_at, prepare
 from ..runtime.failures import Failures
 from .ablations import borrows_question, given, reads_evidence
 from .data import Question, Scene
+from .downsample import check, shrinks_image, smaller
 from .entries import FULL
 from .evidence import closeness, evidence, recall, seen_boxes, seen_part
 from .shared import Result, RunCell
@@ -39,6 +40,7 @@ class PerQuestion:
         for cell in self.cells:
             if not reads_evidence(cell.method):
                 self.loaded.pruning(cell.method, "")  # raises now what it cannot do
+        check(loaded, self.family, [cell.method for cell in self.cells])
 
     def remember(self, scene: Scene) -> None:
         """Note a scene that was answered before: the next one may borrow its questions."""
@@ -71,6 +73,11 @@ class PerQuestion:
         told = [(FULL, self.generate(inputs), torch.arange(len(token_map), device="cpu"), wanted)]
         for cell in self.cells:
             method = cell.method
+            if shrinks_image(method):
+                small = smaller(self.loaded, self.family, scene.image, question.text, method.budget)
+                text = self.generate(small.call(self.family))
+                told.append((cell.key, text, small.centres(token_map), wanted))
+                continue
             if reads_evidence(method):
                 cues = Cues(relevance=closeness(token_map, boxes)[None])
                 chosen = checked_select(method, cues, token_map)

@@ -18,6 +18,7 @@ from ..methods.spec import MethodSpec
 from ..runtime.ask import Loaded
 from . import ablations, entries, kept, timing
 from .data import DataSet, Scene
+from .downsample import shrinks_image
 from .metrics import summarise
 from .own import PerQuestion
 from .shared import Shared, cells
@@ -72,7 +73,8 @@ def _loaded_engine(evaluation: Evaluation, load: Callable[[], Loaded]) -> Shared
 def describe(entry: MethodSpec, keeps: Sequence[Keep]) -> dict[str, Any]:
     """An entry as config.json holds it: label, all settings, its budgets, and whether it is a peer of gridprune."""
     method = entry.method("50%")
-    peer = method.fixed_count and entry.name != "keep-all" and _deployable_rival(method)
+    rival = method.fixed_count and entry.name != "keep-all" and _deployable_rival(method)
+    peer = rival or shrinks_image(method)
     found = [cell.keep for cell in cells([entry], keeps)]
     return {"label": entry.label, "settings": entries.plain(entry), "keeps": found, "peer": peer}
 

@@ -20,7 +20,7 @@ from .. import families
 from ..core.budget import Keep
 from ..core.token_map import TokenMap
 from ..cues.question import clean
-from ..errors import BudgetError, UnsupportedCallError
+from ..errors import UnsupportedCallError
 from ..families.base import Encoded, Family
 from ..methods.base import Cues, Method, Needs
 from ..methods.checks import checked_select
@@ -31,6 +31,7 @@ from ..selection.selector import Choice, Selector
 from .ablations import borrows_question, reads_evidence
 from .data import Box, Question, Scene
 from .decode import Decoder, Job, Prefix, prompt_parts
+from .downsample import check, shrinks_image, smaller
 from .entries import FULL
 from .evidence import closeness, evidence, recall, seen_boxes, seen_part
 
@@ -123,8 +124,9 @@ class Shared:
                 f"Generated questions are answered from shared prompts, which is tested for {', '.join(_SHARED)} and "
                 f"not for {self.family.name}. Give your own questions with --data: those go through `prune`."
             )
-        text = TextSide(loaded.text_tower(), loaded.processor.tokenizer)
         methods = [cell.method for cell in self.cells if not reads_evidence(cell.method)]
+        check(loaded, self.family, methods)
+        text = TextSide(loaded.text_tower(), loaded.processor.tokenizer)
         self.selector = Selector.of(self.family, text, *methods)
         self._needs = {  # by whose question it is that guides
             whose: Needs.of(*(method for method in methods if _guide(method) == whose))
@@ -147,7 +149,7 @@ class Shared:
         kept: list[_Kept] = []
         waiting = 0
         for position, result in enumerate(results):
-            for one in self._decide(result, position, encoded, vision):
+            for one in self._decide(result, position, encoded):
                 kept.append(one)
                 waiting += one.features.nbytes
                 if waiting > _WAITING:
@@ -171,7 +173,7 @@ class Shared:
 
     # -- which tokens stay ---------------------------------------------------------------------------------------
 
-    def _decide(self, result: Result, image: int, encoded: Encoded, vision: dict[str, Any]) -> Iterator[_Kept]:
+    def _decide(self, result: Result, image: int, encoded: Encoded) -> Iterator[_Kept]:
         token_map = encoded.maps[image].candidates
         asked = [clean(question.text) for question in result.scene.questions]
         boxes = [
@@ -185,6 +187,11 @@ class Shared:
         yield self._kept(result, image, FULL, None, everything, encoded.embeddings[image], wanted)
         cues: dict[str, Cues] = {}
         for cell in self.cells:
+            if shrinks_image(cell.method):
+                small = smaller(self.loaded, self.family, result.scene.image, "?", cell.method.budget)
+                features = small.features(self.family)
+                yield self._kept(result, image, cell.key, None, small.centres(token_map), features, wanted)
+                continue
             whose = _guide(cell.method)
             if whose not in cues and whose == _EVIDENCE:
                 cues[whose] = Cues(relevance=torch.stack([closeness(token_map, one) for one in boxes]))
@@ -192,7 +199,7 @@ class Shared:
                 questions = {_NOBODY: [""], _OWN: asked, _OTHER: self._borrow(asked)}[whose]
                 cues[whose] = self.selector.cues(encoded, [image] * len(questions), questions, self._needs[whose])
             for number, choice in choose(cell.method, cues[whose], token_map):
-                features = self._features(cell.method, choice, encoded, image, vision)
+                features = self.selector.gather(encoded, image, choice)
                 question = None if whose == _NOBODY else number
                 yield self._kept(result, image, cell.key, question, choice.kept, features, wanted)
 
@@ -218,15 +225,6 @@ class Shared:
         """As many questions of the scene before; the first scene borrows from itself, each question from another."""
         others = [clean(question.text) for question in self._before] if self._before else [*asked[1:], asked[0]]
         return [others[i % len(others)] for i in range(len(asked))]
-
-    def _features(self, method: Method, choice: Choice, encoded: Encoded, image: int, vision: dict[str, Any]) -> Tensor:
-        """(n_kept, D) in prompt order, as `prune` hands them on."""
-        if method.stage == "pixels":
-            token_map = encoded.maps[image]
-            grid = resized_grid(method, *token_map.grid, len(choice.kept))
-            one = self.family.take_images(vision, [image])
-            return self.family.encode_resized(one, [token_map], grid).embeddings[0]
-        return self.selector.gather(encoded, image, choice)
 
     # -- what is answered ----------------------------------------------------------------------------------------
 
@@ -273,18 +271,3 @@ def choose(method: Method, cues: Cues, token_map: TokenMap) -> Iterator[tuple[in
     for number in range(cues.batch):
         own = cues.image(number)
         yield number, Choice(checked_select(method, own, token_map), own, 0)
-
-
-def resized_grid(method: Method, rows: int, columns: int, k: int) -> tuple[int, int]:
-    """The grid of the smaller image that gives k tokens.
-
-    Raises:
-        BudgetError: there is none.
-    """
-    grid: tuple[int, int] = method.target_grid(rows, columns, k)  # type: ignore[attr-defined]
-    if 0 in grid:
-        raise BudgetError(
-            f"An image of {rows} x {columns} tokens cannot be shrunk to exactly {k}. Leave {method.name!r} out, or "
-            "choose a budget with suitable factors, such as a square number."
-        )
-    return grid

@@ -20,7 +20,8 @@ from ..families.base import Encoded
 from .ablations import reads_evidence
 from .data import DataSet, Scene
 from .decode import Prefix, prompt_parts
-from .shared import RunCell, Shared, resized_grid
+from .downsample import shrinks_image, smaller
+from .shared import RunCell, Shared
 from .store import machine
 
 
@@ -51,10 +52,10 @@ def _one(engine: Shared, scene: Scene) -> list[tuple[str, str, float]]:
     lengths = {len(encoded.maps[0])}
     for cell in engine.cells:
         started = _now()
-        if cell.method.stage == "pixels":
-            rows, columns = encoded.maps[0].grid
-            grid = resized_grid(cell.method, rows, columns, cell.method.budget.resolve(rows * columns))
-            kept = len(engine.family.encode_resized(vision, encoded.maps, grid).embeddings[0])
+        if shrinks_image(cell.method):
+            small = smaller(engine.loaded, engine.family, scene.image, "?", cell.method.budget)
+            started = _now()
+            kept = len(small.features(engine.family))
             out.append(("encode", cell.key, _now() - started))
             out.append(("decide", cell.key, 0.0))
         elif reads_evidence(cell.method):

@@ -264,17 +264,6 @@ class Family(ABC):
             return output
         return type(output)(pooler_output=torch.cat(list(output.pooler_output))[None])
 
-    def encode_resized(self, vision: dict[str, Any], maps: list[TokenMap], grid: tuple[int, int]) -> Encoded:
-        """Every image encoded at a native grid of r x c tokens; the maps stay those of the full prompt.
-
-        Raises:
-            UnsupportedCallError: this family cannot encode a smaller image.
-        """
-        raise UnsupportedCallError(
-            f"The processor of {self.name} decides how many tokens an image gets. For the baseline 'downsample' give "
-            "it a smaller image and do not prune."
-        )
-
     def crops(self, vision: dict[str, Any]) -> Tensor:
         """The pixels of all crops in the order the tower sees them, (V, 3, H, W).
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 from functools import cached_property
 from typing import Any, ClassVar
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..compat import is_compiled
 from ..core.token_map import TokenMap
-from ..cues.tower import Captured
 from ..errors import UnsupportedModelError
-from .base import CLIP_TEXT, Encoded, Family, block_of_layer, single_layer
+from .base import CLIP_TEXT, Family, block_of_layer, single_layer
 
 
 class Llava(Family):
@@ -61,11 +60,3 @@ class Llava(Family):
     def project(self, tower_features: Tensor) -> Tensor:
         projector = self.base.multi_modal_projector
         return projector(tower_features.to(next(projector.parameters()).dtype))
-
-    def encode_resized(self, vision: dict[str, Any], maps: list[TokenMap], grid: tuple[int, int]) -> Encoded:
-        patch = self.vision_config.patch_size
-        size = (grid[0] * patch, grid[1] * patch)
-        pixels = vision["pixel_values"]
-        small = nn.functional.interpolate(pixels.float(), size=size, mode="bilinear", antialias=True).to(pixels.dtype)
-        output = self.features({**vision, "pixel_values": small, "interpolate_pos_encoding": True})
-        return Encoded(output, list(output.pooler_output), maps, self.parts(vision, maps), Captured())

@@ -10,8 +10,7 @@ from torch import Tensor
 
 from ..compat import in_memory
 from ..core.token_map import TokenMap
-from ..errors import UnsupportedCallError
-from .base import Encoded, as_sizes
+from .base import as_sizes
 from .llava import Llava
 from .parts import CropBatch, TowerLayout
 
@@ -95,12 +94,6 @@ class LlavaNext(Llava):
 
     def parts(self, vision: dict[str, Any], maps: list[TokenMap]) -> TowerLayout:
         return CropBatch(self.tiles(vision), self.prefix)
-
-    def encode_resized(self, vision: dict[str, Any], maps: list[TokenMap], grid: tuple[int, int]) -> Encoded:
-        raise UnsupportedCallError(
-            f"{self.name} chooses its tiles by the image's size: for the baseline 'downsample' give the processor a "
-            "smaller image and do not prune."
-        )
 
     def image(self, vision: dict[str, Any], maps: Sequence[TokenMap], index: int) -> Tensor:
         return vision["pixel_values"][index][0].detach()  # type: ignore[no-any-return]

@@ -277,10 +277,7 @@ class PromptPruner:
             return None
         maps = [place.token_map for place in places]
         started = time.perf_counter()
-        if self.method.stage == "pixels":
-            encoded = selector.resize(self.method, new.vision, maps)
-        else:
-            encoded = selector.encode(new.vision, maps)
+        encoded = selector.encode(new.vision, maps)
         between = time.perf_counter()
         asked = self._questions(
             ids, [(place.row, place.columns) for place in places], None if mask is None else mask[:, offset:]
@@ -303,12 +300,9 @@ class PromptPruner:
         rows: Sequence[int],
     ) -> Any:
         """The encoder output with the kept embeddings; as it is where all tokens stay as they are."""
-        resized = self.method.stage == "pixels"
-        if all(mask.numpy().all() for mask in masks) and not self.method.merges and not resized:
+        if all(mask.numpy().all() for mask in masks) and not self.method.merges:
             return encoded.output
-        kept = encoded.embeddings
-        if not resized:
-            kept = [selector.gather(encoded, i, choice, masks[i]) for i, choice in enumerate(choices)]
+        kept = [selector.gather(encoded, i, choice, masks[i]) for i, choice in enumerate(choices)]
         return selector.family.handed_on(encoded, kept, masks, rows)
 
     def _reports(

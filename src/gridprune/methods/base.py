@@ -21,7 +21,7 @@ from ..core.reading import Reading, read
 from ..core.token_map import TokenMap, Zones
 from ..errors import BudgetError, MissingCueError, SettingError, UnsupportedCallError
 
-Stage = Literal["pixels", "pre-llm", "in-llm"]
+Stage = Literal["pre-llm", "in-llm"]
 
 PER_TOKEN = ("saliency", "relevance", "features", "tower_features", "keys", "laplacian", "quality", "sensitivity")
 

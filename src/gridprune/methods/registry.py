@@ -28,7 +28,6 @@ BUILT_IN: dict[str, str] = {
     "random": ".random:Random",
     "uniform": ".uniform:Uniform",
     "pooling": ".pooling:Pooling",
-    "downsample": ".downsample:Downsample",
     "fastervlm": ".fastervlm:FasterVLM",
     "relevance": ".relevance:Relevance",
     "hawk": ".hawk:Hawk",

@@ -17,7 +17,12 @@ from ..errors import SettingError, UnknownNameError
 from . import registry
 from .base import Method
 
-EVAL_ONLY = frozenset({"oracle", "uniform-budgets", "global-topk", "flipped-sign", "shuffled-question"})
+_APART = ("uniform-budgets", "global-topk", "flipped-sign", "shuffled-question")
+EVAL_ONLY = {  # what exists in `gridprune eval` only, and why
+    "downsample": "it makes the image smaller. Give a smaller image instead, and prune nothing",
+    "oracle": "it reads where the evidence of a question lies",
+    **dict.fromkeys(_APART, "it takes another method apart"),
+}
 _NONE: Mapping[str, type[Method]] = {}
 _QUOTED = re.compile(r"('[^']*'|\"[^\"]*\")")
 _HYPHENED = re.compile(r"(?<![\w.])[A-Za-z]\w*(?:-\w+)+")
@@ -172,10 +177,7 @@ class _Reader:
         if key in self.extra:
             return MethodSpec(key, self.extra[key])
         if key in EVAL_ONLY:
-            raise UnknownNameError(
-                f"{key!r} exists in `gridprune eval` only: it reads where the evidence of a question lies, or takes "
-                "another method apart."
-            )
+            raise UnknownNameError(f"{key!r} exists in `gridprune eval` only: {EVAL_ONLY[key]}.")
         try:
             return MethodSpec(key, registry.get(key))
         except UnknownNameError as error:

@@ -171,11 +171,14 @@ def _load_embedded(name: str, clip: str | Path | None, device: torch.device, dty
     return Loaded(name, model.to(device, dtype), tiny.processor, clip or own.to(device), check_known)
 
 
-def prepare(loaded: Loaded, image: Image | Video, question: str, history: Sequence[tuple[str, str]] = ()) -> Any:
+def prepare(
+    loaded: Loaded, image: Image | Video, question: str, history: Sequence[tuple[str, str]] = (), **settings: Any
+) -> Any:
     """Model inputs for one image or video and one question, by the checkpoint's own chat template.
 
     Args:
         history: earlier turns about it, each a question and its answer.
+        settings: of the processor, other than the checkpoint's own, such as `do_resize`.
 
     Raises:
         QuestionError: the question is empty, or the model cannot understand it.
@@ -192,7 +195,7 @@ def prepare(loaded: Loaded, image: Image | Video, question: str, history: Sequen
     else:
         check_shape(*image.size)
         text, media = prompt_text(loaded.processor, conversation(question, history)), {"images": image}
-    return _processed(loaded, text, **media)
+    return _processed(loaded, text, **media, **settings)
 
 
 def prepare_batch(loaded: Loaded, images: Sequence[Image], questions: Sequence[str]) -> Any:
@@ -286,7 +289,7 @@ def ask_many(
 
     Raises:
         QuestionError: a question is empty.
-        SettingError: `method` acts inside the language model or on pixels, where no encoder output can be shared.
+        SettingError: `method` acts inside the language model, where no encoder output can be shared.
     """
     cache, once = EncoderCache(1), replace(loaded, processor=processed_once(loaded.processor))
     prompts = [prepare(once, image, question) for question in questions]

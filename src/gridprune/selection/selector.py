@@ -71,13 +71,6 @@ class Selector:
             return self.family.encode(vision, own, read)
         return self.cache.encoded(self.family, vision, read, lambda blocks: self.family.encode(vision, own, blocks))
 
-    def resize(self, method: Any, vision: dict[str, Any], maps: list[TokenMap]) -> Encoded:
-        """For methods of the stage "pixels": smaller images, encoded at the grid that gives as many tokens as asked."""
-        rows, columns = maps[0].grid
-        return self.family.encode_resized(
-            vision, maps, method.target_grid(rows, columns, method.budget.resolve(rows * columns))
-        )
-
     def cues(
         self, encoded: Encoded, images: Sequence[int], questions: Sequence[str], needs: Needs | None = None
     ) -> Cues:

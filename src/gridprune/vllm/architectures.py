@@ -63,10 +63,6 @@ class Architecture:
 _NOT_IN_AN_ENGINE = (
     (lambda method: method.stage == "in-llm", "it acts inside the language model, which vLLM runs compiled"),
     (
-        lambda method: method.stage == "pixels",
-        "it shrinks the image itself; send a smaller one instead",
-    ),
-    (
         lambda method: not method.fixed_count,
         "its count depends on the image, and vLLM reserves places before it sees the image",
     ),

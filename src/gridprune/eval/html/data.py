@@ -8,6 +8,7 @@ from typing import Any
 
 from ...errors import GridPruneError, SettingError
 from .. import entries
+from ..downsample import shrinks_image
 from ..metrics import summarise
 from ..store import RunFolder
 
@@ -86,7 +87,7 @@ def _note(label: str) -> str:
         method = entries.parse(label).method("50%")
     except GridPruneError:  # a plugin that is not installed here
         return ""
-    if method.stage == "pixels":
+    if shrinks_image(method):
         return "The whole image was made smaller; marked is where its tokens lie in the full one."
     return "Marked tokens absorbed others." if method.merges else ""
 
