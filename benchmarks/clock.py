@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from gridprune.bench.clock import Timing, measured, turns
+from gridprune.eval.store import processor
 
 LONG = 2.0  # seconds: a call that long is not made twice to warm up
 
@@ -147,7 +148,7 @@ def machine() -> dict[str, Any]:
     """What the numbers were measured on."""
     cuda = torch.cuda.is_available()
     return {
-        "processor": torch.cuda.get_device_name() if cuda else _processor(),
+        "processor": torch.cuda.get_device_name() if cuda else processor(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "python": platform.python_version(),
@@ -155,11 +156,3 @@ def machine() -> dict[str, Any]:
         "dtype": "bfloat16" if cuda else "float32",
         "attention": "sdpa",
     }
-
-
-def _processor() -> str:
-    try:
-        with open("/proc/cpuinfo") as file:
-            return next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()

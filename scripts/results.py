@@ -1,7 +1,7 @@
 """From results/ into README.md and docs/: blocks between markers, plots, and the leaderboard, written or checked.
 
 A block ``<!-- results:RUN/NAME -->`` ... ``<!-- /results:RUN/NAME -->`` holds the table or plot NAME of results/RUN
-(:data:`gridprune.eval.tables.TABLES`, :data:`gridprune.eval.plots.PLOTS`); ``results:RUN/NAME?gridprune,oracle``
+(:data:`scripts.tables.TABLES`, :data:`scripts.plots.PLOTS`); ``results:RUN/NAME?gridprune,oracle``
 takes some of the methods only. ``results:bench/NAME`` shows results/bench.json, the run of `python -m benchmarks`
 (:data:`benchmarks.tables.TABLES`, :data:`benchmarks.plots.PLOTS`), and ``results:vllm/NAME``
 results/vllm.json, that of benchmarks/vllm_bench.py (:data:`benchmarks.serving.TABLES`). results/leaderboard.json is
@@ -28,10 +28,11 @@ from benchmarks import serving
 from benchmarks import tables as speed_tables
 from gridprune.errors import SettingError, UnknownNameError
 from gridprune.eval.entries import parse_list
-from gridprune.eval.metrics import leaderboard, summarise
-from gridprune.eval.plots import PLOTS, draw, is_current
+from gridprune.eval.metrics import summarise
 from gridprune.eval.store import RunFolder, write_json
-from gridprune.eval.tables import TABLES
+
+from .plots import PLOTS, draw, is_current
+from .tables import TABLES
 
 _BLOCK = re.compile(r"(<!-- results:(?P<spec>\S+?) -->\n)(?P<body>.*?)(<!-- /results:(?P=spec) -->)", re.DOTALL)
 _OPEN = re.compile(r"<!-- results:(\S+?) -->")
@@ -164,8 +165,12 @@ def _recomputed(folder: RunFolder) -> dict[str, Any]:
 
 
 def _board(root: Path) -> dict[str, Any] | None:
+    """The short form of the leaderboard's metrics."""
     metrics = _read(root / "results" / LEADERBOARD / "metrics.json")
-    return None if metrics is None else leaderboard(metrics)
+    if metrics is None:
+        return None
+    rows = [{key: row[key] for key in ("method", "keep", "retention", "ci")} for row in metrics["rows"]]
+    return {"rows": rows, "best_peer": metrics["best_peer"]}
 
 
 def _board_file(root: Path) -> Path:

@@ -2,6 +2,7 @@
 
 import math
 import random
+from fractions import Fraction
 
 import pytest
 import torch
@@ -160,6 +161,20 @@ def test_equal_parts(capacity, part):
     assert got == allocate.apportion(ones, total, torch.tensor(capacity), torch.zeros_like(ones))[0].tolist()
 
 
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=6), st.floats(0, 1))
+def test_parts_by_size_are_quotas_and_largest_remainders(sizes, part):
+    total = round(part * sum(sizes))
+    quotas = [Fraction(total * size, sum(sizes)) for size in sizes]
+    got = allocate.shared_out(total, sizes, sizes)
+    assert sum(got) == total
+    assert all(math.floor(quota) <= given <= math.floor(quota) + 1 for quota, given in zip(quotas, got))
+    more, less = (
+        [(quota % 1, -i) for i, quota in enumerate(quotas) if (got[i] > math.floor(quota)) is up]
+        for up in (True, False)
+    )
+    assert not more or not less or min(more) > max(less)
+
+
 @given(st.integers(1, 40), st.integers(1, 6), st.randoms(use_true_random=False))
 def test_zone_mean(tokens, count, rng):
     index = [rng.randrange(count) for _ in range(tokens)]
@@ -231,10 +246,3 @@ def test_minmax(values, count, rng):
         inside = [i for i, j in enumerate(index) if j == group]
         expected = [float(x) for x in reference.minmax([values[i] for i in inside])]
         assert [got[i] for i in inside] == pytest.approx(expected, abs=bound(1.0, terms=2))
-
-
-def test_zscore():
-    rows = torch.tensor([[1.0, 2.0, 3.0, 6.0], [5.0, 5.0, 5.0, 5.0], [1e8, 1e8, 1e8, 1e8]])
-    first, *constant = scores_of.zscore(rows).tolist()
-    assert first == pytest.approx([(x - 3) / math.sqrt(3.5) for x in (1, 2, 3, 6)])
-    assert constant == [[0.0] * 4] * 2

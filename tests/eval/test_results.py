@@ -9,9 +9,9 @@ import pytest
 
 from gridprune.errors import SettingError, UnknownNameError
 from gridprune.eval.metrics import summarise
-from gridprune.eval.plots import PLOTS
-from gridprune.eval.tables import TABLES, ablations, retention
 from scripts import results
+from scripts.plots import PLOTS
+from scripts.tables import TABLES, ablations, retention
 
 from .test_metrics import CONFIG, ROWS
 

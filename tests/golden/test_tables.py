@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gridprune.eval.tables import TABLES
 from scripts import results
+from scripts.tables import TABLES
 
 ROOT = Path(__file__).parent / "tables"
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from ..files import written
 from .run import waits
 
 Row = Mapping[str, Any]
@@ -85,6 +87,18 @@ def sentences(found: Mapping[str, Any]) -> list[str]:
         each = ", ".join(f"{keep} visual tokens {batch}" for keep, batch in found["largest_batch"].items())
         said.append(f"Largest batch whose prompts can be read at once: {each}.")
     return said
+
+
+def save(found: Mapping[str, Any], file: Path) -> None:
+    """Write :func:`plot` as a PNG."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.2, 4.6), dpi=130, layout="constrained")
+    axes = figure.subplots()
+    axes.grid(alpha=0.25)
+    plot(found, axes)
+    with written(file) as partial:
+        figure.savefig(partial)
 
 
 def plot(found: Mapping[str, Any], axes: Any) -> None:

@@ -53,9 +53,7 @@ def bench_command(
     with telling("measuring") as progress:
         found = run.bench(loaded, plan, progress)
     if output is not None:
-        from ..eval.plots import draw
-
-        draw("bench", found, output, show.plot)
+        show.save(found, output)
         stderr.print(f"plot in {output}", soft_wrap=True)
     if as_json:
         print_json(found)

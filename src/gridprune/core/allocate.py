@@ -10,12 +10,15 @@ to 2^22 tokens.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from .scores import ascending_indices
-from .token_map import Zones
+
+if TYPE_CHECKING:
+    from .token_map import Zones
 
 _LOWEST = float("-inf")
 _SHARE = float(1 << 32)
@@ -90,21 +93,26 @@ def _quotas(weight: Tensor, room: Tensor, surplus: Tensor) -> Tensor:
     return (weight * level).minimum(room * _PART).round_()
 
 
-def equal_parts(total: int, capacity: Sequence[int]) -> list[int]:
-    """:func:`apportion` with equal shares and no priorities, in plain integers, for a handful of parts."""
-    parts = [0] * len(capacity)
-    open_parts = list(range(len(capacity)))
-    while True:
-        full = [i for i in open_parts if capacity[i] * len(open_parts) <= total]
-        if not full:
-            break
+def shared_out(total: int, shares: Sequence[int], capacity: Sequence[int]) -> list[int]:
+    """:func:`apportion` in plain integers, without priorities: for a handful of parts, which take no kernel."""
+    parts, left = [0] * len(shares), list(range(len(shares)))
+    while full := [i for i in left if capacity[i] * sum(shares[j] for j in left) <= total * shares[i]]:
         for i in full:
             parts[i] = capacity[i]
             total -= capacity[i]
-        open_parts = [i for i in open_parts if i not in full]
-    for place, i in enumerate(open_parts):
-        parts[i] = total // len(open_parts) + (place < total % len(open_parts))
+            left.remove(i)
+    whole = sum(shares[i] for i in left)
+    for i in left:
+        parts[i] = total * shares[i] // whole
+    missing = total - sum(parts[i] for i in left)
+    for i in sorted(left, key=lambda i: -(total * shares[i] % whole))[:missing]:
+        parts[i] += 1
     return parts
+
+
+def equal_parts(total: int, capacity: Sequence[int]) -> list[int]:
+    """:func:`shared_out` with equal shares."""
+    return shared_out(total, [1] * len(capacity), capacity)
 
 
 def topk_per_zone(scores: Tensor, zones: Zones, budget: Tensor, k: int) -> Tensor:

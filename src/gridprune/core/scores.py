@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
-from .token_map import Zones
+if TYPE_CHECKING:
+    from .token_map import Zones
 
 _LOWEST = float("-inf")
 _TINY32 = torch.finfo(torch.float32).tiny
@@ -35,15 +38,6 @@ def minmax(values: Tensor, groups: Zones | None = None) -> Tensor:
     low, high = torch.aminmax(groups.by_zone(values), dim=-1)
     span = (high - low).clamp(min=_TINY32)
     return (values - low.index_select(1, groups.index)) / span.index_select(1, groups.index)
-
-
-def zscore(values: Tensor) -> Tensor:
-    """Each row of (B, N) centred and divided by its standard deviation (population), fp32; a constant row becomes 0."""
-    values = values.float()
-    centred = values - values.mean(-1, keepdim=True)
-    deviation = centred.pow(2).mean(-1, keepdim=True).sqrt()
-    floor = 1e-6 * values.abs().amax(-1, keepdim=True) + _TINY32
-    return torch.where(deviation > floor, centred / deviation.clamp(min=_TINY32), 0.0)
 
 
 def deviation(values: Tensor) -> Tensor:

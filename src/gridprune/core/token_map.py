@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..errors import BudgetError, SettingError
+from .allocate import shared_out
 
 
 @dataclass(frozen=True, eq=False)
@@ -247,7 +248,8 @@ class TokenMap:
             start = 0
             sheet = self.plane * (int(self.frame.max()) + 1) + self.frame
             sheets = [(sheet == s).nonzero()[:, 0] for s in sorted(set(sheet.tolist()))]
-            for member, count in zip(sheets, _proportional([len(m) for m in sheets], k)):
+            sizes = [len(member) for member in sheets]
+            for member, count in zip(sheets, shared_out(k, sizes, sizes)):
                 if count == 0:  # fewer cells than sheets: the neighbour takes these tokens in
                     index[member] = max(start - 1, 0)
                     continue
@@ -264,16 +266,6 @@ def _split(position: Tensor, size: int) -> tuple[Tensor, int]:
     extent = int(position.max()) + 1
     parts = -(-extent // size)
     return position * parts // extent, parts
-
-
-def _proportional(sizes: list[int], k: int) -> list[int]:
-    """Largest remainder over a handful of sheets, plain integers."""
-    total = sum(sizes)
-    counts = [k * size // total for size in sizes]
-    by_remainder = sorted(range(len(sizes)), key=lambda i: -(k * sizes[i] % total))
-    for i in by_remainder[: k - sum(counts)]:
-        counts[i] += 1
-    return counts
 
 
 def _walk(row: Tensor, column: Tensor, count: int) -> Tensor:

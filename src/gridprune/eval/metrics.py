@@ -203,12 +203,6 @@ def _against(table: Table, drawn: Mapping[str, Floats], ours: str, theirs: str) 
     return {"difference": _round(difference), "ci": interval(drawn[ours] - drawn[theirs])}
 
 
-def leaderboard(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """The short form that `results/leaderboard.json` holds."""
-    rows = [{key: row[key] for key in ("method", "keep", "retention", "ci")} for row in metrics["rows"]]
-    return {"rows": rows, "best_peer": metrics["best_peer"]}
-
-
 def _mean(rows: Sequence[Mapping[str, Any]], name: str, cell: str) -> float | None:
     """Mean over questions of what a row holds per question (or once for all of them); absent values do not count."""
     total, count = 0.0, 0

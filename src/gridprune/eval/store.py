@@ -32,7 +32,7 @@ GROUP = 8  # scenes
 REPORTING = (
     "bench", "cli", "demo", "lmms", "vllm", "eval/html", "report/figure.py", "report/frames.py", "report/overlay.py",
     "runtime/batch.py", "runtime/ladder.py", "runtime/plan.py",
-    "eval/metrics.py", "eval/plots.py", "eval/show.py", "eval/sign.py", "eval/tables.py", "eval/timing.py",
+    "eval/metrics.py", "eval/show.py", "eval/sign.py", "eval/timing.py",
 )  # fmt: skip
 _PACKAGE = Path(__file__).parent.parent
 
@@ -216,7 +216,7 @@ def config_of(
 def machine() -> dict[str, Any]:
     """What ran it, without names."""
     return {
-        "processor": _processor(),
+        "processor": processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
@@ -286,7 +286,8 @@ def _git(root: Path, *arguments: str) -> str:
     return subprocess.run(["git", *arguments], cwd=root, check=True, capture_output=True, text=True).stdout.strip()
 
 
-def _processor() -> str:
+def processor() -> str:
+    """The name of this machine's processor."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.is_file() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]

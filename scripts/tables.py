@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from .metrics import SUBJECT
+from gridprune.eval.metrics import SUBJECT
 
 Run = Mapping[str, Any]  # metrics.json with "config" and "timing"
 

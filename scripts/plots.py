@@ -10,7 +10,8 @@ from typing import Any
 
 from PIL import Image
 
-from ..files import written
+from gridprune.files import written
+
 from .tables import Run, is_variant
 
 _KEY = "gridprune-results"
@@ -59,8 +60,8 @@ def pareto(run: Run, axes: Any) -> None:
 PLOTS: Mapping[str, Callable[[Run, Any], None]] = {"retention-plot": retention, "pareto-plot": pareto}
 
 
-def draw(name: str, run: Run, file: Path, plot: Callable[[Run, Any], None] | None = None) -> None:
-    """Write the plot called `name`, or one that another part of the package draws."""
+def draw(name: str, run: Run, file: Path, plot: Callable[[Run, Any], None]) -> None:
+    """Write a plot, which is called `name`."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -69,7 +70,7 @@ def draw(name: str, run: Run, file: Path, plot: Callable[[Run, Any], None] | Non
     figure, axes = pyplot.subplots(figsize=(7.2, 4.6), dpi=130, layout="constrained")
     axes.grid(alpha=0.25)
     axes.set_prop_cycle(color=[f"tab:{name}" for name in _COLOURS])
-    (plot or PLOTS[name])(run, axes)
+    plot(run, axes)
     with written(file) as partial:
         figure.savefig(partial, metadata={_KEY: digest(name, run), "Software": None})
     pyplot.close(figure)
