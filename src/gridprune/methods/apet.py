@@ -12,6 +12,7 @@ from ..core.scores import ascending_indices
 from ..core.token_map import TokenMap
 from .base import Cues, Merge, Method, Selection
 from .ops.similarity import TIE, Cosine, Picks, group_mean_weight, member_mask, ranked, take_row, take_rows
+from .settings import whole
 
 _RIDGE = 1e-5
 _LEAST = 1e-12  # of what keeps a matrix of equal rows positive in fp64
@@ -38,20 +39,13 @@ class ApET(Method):
         basis: basis tokens, at least 1.
     """
 
-    basis: int = 10
+    basis: int = whole(10)
 
     name: ClassVar[str] = "apet"
     paper: ClassVar[str] = "https://arxiv.org/abs/2602.19870"
     merges: ClassVar[bool] = True
     cost: ClassVar[str] = "O(k N D)"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._check("basis", lambda v: isinstance(v, int) and v >= 1, "a whole number of at least 1")
-
-    @property
-    def needs(self) -> frozenset[str]:
-        return frozenset({"features"})
+    reads: ClassVar[frozenset[str]] = frozenset({"features"})
 
     def select(self, cues: Cues, token_map: TokenMap, k: int) -> Selection:
         features = cues.require("features").float()

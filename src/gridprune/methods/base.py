@@ -218,6 +218,7 @@ class Method(ABC):
         name, paper, stage, cost: what it is called, where it comes from, where it acts, its complexity.
         fixed_count: whether `keep` alone says how many tokens stay. If False the image decides, `keep` is the upper
             limit, and :meth:`count` gives the number; engines that reserve places before they see the image refuse.
+        reads: names of the :class:`Cues` that it reads, whatever its settings.
         merges: whether a selection carries a :class:`Merge`; engines that can only drop tokens refuse.
         merge_space: what such a merge mixes, see :class:`Merge`.
         min_frames: frames a video must have at least.
@@ -236,6 +237,7 @@ class Method(ABC):
     paper: ClassVar[str] = ""
     stage: ClassVar[Stage] = "pre-llm"
     fixed_count: ClassVar[bool] = True
+    reads: ClassVar[frozenset[str]] = frozenset()
     merges: ClassVar[bool] = False
     merge_space: ClassVar[Literal["features", "tower_features"]] = "features"
     min_frames: ClassVar[int] = 1
@@ -246,6 +248,10 @@ class Method(ABC):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_budget", Budget.parse(self.keep))
+        kinds = (getattr(kind, "__dataclass_fields__", {}) for kind in reversed(type(self).__mro__))
+        checks = {name: one.metadata for kind in kinds for name, one in kind.items() if "ok" in one.metadata}
+        for name, check in checks.items():  # of a field, or of the one that gave way to another default
+            self._check(name, check["ok"], check["expected"])
 
     @property
     def budget(self) -> Budget:
@@ -259,8 +265,8 @@ class Method(ABC):
 
     @property
     def needs(self) -> frozenset[str]:
-        """Names of the :class:`Cues` that `select`, or the merging of its result, reads. May depend on the settings."""
-        return frozenset()
+        """Names of the :class:`Cues` that `select`, or the merging of its result, reads; settings may decide."""
+        return self.reads
 
     @property
     def saliency_depths(self) -> tuple[float, ...]:

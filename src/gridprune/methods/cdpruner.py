@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -16,6 +15,7 @@ from .base import Cues, Selection
 from .guided import Guided
 from .ops.greedy import Greedy, matrix, products
 from .ops.similarity import TIE, unit
+from .settings import one_of, setting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,22 +42,14 @@ class CDPruner(Guided):
             its own, with r scaled over all crops together, as the released LLaVA-NeXT code does.
     """
 
-    theta: float | None = None
-    scope: Literal["image", "view"] = "image"
+    theta: float | None = setting(None, lambda v: v is None or 0 <= v < 1, "None or a number in [0, 1)")
+    scope: Literal["image", "view"] = one_of("image", "view")
 
     name: ClassVar[str] = "cdpruner"
     paper: ClassVar[str] = "https://arxiv.org/abs/2506.10967"
     cost: ClassVar[str] = "O(k N D + k^2 N)"
     capabilities: ClassVar[frozenset[str]] = frozenset({"quality", "geometry"})
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._check("theta", lambda v: v is None or (math.isfinite(v) and 0 <= v < 1), "None or a number in [0, 1)")
-        self._check("scope", lambda v: v in ("image", "view"), "'image' or 'view'")
-
-    @property
-    def needs(self) -> frozenset[str]:
-        return self.relevance_cues | {"features"}
+    reads: ClassVar[frozenset[str]] = frozenset({"features"})
 
     def select(self, cues: Cues, token_map: TokenMap, k: int) -> Selection:
         half = cues.read(self.reading).float() / 2  # so that differences are finite
@@ -94,10 +86,7 @@ class CDPrunerSplit(Guided):
     name: ClassVar[str] = "cdpruner-split"
     paper: ClassVar[str] = "https://arxiv.org/abs/2506.10967"
     cost: ClassVar[str] = "O(k N D + k^2 N)"
-
-    @property
-    def needs(self) -> frozenset[str]:
-        return self.relevance_cues | {"features"}
+    reads: ClassVar[frozenset[str]] = frozenset({"features"})
 
     def select(self, cues: Cues, token_map: TokenMap, k: int) -> Selection:
         features, relevance = cues.require("features"), cues.read(self.reading).float()

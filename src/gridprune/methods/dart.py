@@ -12,6 +12,7 @@ from ..core.scores import ascending_indices
 from ..core.token_map import TokenMap
 from .base import Cues, Method, Selection
 from .ops.similarity import member_mask, ranked, take_rows, unit
+from .settings import whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,17 +36,12 @@ class DartInput(Method):
         text_pivots: 0 for a method without text.
     """
 
-    visual_pivots: int = 4
-    text_pivots: int = 4
+    visual_pivots: int = whole(4)
+    text_pivots: int = whole(4, least=0)
 
     name: ClassVar[str] = "dart-input"
     paper: ClassVar[str] = "https://arxiv.org/abs/2502.11494"
     cost: ClassVar[str] = "O(N D)"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._check("visual_pivots", lambda v: isinstance(v, int) and v >= 1, "a whole number of at least 1")
-        self._check("text_pivots", lambda v: isinstance(v, int) and v >= 0, "a whole number of at least 0")
 
     @property
     def needs(self) -> frozenset[str]:

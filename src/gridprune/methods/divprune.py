@@ -37,10 +37,7 @@ class DivPrune(Method):
     paper: ClassVar[str] = "https://arxiv.org/abs/2503.02175"
     cost: ClassVar[str] = "O(N^2 D)"
     capabilities: ClassVar[frozenset[str]] = frozenset({"quality", "geometry"})
-
-    @property
-    def needs(self) -> frozenset[str]:
-        return frozenset({"features"})
+    reads: ClassVar[frozenset[str]] = frozenset({"features"})
 
     def select(self, cues: Cues, token_map: TokenMap, k: int) -> Selection:
         features = unit(cues.require("features"))

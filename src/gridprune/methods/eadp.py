@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -16,6 +15,7 @@ from .base import Cues, Selection
 from .guided import Guided
 from .ops.geometry import neighbours, smooth
 from .ops.similarity import Cosine, Coverage, Picks
+from .settings import number, part, positive, share
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,30 +52,18 @@ class EADP(Guided):
         reading: as in :class:`~gridprune.methods.guided.Guided`.
     """
 
-    tau: float = 0.01
-    gamma: float = 0.01
-    words: float = 0.5
-    mix: float = 0.5
-    sigma: float = 1.0
-    beta: float = 10.0
+    tau: float = positive(0.01)
+    gamma: float = positive(0.01)
+    words: float = part(0.5)
+    mix: float = share(0.5)
+    sigma: float = number(1.0)
+    beta: float = number(10.0)
 
     name: ClassVar[str] = "eadp"
     paper: ClassVar[str] = "https://arxiv.org/abs/2607.02484"
     reads_values: ClassVar[bool] = True
     cost: ClassVar[str] = "O(N^2 D + k N^2)"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("tau", "gamma"):
-            self._check(name, lambda v: math.isfinite(v) and v > 0, "a positive number")
-        for name in ("sigma", "beta"):
-            self._check(name, lambda v: math.isfinite(v) and v >= 0, "a number of at least 0")
-        self._check("words", lambda v: 0 < v <= 1, "above 0 and at most 1")
-        self._check("mix", lambda v: 0 <= v <= 1, "between 0 and 1")
-
-    @property
-    def needs(self) -> frozenset[str]:
-        return self.relevance_cues | {"features", "word_relevance", "word_mask"}
+    reads: ClassVar[frozenset[str]] = frozenset({"features", "word_relevance", "word_mask"})
 
     def select(self, cues: Cues, token_map: TokenMap, k: int) -> Selection:
         cosine = Cosine(cues.require("features"))

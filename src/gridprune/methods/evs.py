@@ -31,10 +31,7 @@ class EVS(Method):
     min_frames: ClassVar[int] = 2
     cost: ClassVar[str] = "O(N D)"
     capabilities: ClassVar[frozenset[str]] = frozenset({"scores"})
-
-    @property
-    def needs(self) -> frozenset[str]:
-        return frozenset({"features"})
+    reads: ClassVar[frozenset[str]] = frozenset({"features"})
 
     def select(self, cues: Cues, token_map: TokenMap, k: int) -> Selection:
         features = unit(cues.require("features"))

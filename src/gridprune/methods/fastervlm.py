@@ -21,10 +21,7 @@ class FasterVLM(Method):
     name: ClassVar[str] = "fastervlm"
     paper: ClassVar[str] = "https://arxiv.org/abs/2412.01818v1"
     capabilities: ClassVar[frozenset[str]] = frozenset({"scores"})
-
-    @property
-    def needs(self) -> frozenset[str]:
-        return frozenset({"saliency"})
+    reads: ClassVar[frozenset[str]] = frozenset({"saliency"})
 
     def select(self, cues: Cues, token_map: TokenMap, k: int) -> Selection:
         saliency = cues.require("saliency")

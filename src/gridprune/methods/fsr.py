@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -14,6 +13,7 @@ from ..core.token_map import TokenMap
 from .base import Cues, Merge, Selection
 from .guided import Guided
 from .ops.similarity import Cosine, first_max, ranked
+from .settings import number, part
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,10 +42,10 @@ class FSR(Guided):
         reading: as in :class:`~gridprune.methods.guided.Guided`.
     """
 
-    alpha: float = 3.0
-    beta: float = 1.0
-    mass: float = 0.9
-    refine: float = 1.0
+    alpha: float = number(3.0)
+    beta: float = number(1.0)
+    mass: float = part(0.9)
+    refine: float = number(1.0)
     text: bool = True
 
     name: ClassVar[str] = "fsr"
@@ -53,12 +53,6 @@ class FSR(Guided):
     reads_values: ClassVar[bool] = True
     merges: ClassVar[bool] = True
     cost: ClassVar[str] = "O(k N D)"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("alpha", "beta", "refine"):
-            self._check(name, lambda v: math.isfinite(v) and v >= 0, "a number of at least 0")
-        self._check("mass", lambda v: 0 < v <= 1, "above 0 and at most 1")
 
     @property
     def needs(self) -> frozenset[str]:

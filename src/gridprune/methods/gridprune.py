@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -17,6 +16,7 @@ from ..core.token_map import TokenMap, Zones
 from ..errors import BudgetError
 from .base import Cues, Selection
 from .guided import Guided
+from .settings import number, one_of, share, whole
 
 _FAR = -1e20  # stands for NaN and infinite values; unlike -inf, it can be subtracted from itself
 
@@ -54,23 +54,15 @@ class GridPrune(Guided):
             first, as the paper's LLaVA-NeXT setting reads.
     """
 
-    zone: int = 3
-    temperature: float = 3.0
-    alpha: float = 0.5
-    minimum: int = 0
-    scope: Literal["image", "view"] = "image"
+    zone: int = whole(3)
+    temperature: float = number(3.0, least=1e-12)
+    alpha: float = share(0.5)
+    minimum: int = whole(0, least=0)
+    scope: Literal["image", "view"] = one_of("image", "view")
 
     name: ClassVar[str] = "gridprune"
     paper: ClassVar[str] = "https://arxiv.org/abs/2511.10081"
     own: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._check("zone", lambda v: _whole(v) and v >= 1, "a whole number of at least 1")
-        self._check("temperature", lambda v: 1e-12 <= v < math.inf, "a number of at least 1e-12")
-        self._check("alpha", lambda v: 0 <= v <= 1, "between 0 and 1")
-        self._check("minimum", lambda v: _whole(v) and v >= 0, "a whole number of at least 0")
-        self._check("scope", lambda v: v in ("image", "view"), "'image' or 'view'")
 
     @classmethod
     def literal(cls, keep: Keep = "11.1%", **settings: Any) -> GridPrune:
@@ -152,7 +144,3 @@ def _sheets(zones: Zones) -> Zones:
     """Which view each zone lies in."""
     assert zones.sheets is not None
     return zones.sheets
-
-
-def _whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)

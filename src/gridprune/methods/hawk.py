@@ -58,14 +58,11 @@ class Hawk(Method):
     paper: ClassVar[str] = "https://arxiv.org/abs/2604.07812"
     cost: ClassVar[str] = "O(H N)"
     capabilities: ClassVar[frozenset[str]] = frozenset({"scores"})
+    reads: ClassVar[frozenset[str]] = frozenset({"head_relevance"})
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_heads(self)
-
-    @property
-    def needs(self) -> frozenset[str]:
-        return frozenset({"head_relevance"})
 
     def select(self, cues: Cues, token_map: TokenMap, k: int) -> Selection:
         scores = by_heads(cues, self.weights, self.norm)

@@ -11,6 +11,7 @@ from ..core.token_map import TokenMap
 from .base import Cues, Method, Selection
 from .ops.geometry import neighbours
 from .ops.similarity import member_mask, ranked
+from .settings import part, share
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,20 +31,12 @@ class HiPrune(Method):
         depth: depth of the object layer in the tower, in (0, 1].
     """
 
-    share: float = 0.1
-    depth: float = 0.375
+    share: float = share(0.1)
+    depth: float = part(0.375)
 
     name: ClassVar[str] = "hiprune"
     paper: ClassVar[str] = "https://arxiv.org/abs/2508.00553"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._check("share", lambda v: 0 <= v <= 1, "between 0 and 1")
-        self._check("depth", lambda v: 0 < v <= 1, "above 0 and at most 1")
-
-    @property
-    def needs(self) -> frozenset[str]:
-        return frozenset({"saliency"})
+    reads: ClassVar[frozenset[str]] = frozenset({"saliency"})
 
     @property
     def saliency_depths(self) -> tuple[float, ...]:

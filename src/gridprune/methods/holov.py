@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -14,6 +13,7 @@ from ..core.scores import zone_mean
 from ..core.token_map import TokenMap, Zones
 from .base import Cues, Method, Selection
 from .ops.similarity import unit
+from .settings import number, whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,18 +38,11 @@ class HoloV(Method):
         runs: number of runs per view (fewer if a view has fewer tokens).
     """
 
-    runs: int = 16
+    runs: int = whole(16)
 
     name: ClassVar[str] = "holov"
     paper: ClassVar[str] = "https://arxiv.org/abs/2510.02912"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._check("runs", lambda v: isinstance(v, int) and v >= 1, "a whole number of at least 1")
-
-    @property
-    def needs(self) -> frozenset[str]:
-        return frozenset({"saliency"})
+    reads: ClassVar[frozenset[str]] = frozenset({"saliency"})
 
     def select(self, cues: Cues, token_map: TokenMap, k: int) -> Selection:
         saliency = cues.require("saliency").float()
@@ -76,18 +69,11 @@ class HoloVPrinted(HoloV):
         alpha: weight of the variance, at least 0; 0.09 as in the released settings.
     """
 
-    alpha: float = 0.09
+    alpha: float = number(0.09)
 
     name: ClassVar[str] = "holov-printed"
     cost: ClassVar[str] = "O(N^2 D / runs)"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._check("alpha", lambda v: math.isfinite(v) and v >= 0, "a number of at least 0")
-
-    @property
-    def needs(self) -> frozenset[str]:
-        return frozenset({"saliency", "features"})
+    reads: ClassVar[frozenset[str]] = frozenset({"saliency", "features"})
 
     def _scores(self, cues: Cues, saliency: Tensor, zones: Zones) -> Tensor:
         features = unit(cues.require("features"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -10,14 +9,14 @@ import torch
 
 from ..core.token_map import TokenMap
 from .base import Cues, Selection
-from .guided import Guided
-from .mmr import Importance, importance_of
+from .guided import Weighed
 from .ops.greedy import Greedy, matrix, products
 from .ops.similarity import TIE, unit
+from .settings import number
 
 
 @dataclass(frozen=True, kw_only=True)
-class IDSelection(Guided):
+class IDSelection(Weighed):
     """Salient tokens, each of which makes those like it count less.
 
     Repeat: take the token of largest score; multiply the score of every other by exp(-`gamma` max(0, cos)).
@@ -32,29 +31,18 @@ class IDSelection(Guided):
     that the least important token has a logarithm) are ours.
 
     Attributes:
-        importance: "saliency" or "relevance".
         gamma: strength of the suppression, at least 0.
-        reading: as in :class:`~gridprune.methods.guided.Guided`.
+        importance, reading: as in :class:`~gridprune.methods.guided.Weighed`.
     """
 
-    importance: Importance = "saliency"
-    gamma: float = 20.0
+    gamma: float = number(20.0)
 
     name: ClassVar[str] = "id-selection"
     paper: ClassVar[str] = "https://arxiv.org/abs/2604.05601"
     cost: ClassVar[str] = "O(k N D)"
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._check("importance", lambda v: v in ("saliency", "relevance"), "'saliency' or 'relevance'")
-        self._check("gamma", lambda v: math.isfinite(v) and v >= 0, "a number of at least 0")
-
-    @property
-    def needs(self) -> frozenset[str]:
-        return frozenset({"features"}) | ({"saliency"} if self.importance == "saliency" else self.relevance_cues)
-
     def select(self, cues: Cues, token_map: TokenMap, k: int) -> Selection:
-        importance = importance_of(cues, self.importance, self.reading).clamp(min=1e-6).log()
+        importance = self.weights(cues).clamp(min=1e-6).log()
         features = unit(cues.require("features"))
         rounding = TIE * max(self.gamma, 1.0)  # of a cosine, as it goes into the score
         greedy = Greedy(importance, lambda tokens: products(features, tokens), matrix(features), rounding)

@@ -22,10 +22,7 @@ class L2Norm(Method):
     name: ClassVar[str] = "l2norm"
     cost: ClassVar[str] = "O(N C)"
     capabilities: ClassVar[frozenset[str]] = frozenset({"scores"})
-
-    @property
-    def needs(self) -> frozenset[str]:
-        return frozenset({"tower_features"})
+    reads: ClassVar[frozenset[str]] = frozenset({"tower_features"})
 
     def select(self, cues: Cues, token_map: TokenMap, k: int) -> Selection:
         scores = torch.linalg.vector_norm(cues.require("tower_features").float(), dim=-1)

@@ -28,10 +28,7 @@ class LiteLVLM(Guided):
 
     name: ClassVar[str] = "litelvlm"
     paper: ClassVar[str] = "https://arxiv.org/abs/2605.13178"
-
-    @property
-    def needs(self) -> frozenset[str]:
-        return self.relevance_cues | {"saliency"}
+    reads: ClassVar[frozenset[str]] = frozenset({"saliency"})
 
     def select(self, cues: Cues, token_map: TokenMap, k: int) -> Selection:
         relevance = cues.read(self.reading).float()

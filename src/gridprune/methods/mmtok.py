@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -11,6 +10,7 @@ import torch
 from ..core.token_map import TokenMap
 from .base import Cues, Method, Selection
 from .ops.similarity import Cosine, Coverage, Picks, unit
+from .settings import number, positive
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,24 +33,15 @@ class MMTok(Method):
         alpha: weight of the visual term, at least 0.
     """
 
-    tau_text: float = 0.02
-    tau_vision: float = 0.2
-    alpha: float = 0.5
+    tau_text: float = positive(0.02)
+    tau_vision: float = positive(0.2)
+    alpha: float = number(0.5)
 
     name: ClassVar[str] = "mmtok"
     paper: ClassVar[str] = "https://arxiv.org/abs/2508.18264"
     reads_values: ClassVar[bool] = True
     cost: ClassVar[str] = "O(N^2 C + k N^2)"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("tau_text", "tau_vision"):
-            self._check(name, lambda v: math.isfinite(v) and v > 0, "a positive number")
-        self._check("alpha", lambda v: math.isfinite(v) and v >= 0, "a number of at least 0")
-
-    @property
-    def needs(self) -> frozenset[str]:
-        return frozenset({"features", "tower_features", "question_embeds", "question_mask"})
+    reads: ClassVar[frozenset[str]] = frozenset({"features", "tower_features", "question_embeds", "question_mask"})
 
     def select(self, cues: Cues, token_map: TokenMap, k: int) -> Selection:
         mask = cues.require("question_mask")

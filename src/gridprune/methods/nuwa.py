@@ -9,6 +9,7 @@ from ..core.allocate import rank_in_zone
 from ..core.token_map import TokenMap, Zones
 from .base import Cues, Method, Selection
 from .ops.similarity import ranked
+from .settings import is_whole, setting, whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,22 +33,14 @@ class Nuwa(Method):
         per_zone: tokens a zone names; None for the smallest number with which k can be met.
     """
 
-    zone: int = 2
-    per_zone: int | None = None
+    zone: int = whole(2)
+    per_zone: int | None = setting(
+        None, lambda v: v is None or (is_whole(v) and v >= 1), "None or a whole number above 0"
+    )
 
     name: ClassVar[str] = "nuwa"
     paper: ClassVar[str] = "https://arxiv.org/abs/2602.02951"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._check("zone", lambda v: isinstance(v, int) and v >= 1, "a whole number of at least 1")
-        self._check(
-            "per_zone", lambda v: v is None or (isinstance(v, int) and v >= 1), "None or a whole number above 0"
-        )
-
-    @property
-    def needs(self) -> frozenset[str]:
-        return frozenset({"saliency"})
+    reads: ClassVar[frozenset[str]] = frozenset({"saliency"})
 
     def select(self, cues: Cues, token_map: TokenMap, k: int) -> Selection:
         saliency = cues.require("saliency").float()

@@ -11,6 +11,7 @@ import torch
 from ..core.token_map import TokenMap
 from .base import Cues, Method, Selection
 from .cdpruner import determinant
+from .settings import positive
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,19 +33,12 @@ class OTPrune(Method):
         weight: 0.01 as released, above 0.
     """
 
-    weight: float = 0.01
+    weight: float = positive(0.01)
 
     name: ClassVar[str] = "otprune"
     paper: ClassVar[str] = "https://arxiv.org/abs/2602.20205"
     cost: ClassVar[str] = "O(N^2 D + k N^2)"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._check("weight", lambda v: math.isfinite(v) and v > 0, "a positive number")
-
-    @property
-    def needs(self) -> frozenset[str]:
-        return frozenset({"features"})
+    reads: ClassVar[frozenset[str]] = frozenset({"features"})
 
     def select(self, cues: Cues, token_map: TokenMap, k: int) -> Selection:
         features = cues.require("features").float()

@@ -22,10 +22,7 @@ class Pooling(Method):
     name: ClassVar[str] = "pooling"
     cost: ClassVar[str] = "O(N D)"
     merges: ClassVar[bool] = True
-
-    @property
-    def needs(self) -> frozenset[str]:
-        return frozenset({"features"})
+    reads: ClassVar[frozenset[str]] = frozenset({"features"})
 
     def select(self, cues: Cues, token_map: TokenMap, k: int) -> Selection:
         batch, n = cues.batch, len(token_map)

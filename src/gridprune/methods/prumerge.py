@@ -13,6 +13,7 @@ from ..core.scores import ascending_indices
 from ..core.token_map import TokenMap
 from .base import Cues, Merge, Method, Selection
 from .ops.similarity import Cosine, last_dropped, member_mask, outliers, ranked
+from .settings import one_of, whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,8 +41,8 @@ class PruMerge(Method):
     """
 
     keep: Keep = "100%"
-    neighbours: int = 32
-    attention: Literal["single-head", "saliency"] = "single-head"
+    neighbours: int = whole(32, least=0)
+    attention: Literal["single-head", "saliency"] = one_of("single-head", "saliency")
 
     name: ClassVar[str] = "prumerge"
     paper: ClassVar[str] = "https://arxiv.org/abs/2403.15388"
@@ -49,11 +50,6 @@ class PruMerge(Method):
     merges: ClassVar[bool] = True
     merge_space: ClassVar[Literal["features", "tower_features"]] = "tower_features"
     cost: ClassVar[str] = "O(k N C)"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._check("neighbours", lambda v: isinstance(v, int) and v >= 0, "a whole number of at least 0")
-        self._check("attention", lambda v: v in ("single-head", "saliency"), "'single-head' or 'saliency'")
 
     @property
     def needs(self) -> frozenset[str]:

@@ -11,6 +11,7 @@ from torch import Tensor
 from ..core.token_map import TokenMap
 from .base import Cues, Method, Selection
 from .ops.similarity import Cosine, ranked
+from .settings import is_whole, setting
 
 _SIZE = 4  # kept tokens per component
 _SCALE = 32
@@ -39,20 +40,13 @@ class PruneSID(Method):
         seed: decides the start of the decomposition.
     """
 
-    seed: int = 0
+    seed: int = setting(0, lambda v: is_whole(v) and 0 <= v < 2**63, "a whole number of at least 0")
 
     name: ClassVar[str] = "prunesid"
     paper: ClassVar[str] = "https://arxiv.org/abs/2603.09480"
     reads_values: ClassVar[bool] = True
     cost: ClassVar[str] = "O(N^2 C)"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._check("seed", lambda v: isinstance(v, int) and 0 <= v < 2**63, "a whole number of at least 0")
-
-    @property
-    def needs(self) -> frozenset[str]:
-        return frozenset({"tower_features", "saliency"})
+    reads: ClassVar[frozenset[str]] = frozenset({"tower_features", "saliency"})
 
     def select(self, cues: Cues, token_map: TokenMap, k: int) -> Selection:
         states, saliency = cues.require("tower_features"), cues.require("saliency").float()

@@ -10,6 +10,7 @@ import torch
 from ..core.scores import topk
 from ..core.token_map import TokenMap
 from .base import Cues, Method, Selection
+from .settings import is_whole, setting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,15 +23,11 @@ class Random(Method):
         seed: any integer.
     """
 
-    seed: int = 0
+    seed: int = setting(0, is_whole, "a whole number")
 
     name: ClassVar[str] = "random"
     cost: ClassVar[str] = "O(N)"
     capabilities: ClassVar[frozenset[str]] = frozenset({"scores"})
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._check("seed", lambda v: isinstance(v, int) and not isinstance(v, bool), "a whole number")
 
     def select(self, cues: Cues, token_map: TokenMap, k: int) -> Selection:
         batch, n = cues.batch, len(token_map)

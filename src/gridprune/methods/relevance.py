@@ -22,10 +22,6 @@ class Relevance(Guided):
     name: ClassVar[str] = "relevance"
     capabilities: ClassVar[frozenset[str]] = frozenset({"scores"})
 
-    @property
-    def needs(self) -> frozenset[str]:
-        return self.relevance_cues
-
     def select(self, cues: Cues, token_map: TokenMap, k: int) -> Selection:
         scores = cues.read(self.reading)
         return Selection(topk(scores, k), scores=scores)

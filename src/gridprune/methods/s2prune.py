@@ -14,6 +14,7 @@ from ..core.token_map import TokenMap, Zones
 from .base import Cues, Method, Selection
 from .ops.geometry import neighbours
 from .ops.similarity import ranked
+from .settings import one_of
 
 _PART = 1 << 30  # a token in units of a quota
 
@@ -46,17 +47,12 @@ class S2Prune(Method):
         score: "saliency" or "norm".
     """
 
-    structure: Literal["image", "features"] = "image"
-    score: Literal["saliency", "norm"] = "saliency"
+    structure: Literal["image", "features"] = one_of("image", "features")
+    score: Literal["saliency", "norm"] = one_of("saliency", "norm")
 
     name: ClassVar[str] = "s2prune"
     paper: ClassVar[str] = "https://arxiv.org/abs/2609.01224"
     reads_values: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._check("structure", lambda v: v in ("image", "features"), "'image' or 'features'")
-        self._check("score", lambda v: v in ("saliency", "norm"), "'saliency' or 'norm'")
 
     @property
     def needs(self) -> frozenset[str]:

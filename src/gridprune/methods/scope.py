@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -11,6 +10,7 @@ import torch
 from ..core.token_map import TokenMap
 from .base import Cues, Method, Selection
 from .ops.similarity import Cosine, Coverage, Picks
+from .settings import number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,21 +31,14 @@ class Scope(Method):
         alpha: exponent of the attention, at least 0.
     """
 
-    alpha: float = 1.0
+    alpha: float = number(1.0)
 
     name: ClassVar[str] = "scope"
     paper: ClassVar[str] = "https://arxiv.org/abs/2510.24214"
     reads_values: ClassVar[bool] = True
     cost: ClassVar[str] = "O(N^2 C + k N^2)"
     capabilities: ClassVar[frozenset[str]] = frozenset({"quality"})
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._check("alpha", lambda v: math.isfinite(v) and v >= 0, "a number of at least 0")
-
-    @property
-    def needs(self) -> frozenset[str]:
-        return frozenset({"tower_features", "saliency"})
+    reads: ClassVar[frozenset[str]] = frozenset({"tower_features", "saliency"})
 
     def select(self, cues: Cues, token_map: TokenMap, k: int) -> Selection:
         matrix = Cosine(cues.require("tower_features")).matrix()

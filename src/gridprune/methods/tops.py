@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -12,6 +11,7 @@ from torch import Tensor
 from ..core.token_map import TokenMap
 from .base import Cues, Method, Selection
 from .ops.similarity import TIE, Cosine, Coverage, Picks
+from .settings import number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,22 +35,14 @@ class TopsStageOne(Method):
         coverage: weight of cov, at least 0.
     """
 
-    diversity: float = 0.5
-    coverage: float = 0.5
+    diversity: float = number(0.5)
+    coverage: float = number(0.5)
 
     name: ClassVar[str] = "tops-stage-one"
     paper: ClassVar[str] = "https://arxiv.org/abs/2606.27161"
     reads_values: ClassVar[bool] = True
     cost: ClassVar[str] = "O(N^2 D + k N^2)"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("diversity", "coverage"):
-            self._check(name, lambda v: math.isfinite(v) and v >= 0, "a number of at least 0")
-
-    @property
-    def needs(self) -> frozenset[str]:
-        return frozenset({"features", "saliency"})
+    reads: ClassVar[frozenset[str]] = frozenset({"features", "saliency"})
 
     def select(self, cues: Cues, token_map: TokenMap, k: int) -> Selection:
         cosine = Cosine(cues.require("features"))

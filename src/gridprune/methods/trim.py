@@ -36,10 +36,7 @@ class Trim(Guided):
     paper: ClassVar[str] = "https://arxiv.org/abs/2409.10994"
     merges: ClassVar[bool] = True
     merge_space: ClassVar[Literal["features", "tower_features"]] = "tower_features"
-
-    @property
-    def needs(self) -> frozenset[str]:
-        return self.relevance_cues | {"tower_features"}
+    reads: ClassVar[frozenset[str]] = frozenset({"tower_features"})
 
     def select(self, cues: Cues, token_map: TokenMap, k: int) -> Selection:
         scores = cues.read(self.reading).float()

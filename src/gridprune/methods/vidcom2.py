@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -14,6 +13,7 @@ from ..core.scores import zone_mean
 from ..core.token_map import TokenMap
 from .base import Cues, Method, Selection
 from .ops.similarity import unit
+from .settings import positive
 
 _WIDTHS = (0.125, 0.25, 0.5, 1.0, 2.0)
 _STEP = 2.0**-16  # of a frame's mean score: what is nearer is rounding, and must not decide a remainder
@@ -38,20 +38,13 @@ class VidCom2(Method):
         temperature: above 0.
     """
 
-    temperature: float = 0.01
+    temperature: float = positive(0.01)
 
     name: ClassVar[str] = "vidcom2"
     paper: ClassVar[str] = "https://arxiv.org/abs/2505.14454"
     min_frames: ClassVar[int] = 2
     cost: ClassVar[str] = "O(N D)"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._check("temperature", lambda v: math.isfinite(v) and v > 0, "a positive number")
-
-    @property
-    def needs(self) -> frozenset[str]:
-        return frozenset({"features"})
+    reads: ClassVar[frozenset[str]] = frozenset({"features"})
 
     def select(self, cues: Cues, token_map: TokenMap, k: int) -> Selection:
         features = cues.require("features").float()

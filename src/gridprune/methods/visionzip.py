@@ -11,6 +11,7 @@ from ..core.scores import ascending_indices, topk
 from ..core.token_map import TokenMap
 from .base import Cues, Merge, Method, Selection
 from .ops.similarity import Cosine, member_mask
+from .settings import setting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,21 +34,14 @@ class VisionZip(Method):
         contextual: share of the budget for merged tokens.
     """
 
-    contextual: float = 10 / 64
+    contextual: float = setting(10 / 64, lambda v: 0 <= v < 1, "at least 0 and below 1")
 
     name: ClassVar[str] = "visionzip"
     paper: ClassVar[str] = "https://arxiv.org/abs/2412.04467"
     merges: ClassVar[bool] = True
     merge_space: ClassVar[Literal["features", "tower_features"]] = "tower_features"
     cost: ClassVar[str] = "O(N k C)"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._check("contextual", lambda v: 0 <= v < 1, "at least 0 and below 1")
-
-    @property
-    def needs(self) -> frozenset[str]:
-        return frozenset({"saliency", "keys", "tower_features"})
+    reads: ClassVar[frozenset[str]] = frozenset({"saliency", "keys", "tower_features"})
 
     def select(self, cues: Cues, token_map: TokenMap, k: int) -> Selection:
         saliency, keys = cues.require("saliency"), cues.require("keys")

@@ -12,6 +12,7 @@ from ..core.scores import ascending_indices
 from ..core.token_map import TokenMap
 from .base import Cues, Method, Selection
 from .ops.similarity import Cosine, member_mask, ranked
+from .settings import share, whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,21 +41,13 @@ class VisPruner(Method):
         step: tokens removed per round, at most.
     """
 
-    important: float = 0.5
-    step: int = 8
+    important: float = share(0.5)
+    step: int = whole(8)
 
     name: ClassVar[str] = "vispruner"
     paper: ClassVar[str] = "https://arxiv.org/abs/2412.01818v2"
     cost: ClassVar[str] = "O(N^2 D + N^3)"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._check("important", lambda v: 0 <= v <= 1, "between 0 and 1")
-        self._check("step", lambda v: isinstance(v, int) and v >= 1, "a whole number of at least 1")
-
-    @property
-    def needs(self) -> frozenset[str]:
-        return frozenset({"saliency", "tower_features"})
+    reads: ClassVar[frozenset[str]] = frozenset({"saliency", "tower_features"})
 
     def select(self, cues: Cues, token_map: TokenMap, k: int) -> Selection:
         saliency = cues.require("saliency").float()

@@ -14,6 +14,7 @@ from ..core.token_map import TokenMap
 from .apet import farthest
 from .base import Cues, Method, Selection
 from .ops.similarity import member_mask, ranked, take_rows, unit
+from .settings import number, setting, whole
 
 _CHANNELS = 256
 _AT_ONCE = 16
@@ -44,24 +45,15 @@ class VLMPruner(Method):
         threshold: redundancy below which tokens are added at first.
     """
 
-    pivots: int = 4
-    buffer: float = 0.5
-    threshold: float = 0.8
+    pivots: int = whole(4)
+    buffer: float = number(0.5)
+    threshold: float = setting(0.8, math.isfinite, "a number")
 
     name: ClassVar[str] = "vlm-pruner"
     paper: ClassVar[str] = "https://arxiv.org/abs/2512.02700"
     reads_values: ClassVar[bool] = True
     cost: ClassVar[str] = "O(k N D)"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._check("pivots", lambda v: isinstance(v, int) and v >= 1, "a whole number of at least 1")
-        self._check("buffer", lambda v: math.isfinite(v) and v >= 0, "a number of at least 0")
-        self._check("threshold", lambda v: math.isfinite(v), "a number")
-
-    @property
-    def needs(self) -> frozenset[str]:
-        return frozenset({"features"})
+    reads: ClassVar[frozenset[str]] = frozenset({"features"})
 
     def select(self, cues: Cues, token_map: TokenMap, k: int) -> Selection:
         features = cues.require("features").float()

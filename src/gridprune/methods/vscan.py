@@ -12,6 +12,7 @@ from ..core.scores import ascending_indices, topk
 from ..core.token_map import TokenMap
 from .base import Cues, Method, Selection
 from .ops.similarity import member_mask, merge_into_nearest, ranked
+from .settings import part, share, whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,25 +36,16 @@ class VScanTower(Method):
         local: share of the budget for the local half (rounded down).
     """
 
-    window: int = 6
-    depth: float = 5 / 24
-    local: float = 0.5
+    window: int = whole(6)
+    depth: float = part(5 / 24)
+    local: float = share(0.5)
 
     name: ClassVar[str] = "vscan-tower"
     paper: ClassVar[str] = "https://arxiv.org/abs/2505.22654"
     merges: ClassVar[bool] = True
     merge_space: ClassVar[Literal["features", "tower_features"]] = "tower_features"
     cost: ClassVar[str] = "O(N k C)"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._check("window", lambda v: isinstance(v, int) and v >= 1, "a whole number of at least 1")
-        self._check("depth", lambda v: 0 < v <= 1, "above 0 and at most 1")
-        self._check("local", lambda v: 0 <= v <= 1, "between 0 and 1")
-
-    @property
-    def needs(self) -> frozenset[str]:
-        return frozenset({"saliency", "tower_features"})
+    reads: ClassVar[frozenset[str]] = frozenset({"saliency", "tower_features"})
 
     @property
     def saliency_depths(self) -> tuple[float, ...]:

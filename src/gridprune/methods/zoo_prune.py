@@ -33,10 +33,7 @@ class ZOOPrune(Method):
     name: ClassVar[str] = "zoo-prune"
     paper: ClassVar[str] = "https://arxiv.org/abs/2509.24837"
     cost: ClassVar[str] = "O(k N D)"
-
-    @property
-    def needs(self) -> frozenset[str]:
-        return frozenset({"features", "sensitivity"})
+    reads: ClassVar[frozenset[str]] = frozenset({"features", "sensitivity"})
 
     def select(self, cues: Cues, token_map: TokenMap, k: int) -> Selection:
         sensitivity = minmax(cues.require("sensitivity"))

@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from ..settings import whole
 from .base import DropPoint, InsideMethod, LayerView, scaled_counts
 
 
@@ -26,20 +27,14 @@ class DartInside(InsideMethod):
         visual_pivots, text_pivots: how many of each.
     """
 
-    layer: int = 2
-    visual_pivots: int = 4
-    text_pivots: int = 4
+    layer: int = whole(2)
+    visual_pivots: int = whole(4)
+    text_pivots: int = whole(4, least=0)
 
     name: ClassVar[str] = "dart-inside"
     paper: ClassVar[str] = "https://arxiv.org/abs/2502.11494"
     cost: ClassVar[str] = "O(P N D) in one layer; all tokens in the first K layers"
     rows: ClassVar[str] = "none"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._check("layer", lambda v: isinstance(v, int) and v >= 1, "a whole number of at least 1")
-        self._check("visual_pivots", lambda v: isinstance(v, int) and v >= 1, "a whole number of at least 1")
-        self._check("text_pivots", lambda v: isinstance(v, int) and v >= 0, "a whole number of at least 0")
 
     def stop_layers(self, depth: int) -> tuple[int, ...]:
         return (min(self.layer, depth - 1),)

@@ -8,6 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from ...core.scores import topk
+from ..settings import whole
 from .base import DropPoint, InsideMethod, LayerView, scaled_counts
 
 
@@ -27,15 +28,11 @@ class FastV(InsideMethod):
         layer: K >= 1; 2 in the paper, 3 in the authors' demo.
     """
 
-    layer: int = 2
+    layer: int = whole(2)
 
     name: ClassVar[str] = "fastv"
     paper: ClassVar[str] = "https://arxiv.org/abs/2403.06764"
     cost: ClassVar[str] = "O(N) in one layer; all tokens in the first K layers"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._check("layer", lambda v: isinstance(v, int) and v >= 1, "a whole number of at least 1")
 
     def stop_layers(self, depth: int) -> tuple[int, ...]:
         return (min(self.layer, depth - 1),)

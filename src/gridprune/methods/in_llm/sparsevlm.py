@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ...core.scores import topk
+from ..settings import setting
 from .base import DropPoint, InsideMethod, LayerView, at_depth, scaled_counts
 
 
@@ -29,17 +30,16 @@ class SparseVLM(InsideMethod):
         weights: relative counts behind layers 2, 6 and 15 of 32 (moved in proportion for other depths).
     """
 
-    weights: tuple[float, float, float] = (300.0, 200.0, 110.0)
+    weights: tuple[float, float, float] = setting(
+        (300.0, 200.0, 110.0),
+        lambda v: len(v) == 3 and v[0] >= v[1] >= v[2] > 0,
+        "three positive numbers that do not grow",
+    )
 
     name: ClassVar[str] = "sparsevlm"
     paper: ClassVar[str] = "https://arxiv.org/abs/2410.04417"
     cost: ClassVar[str] = "O(N M) in three layers; all tokens in the first ones"
     rows: ClassVar[str] = "text"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        ordered = "three positive numbers that do not grow"
-        self._check("weights", lambda v: len(v) == 3 and v[0] >= v[1] >= v[2] > 0, ordered)
 
     def stop_layers(self, depth: int) -> tuple[int, ...]:
         return at_depth((2, 6, 15), 32, depth)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
@@ -11,6 +10,7 @@ from ...core.token_map import TokenMap
 from ..base import Cues, Method, Selection
 from ..divprune import DivPrune
 from ..guided import Guided
+from ..settings import number, share
 from .wrapper import Wrapper
 
 
@@ -33,18 +33,13 @@ class RelevanceWeighted(Guided, Wrapper):
     """
 
     base: Method = field(default_factory=DivPrune)
-    power: float = 1.0
-    floor: float = 0.0
+    power: float = number(1.0)
+    floor: float = share(0.0)
 
     name: ClassVar[str] = "relevance-weighted"
     paper: ClassVar[str] = "https://arxiv.org/abs/2603.24680"
     cost: ClassVar[str] = "base + O(N)"
     requires: ClassVar[frozenset[str]] = frozenset({"quality"})
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._check("power", lambda v: math.isfinite(v) and v >= 0, "a number of at least 0")
-        self._check("floor", lambda v: 0 <= v <= 1, "between 0 and 1")
 
     @property
     def needs(self) -> frozenset[str]:

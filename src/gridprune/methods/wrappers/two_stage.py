@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -12,6 +11,7 @@ from ...core.token_map import TokenMap
 from ..base import Cues, Method, Selection
 from ..divprune import DivPrune
 from ..fastervlm import FasterVLM
+from ..settings import number
 from .wrapper import Wrapper
 
 
@@ -30,7 +30,7 @@ class TwoStage(Wrapper):
 
     base: Method = field(default_factory=FasterVLM)
     second: Method = field(default_factory=DivPrune)
-    shortlist: float = 2.0
+    shortlist: float = number(2.0, least=1)
 
     name: ClassVar[str] = "two-stage"
     reads_values: ClassVar[bool] = True
@@ -39,7 +39,6 @@ class TwoStage(Wrapper):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._hold("second")
-        self._check("shortlist", lambda v: math.isfinite(v) and v >= 1, "a number of at least 1")
 
     @property
     def label(self) -> str:

@@ -10,6 +10,7 @@ from ...core.token_map import TokenMap
 from ..base import Cues, Method, Selection
 from ..fastervlm import FasterVLM
 from ..ops.similarity import ranked
+from ..settings import whole
 from .wrapper import Wrapper
 
 
@@ -27,15 +28,11 @@ class ZoneFloor(Wrapper):
     """
 
     base: Method = field(default_factory=FasterVLM)
-    zone: int = 6
+    zone: int = whole(6)
 
     name: ClassVar[str] = "zone-floor"
     cost: ClassVar[str] = "base + O(N log N)"
     requires: ClassVar[frozenset[str]] = frozenset({"scores"})
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._check("zone", lambda v: isinstance(v, int) and v >= 1, "a whole number of at least 1")
 
     def select(self, cues: Cues, token_map: TokenMap, k: int) -> Selection:
         scores = self.base.select(cues, token_map, k).scores
