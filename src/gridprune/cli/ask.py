@@ -10,23 +10,8 @@ from rich.table import Table
 
 from ..errors import SettingError
 from ..files import FIGURES, IMAGES, check_output
-from .options import (
-    Clip,
-    Compare,
-    Device,
-    DeviceMap,
-    Dtype,
-    Frames,
-    Json,
-    Keep,
-    MaxNewTokens,
-    MethodSpec,
-    Model,
-    load_model,
-    print_json,
-    stderr,
-    stdout,
-)
+from . import options
+from .options import load_model, print_json, stderr, stdout
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
@@ -34,8 +19,6 @@ if TYPE_CHECKING:
     from ..methods.base import Method
     from ..runtime.ask import Answer, Loaded
     from ..runtime.video import Video
-
-    Opened = tuple[PILImage | Video, Loaded]
 
 Image = Annotated[
     Path | None,
@@ -60,54 +43,53 @@ def _asked(image: Path | None, question: str | None, sample: bool) -> tuple[Path
     return image, question
 
 
-def _opened(image: Path, frames: int, *where: Any) -> Opened:
-    """What is looked at, and the model that is asked. The file is read first: that is where people err.
+def _ready(method: str, keep: str, image: Path, frames: int, *where: Any) -> tuple[Method, PILImage | Video, Loaded]:
+    """The method, what is looked at, and the model that is asked. The file is read first: that is where people err.
 
     Args:
         where: see :func:`~gridprune.cli.options.load_model`.
     """
+    from ..methods.spec import parse
     from ..runtime.images import read_image
     from ..runtime.video import is_video, read_video
 
+    chosen = parse(method).method(keep)
     seen = read_video(image, frames) if is_video(image) else read_image(image)
-    return seen, load_model(*where)
+    loaded = load_model(*where)
+    loaded.pruning(chosen)  # its text half may have to be downloaded
+    return chosen, seen, loaded
 
 
 def ask_command(
     image: Image = None,
     question: Question = None,
     sample: Sample = False,
-    model: Model = "embedded",
-    method: MethodSpec = "gridprune",
-    keep: Keep = "11.1%",
-    frames: Frames = 8,
-    compare: Compare = False,
+    model: options.Model = "embedded",
+    method: options.MethodSpec = "gridprune",
+    keep: options.Keep = "11.1%",
+    frames: options.Frames = 8,
+    compare: options.Compare = False,
     find_keep: Annotated[
         bool, typer.Option("--find-keep", help="Instead, try budgets for the smallest with the answer of all tokens.")
     ] = False,
     overlay: Annotated[
         Path | None, typer.Option("--overlay", "--output", "-o", help="Write an image of the kept tokens.")
     ] = None,
-    clip: Clip = None,
-    max_new_tokens: MaxNewTokens = 64,
-    device: Device = "auto",
-    device_map: DeviceMap = None,
-    dtype: Dtype = "auto",
-    as_json: Json = False,
+    clip: options.Clip = None,
+    max_new_tokens: options.MaxNewTokens = 64,
+    device: options.Device = "auto",
+    device_map: options.DeviceMap = None,
+    dtype: options.Dtype = "auto",
+    as_json: options.Json = False,
 ) -> None:
     """Answer a question about an image or a video with a part of its visual tokens."""
-    from ..methods.spec import parse
-
     image, question = _asked(image, question, sample)
-    spec = parse(method)
-    chosen = spec.method(keep)
     check_output(overlay, IMAGES)
     if find_keep and (compare or overlay):
         raise SettingError("--find-keep compares budgets and draws nothing: leave --compare and --overlay out.")
-    seen, loaded = _opened(image, frames, model, clip, device, dtype, device_map)
-    loaded.pruning(chosen)  # its text half may have to be downloaded
+    chosen, seen, loaded = _ready(method, keep, image, frames, model, clip, device, dtype, device_map)
     if find_keep:
-        _find_keep(loaded, seen, question, spec.label, max_new_tokens, as_json)
+        _find_keep(loaded, seen, question, method, max_new_tokens, as_json)
         return
     pruned, full = _answered(loaded, seen, question, chosen, compare, max_new_tokens)
     if as_json:
@@ -207,24 +189,20 @@ def explain_command(
     question: Question = None,
     sample: Sample = False,
     output: Annotated[Path, typer.Option("--output", "-o", help="Where to write the figure.")] = Path("kept.png"),
-    model: Model = "embedded",
-    method: MethodSpec = "gridprune",
-    keep: Keep = "11.1%",
-    frames: Frames = 8,
-    clip: Clip = None,
-    device: Device = "auto",
-    device_map: DeviceMap = None,
-    dtype: Dtype = "auto",
-    as_json: Json = False,
+    model: options.Model = "embedded",
+    method: options.MethodSpec = "gridprune",
+    keep: options.Keep = "11.1%",
+    frames: options.Frames = 8,
+    clip: options.Clip = None,
+    device: options.Device = "auto",
+    device_map: options.DeviceMap = None,
+    dtype: options.Dtype = "auto",
+    as_json: options.Json = False,
 ) -> None:
     """Draw which visual tokens are kept and why: zones, budgets, relevance and saliency maps."""
-    from ..methods.spec import parse
-
     image, question = _asked(image, question, sample)
-    chosen = parse(method).method(keep)
     check_output(output, FIGURES)
-    seen, loaded = _opened(image, frames, model, clip, device, dtype, device_map)
-    loaded.pruning(chosen)  # its text half may have to be downloaded
+    chosen, seen, loaded = _ready(method, keep, image, frames, model, clip, device, dtype, device_map)
     from ..runtime.ask import answer
 
     with stderr.status("looking"):

@@ -14,21 +14,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from ..files import check_output, sole_writer
 from ..runtime.batch import Output, Summary, Task, run, tasks_of
-from .options import (
-    Clip,
-    Compare,
-    Device,
-    DeviceMap,
-    Dtype,
-    Json,
-    Keep,
-    MaxNewTokens,
-    MethodSpec,
-    Model,
-    load_model,
-    print_json,
-    stderr,
-)
+from . import options
+from .options import load_model, print_json, stderr
 
 
 def batch_command(
@@ -37,18 +24,18 @@ def batch_command(
     output: Annotated[Path, typer.Option("--output", "-o", help="JSONL of answers; a run continues it.")] = Path(
         "answers.jsonl"
     ),
-    model: Model = "embedded",
-    method: MethodSpec = "gridprune",
-    keep: Keep = "11.1%",
-    compare: Compare = False,
+    model: options.Model = "embedded",
+    method: options.MethodSpec = "gridprune",
+    keep: options.Keep = "11.1%",
+    compare: options.Compare = False,
     batch_size: Annotated[int, typer.Option("--batch-size", "-b", min=1, help="Rows answered in one call.")] = 1,
     retry: Annotated[bool, typer.Option("--retry", help="Ask only the rows that failed before.")] = False,
-    clip: Clip = None,
-    max_new_tokens: MaxNewTokens = 64,
-    device: Device = "auto",
-    device_map: DeviceMap = None,
-    dtype: Dtype = "auto",
-    as_json: Json = False,
+    clip: options.Clip = None,
+    max_new_tokens: options.MaxNewTokens = 64,
+    device: options.Device = "auto",
+    device_map: options.DeviceMap = None,
+    dtype: options.Dtype = "auto",
+    as_json: options.Json = False,
 ) -> None:
     """Answer questions about many images; answers go to a JSONL file, and a second run does what is left.
 

@@ -84,7 +84,7 @@ def find_keep(
         progress: called with how many budgets were tried, and how many there are.
 
     Raises:
-        SettingError: the method acts inside the language model, on pixels, or decides by itself how many it keeps.
+        SettingError: the method acts inside the language model, or decides by itself how many it keeps.
     """
     spec = parse(method)
     kind, cache = spec.method("50%"), EncoderCache(1)
