@@ -17,8 +17,9 @@ from ..core.allocate import apportion, topk_per_zone
 from ..core.scores import topk
 from ..core.token_map import TokenMap
 from ..errors import SettingError
-from ..methods.base import Cues, Method, Selection, Stage
+from ..methods.base import Cues, Method, Selection
 from ..methods.ops.cells import cell_centres
+from ..methods.wrappers.wrapper import Wrapper
 from .downsample import Downsample, shrinks_image
 
 
@@ -68,98 +69,68 @@ def given(indices: Tensor) -> Given:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Holding(Method):
-    """Holds another method and passes on what it declares.
+class _Apart(Wrapper):
+    """A method with one of its parts taken away."""
 
-    Attributes:
-        of: the method that is taken apart.
-    """
-
-    of: Method | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not isinstance(self.of, Method) or shrinks_image(self.of):
-            raise SettingError(f"{self.name} takes another method apart: write {self.name}(gridprune).")
-
-    @property
-    def held(self) -> Method:
-        assert self.of is not None
-        return self.of
-
-    @property
-    def label(self) -> str:
-        return f"{self.name}({self.held.label})"
-
-    @property
-    def needs(self) -> frozenset[str]:
-        return self.held.needs
-
-    @property
-    def saliency_depths(self) -> tuple[float, ...]:
-        return self.held.saliency_depths
-
-    @property
-    def stage(self) -> Stage:  # type: ignore[override]
-        return self.held.stage
+    @classmethod
+    def fits(cls, method: Method) -> bool:
+        return method.stage == "pre-llm" and not shrinks_image(method)
 
     def count(self, cues: Cues, token_map: TokenMap) -> int:
-        return self.held.count(cues, token_map)
+        return self.base.count(cues, token_map)
 
 
 @dataclass(frozen=True, kw_only=True)
-class UniformBudgets(_Holding):
+class UniformBudgets(_Apart):
     """The held method's zones and scores, every zone with the same share of k: no global guide."""
 
     name: ClassVar[str] = "uniform-budgets"
 
     def select(self, cues: Cues, token_map: TokenMap, k: int) -> Selection:
-        selection = self.held.select(cues, token_map, k)
+        selection = self.base.select(cues, token_map, k)
         if selection.zones is None or selection.scores is None:
-            raise SettingError(f"{self.name} needs a method with zones and scores; {self.held.label} has none.")
+            raise SettingError(f"{self.name} needs a method with zones and scores; {self.base.label} has none.")
         zones = selection.zones.on(selection.scores.device)
         size = zones.size.expand(cues.batch, -1)
-        spread = (
-            torch.arange(zones.count, device=size.device) * 0.6180339887 % 1
-        )  # who gets the remainder: spread evenly
+        spread = torch.arange(zones.count, device=size.device) * 0.6180339887 % 1  # who gets the remainder: evenly
         budgets = apportion(size.double(), k, zones.size, spread.expand_as(size))
         scores = selection.scores.expand(cues.batch, -1)
         return Selection(topk_per_zone(scores, zones, budgets, k), zones=selection.zones, scores=scores)
 
 
 @dataclass(frozen=True, kw_only=True)
-class GlobalTopK(_Holding):
+class GlobalTopK(_Apart):
     """The k best of the held method's scores, anywhere in the image: no zones."""
 
     name: ClassVar[str] = "global-topk"
 
     def select(self, cues: Cues, token_map: TokenMap, k: int) -> Selection:
-        scores = self.held.select(cues, token_map, k).scores
+        scores = self.base.select(cues, token_map, k).scores
         if scores is None:
-            raise SettingError(f"{self.name} needs a method with scores; {self.held.label} has none.")
+            raise SettingError(f"{self.name} needs a method with scores; {self.base.label} has none.")
         return Selection(topk(scores, k), scores=scores)
 
 
 @dataclass(frozen=True, kw_only=True)
-class FlippedSign(_Holding):
+class FlippedSign(_Apart):
     """The held method with the relevance turned round."""
 
     name: ClassVar[str] = "flipped-sign"
 
     def select(self, cues: Cues, token_map: TokenMap, k: int) -> Selection:
         flipped = {name: -value for name, value in cues.tensors().items() if name in ("relevance", "word_relevance")}
-        return self.held.select(replace(cues, **flipped), token_map, k)  # type: ignore[arg-type]
+        return self.base.select(replace(cues, **flipped), token_map, k)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShuffledQuestion(_Holding):
+class ShuffledQuestion(_Apart):
     """The held method, guided by the question of the scene before: is it the question that helps?"""
 
     name: ClassVar[str] = "shuffled-question"
     borrows_question: ClassVar[bool] = True
 
     def select(self, cues: Cues, token_map: TokenMap, k: int) -> Selection:
-        return self.held.select(cues, token_map, k)
+        return self.base.select(cues, token_map, k)
 
 
 BENCH_ONLY: Mapping[str, type[Method]] = {

@@ -37,7 +37,6 @@ class CDPruner(Guided):
 
     Attributes:
         theta: None, or the balance in [0, 1): r becomes exp(a r) with a = theta / (2 (1 - theta)). 0 is pure diversity.
-        reading: as in :class:`~gridprune.methods.guided.Guided`.
         scope: "image" lets all crops of an anyres image compete; "view" gives each its equal part of k and a kernel of
             its own, with r scaled over all crops together, as the released LLaVA-NeXT code does.
     """
@@ -78,9 +77,6 @@ class CDPrunerSplit(Guided):
     Published and this class: OpenVINO splits above a number of tokens (`split_threshold`, off by default), rounds k up
     to an even number, and has no text tower: relevance is the mean cosine with the language model's embeddings, plus
     sign, which is what `Cues.relevance` is for such models here.
-
-    Attributes:
-        reading: as in :class:`~gridprune.methods.guided.Guided`.
     """
 
     name: ClassVar[str] = "cdpruner-split"

@@ -49,7 +49,6 @@ class EADP(Guided):
         mix: weight of the whole question, in [0, 1].
         sigma: width of the Gaussian in tokens; 0 for none.
         beta: power, at least 0.
-        reading: as in :class:`~gridprune.methods.guided.Guided`.
     """
 
     tau: float = positive(0.01)

@@ -19,8 +19,6 @@ class EVS(Method):
     """The whole first frame, then the tokens least similar (1 - cosine) to the same place one frame earlier, over the
     video.
 
-    Complexity: O(N D).
-
     Published and this class: the serving engine that ships it keeps max(tokens per frame, floor(N (1 - q))) tokens, so
     the first frame always fits; here k is met exactly, and a k below one frame keeps the first k tokens of the first
     frame. It compares projected embeddings. Needs a video of two frames or more.

@@ -28,8 +28,6 @@ class FSR(Guided):
     into
        it, as a mean weighted by priority. Focus tokens stay as they are.
 
-    Complexity: O(k N D).
-
     Published and this class: written from the paper; no code was public. Relevance is the CLIP cosine as it is read on
     the tower; for towers without a text half the paper drops it (`text=False`). Where all priorities in a group are 0
     the scanned token stays as it is.
@@ -39,7 +37,6 @@ class FSR(Guided):
         mass: share of the priority that the focus set must hold, in (0, 1].
         refine: merged tokens per scanned token, at least 0.
         text: whether relevance is used.
-        reading: as in :class:`~gridprune.methods.guided.Guided`.
     """
 
     alpha: float = number(3.0)

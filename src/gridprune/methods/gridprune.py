@@ -48,7 +48,6 @@ class GridPrune(Guided):
         zone: side of a zone in tokens, 1 or more; maps it does not divide get zones that differ by at most one token.
         temperature: tau >= 1e-12 in standard deviations of the relevance; as printed, in units of the cosine.
         alpha: weight of saliency against relevance in the local score, in [0, 1].
-        reading: as in :class:`~gridprune.methods.guided.Guided`.
         minimum: tokens every zone gets before the rest is shared out; ``minimum * zones`` must not exceed k.
         scope: "image" shares one exact budget out over all views at once; "view" gives each view its equal part of k
             first, as the paper's LLaVA-NeXT setting reads.

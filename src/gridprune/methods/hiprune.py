@@ -19,8 +19,6 @@ class HiPrune(Method):
     """Anchors: round(`share` k / 5) tokens of highest attention in a middle layer. Buffers: their four grid neighbours.
     Registers: the rest of the budget, by attention in the saliency layer.
 
-    Complexity: O(N log N). No text.
-
     Published and this class: neighbours are taken on the grid; index arithmetic (i - 1, i + 1, i - columns, i +
     columns), as the paper prints it, would wrap around at the ends of a row. The object layer is 9 of 24 for CLIP ViT-L
     and 16 of 32 for Qwen2.5-VL, so `depth` is 0.375 or 0.5. Should anchors and buffers exceed k (possible only for

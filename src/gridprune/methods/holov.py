@@ -24,8 +24,6 @@ class HoloV(Method):
     Budget of run p: floor(k m_p / sum m), m_p the mean score of its tokens; the tokens still missing go one each to the
     runs with the largest means. Inside a run the tokens with the most [CLS] attention stay.
 
-    Complexity: O(N log N).
-
     Published and this class: the score is attention plus alpha times the variance of each token's similarities within
     its run. The released code scales that variance run by run so that its mean equals the run's mean attention. Every
     run's mean is then (1 + alpha) times its mean attention, the factor cancels in the budgets, and alpha cannot change
@@ -62,8 +60,6 @@ class HoloVPrinted(HoloV):
 
     v_i is the variance of token i's cosines (projected embeddings) to the other tokens of its run. Everything else is
     :class:`HoloV`; runs then differ by how varied they are, which is what the paper describes.
-
-    Complexity: O(N^2 D / runs).
 
     Attributes:
         alpha: weight of the variance, at least 0; 0.09 as in the released settings.

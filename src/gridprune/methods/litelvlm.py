@@ -16,14 +16,9 @@ from .ops.similarity import member_mask, ranked
 class LiteLVLM(Guided):
     """ceil(k / 2) tokens by relevance; the rest of the budget by attention, among the others.
 
-    Complexity: O(N log N).
-
     Published and this class: the release takes the tokens *least* similar to the question, made for grounding on
     OpenAI's CLIP: `reading` "minus". Its second half goes by the norm of attention times value; here by attention
     alone, since values of the tower are not read.
-
-    Attributes:
-        reading: as in :class:`~gridprune.methods.guided.Guided`.
     """
 
     name: ClassVar[str] = "litelvlm"

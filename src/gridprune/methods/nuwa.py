@@ -19,8 +19,6 @@ class Nuwa(Method):
     So no zone can hold more than `per_zone` of the kept tokens, and attention decides among zones: the closest relative
     of GridPrune without a question.
 
-    Complexity: O(N log N). No text.
-
     Published and this class: the released stage one keeps 112, 224 or 336 tokens of 576 for nominal 64, 128 and 192,
     since a second stage inside the language model drops more, guided by the question; here it keeps k, and nothing
     follows. It then adds to every kept token below the 55th percentile the states of what lies near and is similar

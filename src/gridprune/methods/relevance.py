@@ -13,11 +13,7 @@ from .guided import Guided
 
 @dataclass(frozen=True, kw_only=True)
 class Relevance(Guided):
-    """Keep the k tokens with the largest text relevance, a baseline without zones and without saliency.
-
-    Attributes:
-        reading: as in :class:`~gridprune.methods.guided.Guided`.
-    """
+    """Keep the k tokens with the largest text relevance, a baseline without zones and without saliency."""
 
     name: ClassVar[str] = "relevance"
     capabilities: ClassVar[frozenset[str]] = frozenset({"scores"})

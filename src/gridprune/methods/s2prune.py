@@ -31,8 +31,6 @@ class S2Prune(Method):
     3. A region of b tokens is bisected, across its longer side, into b cells of nearly equal area.
     4. In each cell the token with the highest score stays.
 
-    Complexity: O(N log N). No text.
-
     Published and this class: the release scores tokens by ||h1 - h0||, the change over the first layer of the *language
     model*, and prunes after that layer. No method before the model has that; here the score is the saliency, or the
     norm of the projected embedding (which the paper's ablation calls hidden norm and finds weaker). So no table of the

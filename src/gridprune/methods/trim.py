@@ -22,14 +22,9 @@ class Trim(Guided):
 
     With k = 1 only the most relevant token stays, with k = N every token and no mean.
 
-    Complexity: O(N log N).
-
     Published and this class: the release scores with the dot product of the unnormalised patch with the text and
     reverses its sign; here it is the cosine, and `reading` says which end counts ("minus" is the release). The mean
     sits at the place of the last unselected token instead of the end.
-
-    Attributes:
-        reading: as in :class:`~gridprune.methods.guided.Guided`.
     """
 
     name: ClassVar[str] = "trim"

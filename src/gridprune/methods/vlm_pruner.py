@@ -31,8 +31,6 @@ class VLMPruner(Method):
 
     An opposite of zonal budgets: what is chosen stays together.
 
-    Complexity: O(k N D).
-
     Published and this class: the release does this inside the language model after layer 2, with keys for the pivots;
     here projected embeddings stand for keys and for states, and the count is exact. It folds dropped tokens into kept
     ones (0.3 of their own, 0.7 of a weighted mean), which is left out. So published figures are not those of this

@@ -16,8 +16,6 @@ from .wrapper import Wrapper
 class MergeRest(Wrapper):
     """The base selects; every dropped token is assigned to the kept token of largest cosine, and a kept token becomes
     the mean of itself and what came to it (projected embeddings).
-
-    Complexity: O(k N D) on top of the base.
     """
 
     base: Method = field(default_factory=FasterVLM)

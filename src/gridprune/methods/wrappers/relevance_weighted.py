@@ -23,13 +23,10 @@ class RelevanceWeighted(Guided, Wrapper):
     Published and this class: around DivPrune this is relevance times max-min distance, the idea of ReDiPrune
     (https://arxiv.org/abs/2603.24680, which does it before the projector); DivPrune's first pick stays its own.
 
-    Complexity: O(N) on top of the base.
-
     Attributes:
         base: a method with the capability "quality" that does not use the question itself.
         power: at least 0; 0 is the base.
         floor: weight of the least relevant token, in [0, 1].
-        reading: as in :class:`~gridprune.methods.guided.Guided`.
     """
 
     base: Method = field(default_factory=DivPrune)

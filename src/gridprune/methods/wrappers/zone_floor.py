@@ -20,8 +20,6 @@ class ZoneFloor(Wrapper):
 
     If there are more zones than tokens to keep, the best of the zones' best tokens stay.
 
-    Complexity: O(N log N) on top of the base.
-
     Attributes:
         base: a method with the capability "scores".
         zone: side of a zone in tokens.
