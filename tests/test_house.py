@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -82,3 +83,24 @@ def test_files_and_functions_stay_small():
 
 def test_the_package_does_not_grow():
     assert sum(file.read_text(encoding="utf-8").count("\n") for file in files()) <= MOST_LINES
+
+
+ROOT = PACKAGE.parents[1]
+MAP = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+
+
+def test_the_map_names_every_folder_and_only_modules_that_are_there():
+    rows = [line.split("|")[1:3] for line in MAP.splitlines() if line.startswith("| `")]
+    rooms = [room for cell, _ in rows for room in re.findall(r"`([\w/.]+)`", cell)]
+    assert sorted(rooms) == sorted([f"{layer}/" for layer in LAYERS] + [f"{name}.py" for name in TOP if name[0] != "_"])
+    for cell, words in rows[1:]:  # the first is about the files at the top
+        folder = PACKAGE / cell.strip(" `")
+        for name in re.findall(r"`([a-z_]+/?)`", words):
+            there = (folder / f"{name}.py").is_file() or (folder / name).is_dir() or (ROOT / name).is_dir()
+            assert there, f"the row of {folder.name} names {name}"
+
+
+def test_the_walks_pass_files_that_are_there():
+    named = re.findall(r"`((?:\w+/)+(?:\w+\.py)?)`", MAP.split("Beside the package")[1])
+    assert len(named) > 40
+    assert [name for name in named if not (PACKAGE / name).exists() and not (ROOT / name).exists()] == []
