@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 Data = Annotated[
     Path | None,
-    typer.Option("--data", help="Your own questions: JSON lines with image, question, answer [, boxes, family]."),
+    typer.Option("--data", help="Your own questions: JSON lines with image, question, answer [, boxes, kind]."),
 ]
 Questions = Annotated[int | None, typer.Option("--questions", "-n", min=1, help="How many; 600 by default.")]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Another set of generated scenes.")]

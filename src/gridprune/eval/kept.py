@@ -18,7 +18,7 @@ from torch import Tensor
 from ..core.token_map import TokenMap
 
 QUESTIONS = 240
-_DIGITS = 4  # of places, which are fractions of the picture
+_DIGITS = 4  # of places, which are fractions of the image
 
 
 def pack(indices: Tensor, n: int) -> str:

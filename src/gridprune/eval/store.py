@@ -41,19 +41,8 @@ class RunFolder:
     """`config.json`, `rows.jsonl` (`rows.jsonl.gz` once complete), `metrics.json` and `timing.json` of one run."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-
-    @property
-    def config_file(self) -> Path:
-        return self.path / "config.json"
-
-    @property
-    def rows_file(self) -> Path:
-        return self.path / "rows.jsonl"
-
-    @property
-    def packed_file(self) -> Path:
-        return self.path / "rows.jsonl.gz"
+        self.path, self.config_file = path, path / "config.json"
+        self.rows_file, self.packed_file = path / "rows.jsonl", path / "rows.jsonl.gz"
 
     @property
     def complete(self) -> bool:
