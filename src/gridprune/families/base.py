@@ -138,7 +138,7 @@ class Family(ABC):
     @property
     def feature_block(self) -> int:
         """Index of the tower block whose output the projector reads."""
-        return self.tower.block(-1)
+        return block_of_layer(self.tower, single_layer(self.model))
 
     @cached_property
     def first_attention(self) -> FirstAttention:

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..core.token_map import TokenMap
 from ..cues.text_tower import SIGLIP_TEXT
 from ..cues.tower import Tower, find_clip_tower
-from .base import ImageSpan, block_of_layer, single_layer
+from .base import ImageSpan
 from .idefics3 import images_by_marker
 from .internvl import InternVL
 from .spans import runs
@@ -67,10 +67,6 @@ class AyaVision(Cohere2Vision):
     name: ClassVar[str] = "aya-vision"
     classes: ClassVar[tuple[str, ...]] = ("AyaVisionForConditionalGeneration",)
     option_keys: ClassVar[tuple[str, ...]] = ("vision_feature_layer", "vision_feature_select_strategy")
-
-    @property
-    def feature_block(self) -> int:
-        return block_of_layer(self.tower, single_layer(self.model))
 
     def _images(self, ids: Tensor, tiles: Sequence[Tensor]) -> list[list[Tensor]]:
         return images_by_marker(ids, tiles)

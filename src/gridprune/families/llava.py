@@ -10,7 +10,7 @@ from torch import Tensor
 from ..compat import is_compiled
 from ..core.token_map import TokenMap
 from ..errors import UnsupportedModelError
-from .base import CLIP_TEXT, Family, block_of_layer, single_layer
+from .base import CLIP_TEXT, Family
 
 
 class Llava(Family):
@@ -21,10 +21,6 @@ class Llava(Family):
     option_keys: ClassVar[tuple[str, ...]] = ("vision_feature_layer", "vision_feature_select_strategy")
     relevance: ClassVar[str] = CLIP_TEXT
     text_tower: ClassVar[str] = CLIP_TEXT
-
-    @property
-    def feature_block(self) -> int:
-        return block_of_layer(self.tower, single_layer(self.model))
 
     def last_block(self, vision: dict[str, Any]) -> int | None:
         layer = getattr(self.model.config, "vision_feature_layer", None)

@@ -16,7 +16,7 @@ from ..errors import UnsupportedCallError
 from .base import EMBEDDINGS, Family
 from .llava_next import LlavaNext
 from .maps import interpolated, with_separators
-from .parts import CropBatch, TowerLayout
+from .video import Videos
 
 
 class OneVision(LlavaNext):
@@ -70,32 +70,18 @@ class OneVision(LlavaNext):
         return packed  # type: ignore[no-any-return]
 
 
-class OneVisionVideos(Family):
+class OneVisionVideos(Videos):
     """Its videos: every frame pooled to half its rows and columns, one newline behind the last."""
 
     name: ClassVar[str] = "llava-onevision"
-    classes: ClassVar[tuple[str, ...]] = ()
-    pixel_keys: ClassVar[tuple[str, ...]] = ("pixel_values_videos",)
-    option_keys: ClassVar[tuple[str, ...]] = ("vision_feature_layer", "vision_feature_select_strategy")
+    relevance: ClassVar[str] = EMBEDDINGS
     text_tower: ClassVar[str] = SIGLIP_TEXT
-    modality: ClassVar[str] = "video"
-    dense: ClassVar[bool] = True
 
-    def token_maps(self, vision: dict[str, Any]) -> list[TokenMap]:
-        videos, frames = vision["pixel_values_videos"].shape[:2]
-        return [self._map(frames)] * videos
-
-    def _map(self, frames: int) -> TokenMap:
+    def video_map(self, frames: int) -> TokenMap:
         """Push the coordinates of every patch through the model's own pooling."""
-        side = self.vision_config.image_size // self.vision_config.patch_size
+        side = self.side
         patch = torch.arange(side * side, device="cpu")
         places = torch.stack([patch // side, patch % side], dim=-1).double().expand(frames, -1, -1)
         half = math.ceil(side / 2)
         token_map = interpolated(self.base.apply_pooling(places), (half, half), (side, side))
         return with_separators(token_map, [len(token_map)])
-
-    def parts(self, vision: dict[str, Any], maps: list[TokenMap]) -> TowerLayout:
-        return CropBatch([vision["pixel_values_videos"].shape[1]] * len(maps), 0)
-
-    def image(self, vision: dict[str, Any], maps: Sequence[TokenMap], index: int) -> Tensor:
-        return vision["pixel_values_videos"][index].detach()  # type: ignore[no-any-return]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..core.token_map import TokenMap
 from ..cues.tower import Tower, find_tower
-from .base import Family, as_sizes, block_of_layer, single_layer
+from .base import Family, as_sizes
 from .maps import pooled
 from .parts import PackedSequence, TowerLayout
 
@@ -27,10 +27,6 @@ class Pixtral(Family):
     @cached_property
     def tower(self) -> Tower:
         return find_tower(self.base.vision_tower)
-
-    @property
-    def feature_block(self) -> int:
-        return block_of_layer(self.tower, single_layer(self.model))
 
     @property
     def merge(self) -> int:

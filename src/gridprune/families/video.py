@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..core.token_map import TokenMap
 from ..cues.tower import Tower, find_clip_tower
-from .base import CLIP_TEXT, Family, block_of_layer, single_layer
+from .base import CLIP_TEXT, Family
 from .llava import Llava
 from .llava_next import LlavaNext
 from .maps import pooled, with_separators
@@ -20,7 +20,7 @@ from .parts import CropBatch, TowerLayout
 
 
 class Videos(Family):
-    """Videos as (videos, frames, 3, H, W) through a CLIP tower; one budget per video, tokens carry their frame."""
+    """Videos as (videos, frames, 3, H, W), here on CLIP towers; one budget per video, tokens carry their frame."""
 
     name: ClassVar[str] = "videos"
     classes: ClassVar[tuple[str, ...]] = ()
@@ -30,10 +30,6 @@ class Videos(Family):
     text_tower: ClassVar[str] = CLIP_TEXT
     modality: ClassVar[str] = "video"
     dense: ClassVar[bool] = True
-
-    @property
-    def feature_block(self) -> int:
-        return block_of_layer(self.tower, single_layer(self.model))
 
     @property
     def side(self) -> int:
