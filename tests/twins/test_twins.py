@@ -125,7 +125,7 @@ def test_the_control_of_runs_is_a_smaller_image_or_refused(twin, loaded, image, 
 def test_the_control_gives_the_stock_processor_what_pillow_resized(twin, loaded, image):
     if not twin.name.startswith("qwen2.5"):
         pytest.skip("by hand for one that follows the image's size: 14 x 23 tokens of 28 x 28 pixels")
-    small = smaller(loaded, families.find(loaded.model), image, QUESTION, Budget("20%"))  # 64 of 322
+    small = smaller(loaded, families.find(loaded.model), image, QUESTION, Budget.parse("20%"))  # 64 of 322
     expected = prepare(loaded, image.resize((285, 171), Resampling.BILINEAR), QUESTION)  # by sqrt(64 / 322)
     assert small.inputs["image_grid_thw"].tolist() == [[1, 12, 20]]
     assert all(torch.equal(small.inputs[key], value) for key, value in expected.items())
