@@ -12,7 +12,16 @@ Result = Mapping[str, Any]  # results/h100.json
 
 def first_token(result: Result) -> str:
     """Time to the first token: unpruned, pruned, and the limit, which is a prompt of k tokens."""
-    head = ["model", "images at once", "visual tokens", "unpruned, ms", "pruned, ms", "faster", "the limit, ms", "tower, ms"]
+    head = [
+        "model",
+        "images at once",
+        "visual tokens",
+        "unpruned, ms",
+        "pruned, ms",
+        "faster",
+        "the limit, ms",
+        "tower, ms",
+    ]
     lines = [
         [
             row["model"],

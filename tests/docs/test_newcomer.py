@@ -1,0 +1,92 @@
+"""The first ten minutes: what CONTRIBUTING lists is there, and what no other test holds."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+from gridprune import GridPrune, prune
+from gridprune.cli.main import app
+from gridprune.runtime import load, prepare
+from gridprune.tiny.loading import weights_folder
+
+ROOT = Path(__file__).resolve().parents[2]
+SAMPLE = ROOT / "examples" / "scene.png"
+QUESTION = "What does the blue sign say?"
+
+
+def test_what_is_listed_is_there():
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    rows = re.findall(
+        r"^\| (.+?) \| (.+?) \|$", text.split("## The first ten minutes")[1].split("\n## ")[0], re.MULTILINE
+    )[1:]
+    assert len(rows) >= 20
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    ci = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    for action, held in rows:
+        names = re.findall(r"`([^`]+)`", held)
+        assert names, action
+        for name in names:
+            if name.startswith("make "):
+                assert f"\n{name.removeprefix('make ')}:" in makefile
+                assert name in ci or name == "make install"  # which all others begin with
+            else:
+                file, _, test = name.partition("::")
+                assert (
+                    f"def {test}(" in (ROOT / file).read_text(encoding="utf-8") if test else (ROOT / file).is_file()
+                ), name
+
+
+def test_a_forgotten_clip(tmp_path):
+    shutil.copytree(weights_folder() / "llava", tmp_path / "llava")
+    told = CliRunner().invoke(app, ["ask", str(SAMPLE), QUESTION, "--model", str(tmp_path / "llava")])
+    assert told.exit_code == 2
+    assert "gridprune export-clip" in told.stderr
+    assert "Traceback" not in told.stderr
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is one")
+def test_a_gpu_that_is_not_there():
+    told = CliRunner().invoke(app, ["ask", str(SAMPLE), QUESTION, "--device", "cuda"])
+    assert told.exit_code == 2
+    assert "cpu" in told.stderr
+    assert "Traceback" not in told.stderr
+
+
+def test_json_is_alone_on_stdout():
+    """Of a process of its own: what a library prints at its start would be seen here."""
+    command = [sys.executable, "-m", "gridprune", "ask", str(SAMPLE), QUESTION, "--keep", "64", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["visual_tokens"]["kept"] == 64
+
+
+def test_the_stock_answer_comes_back():
+    loaded = load()
+    inputs = prepare(loaded, Image.open(SAMPLE), QUESTION)
+    before = loaded.model.generate(**inputs, max_new_tokens=5)
+    with prune(loaded.model, GridPrune(keep=1), processor=loaded.processor, clip=loaded.clip) as pruning:
+        loaded.model.generate(**inputs, max_new_tokens=5)
+    assert pruning.report.kept == 1
+    assert torch.equal(loaded.model.generate(**inputs, max_new_tokens=5), before)
+
+
+def test_the_method_of_readme():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    names: dict[str, type] = {}
+    exec(text.split("## Add a method")[1].split("```python\n")[1].split("```")[0], {"__name__": __name__}, names)
+    loaded = load()
+    inputs = prepare(loaded, Image.open(SAMPLE), QUESTION)
+    with prune(loaded.model, names["LargestNorm"](keep=64), processor=loaded.processor) as pruning:
+        loaded.model.generate(**inputs, max_new_tokens=1)
+    features = loaded.model.get_image_features(pixel_values=inputs["pixel_values"]).pooler_output[0]
+    largest = features.float().norm(dim=-1).topk(64).indices.sort().values.tolist()
+    assert list(pruning.report.kept_indices) == largest
