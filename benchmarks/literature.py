@@ -1,4 +1,4 @@
-"""Figures that others published as Markdown tables: results/published.json and recipes/expected.json, with their sources."""
+"""Figures that others published, with their sources, as Markdown tables."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 
 from .tables import markdown
 
-Result = Mapping[str, Any]
+Result = Mapping[str, Any]  # results/published.json or recipes/expected.json
 
 
 def retention(expected: Result) -> str:
-    """Retention over sets of VQA benchmarks, from recipes/expected.json: a line for each checkpoint, budget and source."""
+    """Retention over sets of benchmarks, recipes/expected.json: a line for each checkpoint, budget and source."""
     lines: dict[tuple[str, int, str], list[str]] = {}
     for row in expected["figures"]:
         key = (row["pretrained"], row["keep"], row["source"])

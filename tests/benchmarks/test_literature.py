@@ -1,4 +1,4 @@
-"""Tables of what was measured on a GPU and of what others published, from files written out by hand and the committed ones."""
+"""Tables of what was measured on a GPU and of what others published, by hand and from the committed files."""
 
 from __future__ import annotations
 

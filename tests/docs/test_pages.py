@@ -1,4 +1,4 @@
-"""Every code block of README and docs is run, page by page, in order; one that is not says why, and the reasons are few.
+"""Every code block of README and docs is run, page by page, in order; one that is not says why.
 
 Blocks run as they are printed: folders with the embedded model stand under the names of the hub's checkpoints.
 """
