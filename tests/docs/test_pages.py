@@ -1,6 +1,7 @@
 """Every code block of README and docs is run, page by page, in order; one that is not says why.
 
-Blocks run as they are printed: folders with the embedded model stand under the names of the hub's checkpoints.
+Blocks run as they are printed: folders with the embedded model stand under the names of the hub's checkpoints. Only
+`.to("cuda")` is another device here.
 """
 
 from __future__ import annotations
@@ -97,11 +98,11 @@ def test_blocks_run(page, folder):
     run = [block for block in PAGES[page] if block.reason is None]
     for block in run:
         if block.kind == "python":
-            code = compile("\n" * (block.line - 1) + block.code, page, "exec")
+            code = compile("\n" * (block.line - 1) + block.code.replace('.to("cuda")', '.to("cpu")'), page, "exec")
             exec(code, names)
         elif block.kind == "bash":
             shell(block.code)
-        else:
+        elif block.kind != "text":  # a drawing in letters
             pytest.fail(f"{page}, line {block.line}: say python or bash, or why the block is not run")
     promised = re.findall(r" -o (\S+\.\w+)", "\n".join(block.code for block in run if block.kind == "bash"))
     assert all((folder / name).is_file() for name in promised)
