@@ -33,8 +33,9 @@ def stage() -> None:
     for folder in (STAGE, SOURCES, SITE):
         shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(ROOT / "docs", STAGE, ignore=shutil.ignore_patterns("*.ipynb"))
-    shutil.copyfile(ROOT / "LAB.md", STAGE / "lab.md")
-    shutil.copyfile(ROOT / "CONTRIBUTING.md", STAGE / "contributing.md")
+    for name in ("LAB.md", "CONTRIBUTING.md"):
+        text = (ROOT / name).read_text(encoding="utf-8").replace("](docs/", "](")  # there they stand beside the pages
+        (STAGE / name.lower()).write_text(text, encoding="utf-8")
     (STAGE / "reference" / "command-line.md").write_text(command_line(), encoding="utf-8")
     (STAGE / "reference" / "all-methods.md").write_text(all_methods(), encoding="utf-8")
     for file in sorted((ROOT / "src").rglob("*.py")):

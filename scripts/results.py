@@ -4,8 +4,10 @@ A block ``<!-- results:RUN/NAME -->`` ... ``<!-- /results:RUN/NAME -->`` holds t
 (:data:`scripts.tables.TABLES`, :data:`scripts.plots.PLOTS`); ``results:RUN/NAME?gridprune,oracle``
 takes some of the methods only. ``results:bench/NAME`` shows results/bench.json, the run of `python -m benchmarks`
 (:data:`benchmarks.tables.TABLES`, :data:`benchmarks.plots.PLOTS`), and ``results:vllm/NAME``
-results/vllm.json, that of benchmarks/vllm_bench.py (:data:`benchmarks.serving.TABLES`). results/leaderboard.json is
-the short form of results/leaderboard/.
+results/vllm.json, that of benchmarks/vllm_bench.py (:data:`benchmarks.serving.TABLES`), and ``results:h100/NAME``
+results/h100.json (:data:`benchmarks.gpu.TABLES`). ``results:published/NAME`` and ``results:../recipes/expected/NAME``
+show what others published (:data:`benchmarks.literature.TABLES`). results/leaderboard.json is the short form of
+results/leaderboard/.
 """
 
 from __future__ import annotations
@@ -23,8 +25,8 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from benchmarks import gpu, literature, serving
 from benchmarks import plots as speed_plots
-from benchmarks import serving
 from benchmarks import tables as speed_tables
 from gridprune.errors import SettingError, UnknownNameError
 from gridprune.eval.entries import parse_list
@@ -38,9 +40,10 @@ _BLOCK = re.compile(r"(<!-- results:(?P<spec>\S+?) -->\n)(?P<body>.*?)(<!-- /res
 _OPEN = re.compile(r"<!-- results:(\S+?) -->")
 LEADERBOARD = "leaderboard"
 stderr = Console(stderr=True)
-_TABLES: Mapping[str, Callable[[Any], str]] = {**TABLES, **speed_tables.TABLES, **serving.TABLES}
+_OF_FILES = {**speed_tables.TABLES, **serving.TABLES, **gpu.TABLES, **literature.TABLES}  # of one JSON file each
+_TABLES: Mapping[str, Callable[[Any], str]] = {**TABLES, **_OF_FILES}
 _PLOTS: Mapping[str, Callable[[Any, Any], None]] = {**PLOTS, **speed_plots.PLOTS}
-_OF_A_FILE = {*speed_tables.TABLES, *speed_plots.PLOTS, *serving.TABLES}  # they show one JSON file, not a run's folder
+_OF_A_FILE = {*_OF_FILES, *speed_plots.PLOTS}
 
 
 def write(root: Path) -> list[str]:
