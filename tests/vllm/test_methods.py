@@ -89,7 +89,8 @@ def largest_difference(both: Both, name: str, seed: int) -> float:
         encoded = selector.encode(vision, maps)
         choices = selector.choose(method, encoded, questions)
         expected = [selector.gather(encoded, i, choice) for i, choice in enumerate(choices)]
-    asked = [ResolvedRequest(len(own), question) for own, question in zip(expected, questions)]
+    totals = [len(token_map.candidates) for token_map in maps]
+    asked = [ResolvedRequest(len(own), n, question, name) for own, n, question in zip(expected, totals, questions)]
     found = both.llm.apply_model(_Embed(method, vision, asked))[0]
     pairs = zip(found, expected, strict=True)
     return max(float((one[:, :width] - other).abs().max()) for one, other in pairs)
@@ -102,10 +103,9 @@ class _Embed:
         self.method, self.vision, self.asked = method, vision, asked
 
     def __call__(self, model: Any) -> Any:
-        usual = model.method, model.selector
-        model.method = self.method
+        usual = model.selector
         model.selector = Selector.of(model.family, model.selector.text, self.method)
         try:
             return model.embed_multimodal(**self.vision, **{FIELD: [ask.pack() for ask in self.asked]})
         finally:
-            model.method, model.selector = usual
+            model.selector = usual
