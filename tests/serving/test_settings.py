@@ -86,10 +86,10 @@ def test_asks_take_what_is_given_and_read_the_rest() -> None:
     assert asks_of({}, Settings(method="fastervlm"), 1, never)[0].question == ""
 
 
-@pytest.mark.parametrize("given", [{QUESTION: ""}, {QUESTION: 3}, {QUESTION: ["a", "b"]}])
-def test_bad_questions(given: dict[str, Any]) -> None:
+@pytest.mark.parametrize("question", ["", 3, ["a", "b"], "why? " * 2001, "\ud83d why?"])
+def test_bad_questions(question: Any) -> None:
     with pytest.raises(QuestionError):
-        asks_of(given, Settings(), 1, never)
+        asks_of({QUESTION: question}, Settings(), 1, never)
 
 
 def test_counts_settle_on_an_image() -> None:
@@ -133,7 +133,7 @@ def test_requests_choose_among_the_methods_that_the_server_allows() -> None:
         "fastervlm(zone=3)": "It has: keep",
         "fastvlm": "Did you mean 'fastvid'|Known methods",
         "fastervlm(": "Cannot read the method",
-        "a" * 20_000: "at most 10000",
+        "a" * 20_000: "at most 10000 Unicode",
     }.items():
         with pytest.raises(SettingError, match=message):
             server.method_of(wrong)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from prometheus_client import Counter, Histogram
 
-from ..methods.spec import parse
+from .settings import build
 from .told import Kept
 
 _LABELS = ("model_name", "method")
@@ -32,7 +32,7 @@ FALLBACKS = Counter("gridprune:fallback_images", "Images that kept evenly spread
 def count(model: str, images: Sequence[Kept]) -> None:
     """Count the images of a prompt. Methods go by name: settings that clients choose would make endless labels."""
     for image in images:
-        labels = (model, parse(image.method).name)
+        labels = (model, build(image.method).name)
         TOKENS.labels(*labels).inc(image.total)
         KEPT.labels(*labels).inc(image.kept)
 
@@ -55,7 +55,7 @@ class Watch:
         seconds = stopwatch(device)
         yield
         if self.counts:
-            SECONDS.labels(self.model, parse(method).name).observe(seconds())
+            SECONDS.labels(self.model, build(method).name).observe(seconds())
 
     def fell_back(self, method: str) -> None:
         """An image whose choice failed."""

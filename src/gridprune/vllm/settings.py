@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields, replace
 from fractions import Fraction
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, get_args
 
 import torch
@@ -24,6 +25,7 @@ FIELD = "gridprune"  # what travels with every image to the model
 KEEP, MIN_TOKENS, METHOD, QUESTION = OPTIONS = (  # what a request may give in mm_processor_kwargs
     "gridprune_keep", "gridprune_min_tokens", "gridprune_method", "gridprune_question",
 )  # fmt: skip
+_SURROGATE = re.compile("[\ud800-\udfff]")
 MOST_LETTERS = 10_000  # of a text in a request: prompts are bounded by the model, these are not
 
 
@@ -88,7 +90,7 @@ class Settings:
         spec = parse(self.method)
         return spec.method(spec.kind.keep if self.keep is None else self.keep)
 
-    @property
+    @cached_property
     def label(self) -> str:
         """The server's method in its canonical form."""
         return parse(self.method).label
@@ -224,10 +226,10 @@ def short_text(value: Any, name: str, error: type[Exception] = SettingError) -> 
     """A text of a request.
 
     Raises:
-        error: it is none, or long enough to hurt.
+        error: it is none, long enough to hurt, or has half of a pair of surrogates, which tokenizers fail on.
     """
-    if not isinstance(value, str) or len(value) > MOST_LETTERS:
-        raise error(f"{name} must be text of at most {MOST_LETTERS} characters, got {value!r:.100}.")
+    if not isinstance(value, str) or len(value) > MOST_LETTERS or _SURROGATE.search(value):
+        raise error(f"{name} must be text of at most {MOST_LETTERS} Unicode characters, got {value!r:.100}.")
     return value
 
 
