@@ -149,7 +149,7 @@ def test_32_at_once(server: Server) -> None:
     assert [status for status, _ in right] == [200] * len(right), right
     assert tokens(right) == expected
     assert [answer["told"] for _, answer in right] == [
-        [request.method or "gridprune", {None: "40", 17: "17", "25%": "144"}[request.keep], "576"]
+        [request.method or "gridprune", {None: "40", 17: "17", "25%": "36"}[request.keep], "144"]
         for request in requests
     ]
     deadline = time.monotonic() + 60
@@ -174,8 +174,8 @@ def test_the_client_hears_what_was_kept(server: Server) -> None:
     options = {"mm_processor_kwargs": {**two.options(), "gridprune_keep": [5, "100%"], "gridprune_min_tokens": 9}}
     for _ in range(2):
         heard, answer = asyncio.run(_ask(server, body(two, **options)))
-        assert heard == ["divprune", "9, 576", "576, 576"]
-        assert json.loads(answer)["usage"]["prompt_tokens_details"]["multimodal_tokens"] == {"image": 585}
+        assert heard == ["divprune", "9, 144", "144, 144"]
+        assert json.loads(answer)["usage"]["prompt_tokens_details"]["multimodal_tokens"] == {"image": 153}
     assert asyncio.run(_ask(server, body(two, **options, stream=True)))[0] == heard
     assert asyncio.run(_ask(server, body(Request([], ["what is it?"]))))[0] == [None] * 3
 
@@ -197,5 +197,5 @@ def test_metrics_count_tokens_where_prompts_are_made_and_decisions_where_the_mod
         asyncio.run(_ask(server, body(Request([image(80)], [words(question)], method="divprune"))))
     after = asyncio.run(_counted(server, "divprune"))
     total, kept, decisions, seconds = [b - a for a, b in zip(before, after)]
-    assert (total, kept, decisions) == (3 * 576, 3 * KEEP, 1)
+    assert (total, kept, decisions) == (3 * 144, 3 * KEEP, 1)
     assert 0 < seconds < 10

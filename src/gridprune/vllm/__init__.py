@@ -31,9 +31,10 @@ def register() -> None:
 
     Called by vLLM's entry point `vllm.general_plugins`, in every process; may be called repeatedly.
     """
-    from vllm import ModelRegistry
     from vllm.renderers.registry import RENDERER_REGISTRY
     from vllm.tokenizers.registry import TokenizerRegistry
+
+    from vllm import ModelRegistry
 
     from .architectures import ARCHITECTURES
     from .settings import FIELD
