@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import tempfile
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
-from gridprune.cli import serve
+from gridprune.cli import app, serve
 from gridprune.cli.serve import command_line
 from gridprune.core.budget import Budget
 from gridprune.core.token_map import TokenMap
@@ -133,7 +137,7 @@ def test_requests_choose_among_the_methods_that_the_server_allows() -> None:
         "fastervlm(zone=3)": "It has: keep",
         "fastvlm": "Did you mean 'fastvid'|Known methods",
         "fastervlm(": "Cannot read the method",
-        "a" * 20_000: "at most 10000 Unicode",
+        "a" * 501: "at most 500 Unicode",
     }.items():
         with pytest.raises(SettingError, match=message):
             server.method_of(wrong)
@@ -184,6 +188,20 @@ def test_the_command_of_a_server() -> None:
     }
     assert command[-2:] == ["--port", "8001"]
     assert command[1:5] == ["-m", "vllm.entrypoints.cli.main", "serve", str(weights_folder() / "llava")]
+
+
+@pytest.mark.parametrize("given", [None, "/chosen"])
+def test_processes_share_what_they_count(given: str | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """In a new folder, unless the user has chosen one; prometheus_client reads its name when the server starts."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(serve, "find_spec", lambda name: name)
+    monkeypatch.setattr(os, "execv", lambda *command: None)
+    monkeypatch.setattr(os, "environ", {"PROMETHEUS_MULTIPROC_DIR": given} if given else {})
+    assert CliRunner().invoke(app, ["serve", "embedded"]).exit_code == 0
+    assert os.environ["PROMETHEUS_MULTIPROC_DIR"] in [
+        given or str(folder) for folder in (tmp_path, *tmp_path.iterdir())
+    ]
+    assert len(list(tmp_path.iterdir())) == (given is None)
 
 
 def test_vllm_under_another_name_has_no_serve_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:

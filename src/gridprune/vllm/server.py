@@ -39,6 +39,8 @@ class Headers:
         self.app = app
 
     async def __call__(self, scope: Message, receive: Any, send: Callable[[Message], Awaitable[None]]) -> None:
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
         with listening() as prompts:
 
             async def send_told(message: Message) -> None:

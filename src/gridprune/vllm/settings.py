@@ -26,7 +26,7 @@ KEEP, MIN_TOKENS, METHOD, QUESTION = OPTIONS = (  # what a request may give in m
     "gridprune_keep", "gridprune_min_tokens", "gridprune_method", "gridprune_question",
 )  # fmt: skip
 _SURROGATE = re.compile("[\ud800-\udfff]")
-MOST_LETTERS = 10_000  # of a text in a request: prompts are bounded by the model, these are not
+MOST_LETTERS = {QUESTION: 10_000, METHOD: 500}  # prompts are bounded by the model, these are not
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -228,8 +228,8 @@ def short_text(value: Any, name: str, error: type[Exception] = SettingError) -> 
     Raises:
         error: it is none, long enough to hurt, or has half of a pair of surrogates, which tokenizers fail on.
     """
-    if not isinstance(value, str) or len(value) > MOST_LETTERS or _SURROGATE.search(value):
-        raise error(f"{name} must be text of at most {MOST_LETTERS} Unicode characters, got {value!r:.100}.")
+    if not isinstance(value, str) or len(value) > MOST_LETTERS[name] or _SURROGATE.search(value):
+        raise error(f"{name} must be text of at most {MOST_LETTERS[name]} Unicode characters, got {value!r:.100}.")
     return value
 
 
