@@ -14,7 +14,6 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import SettingError, UnsupportedCallError
-from ..methods.spec import split
 from .options import Clip, Keep, MethodSpec, print_json
 
 _OVERRIDES = "--hf-overrides"
@@ -101,6 +100,8 @@ def serve_command(
 
     Requests may bring a budget, a floor, a question and an allowed method if the server has --trust-request-mm-kwargs.
     """
+    from ..methods.spec import split
+
     settings = {
         "method": method, "keep": keep, "clip": clip, "tower_tokens": tower_tokens, "min_tokens": min_tokens,
         "methods": None if allow_methods is None else split(allow_methods), "guide": guide,
