@@ -92,8 +92,8 @@ class PruningProcessor:
         for known_by, ask in zip(made["mm_hashes"].get("image", ()), given.get(_ASKS, ())):
             if ask.kept is not None:  # else it is not new here
                 self._kept[known_by] = ask.kept
-        if images := self.kept(made):
-            tell(images)
+        if kept := self.kept(made):
+            tell(kept)
         return made
 
     def kept(self, made: Mapping[str, Any]) -> list[Kept]:

@@ -6,7 +6,6 @@ is chosen by name (`--tokenizer-mode gridprune`); the headers are a middleware (
 
 from __future__ import annotations
 
-import json
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any
 
@@ -54,9 +53,8 @@ class Headers:
 
 def headers(images: Sequence[Kept]) -> list[tuple[bytes, bytes]]:
     """Method, k and N; a list with commas where there are several images."""
-    methods = dict.fromkeys(image.method for image in images)
     return [
-        (METHOD, json.dumps("; ".join(methods))[1:-1].encode()),  # settings may hold any letter, headers only ASCII
+        (METHOD, images[0].method.encode("ascii", "backslashreplace")),  # a request has one
         (KEPT, ", ".join(str(image.kept) for image in images).encode()),
         (TOTAL, ", ".join(str(image.total) for image in images).encode()),
     ]
