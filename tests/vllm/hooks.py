@@ -210,6 +210,43 @@ HOOKS = (
     ),
     # -- waiting for the device, which a debugging option reports
     Hook("waiting can be allowed", "utils/gpu_sync_debug.py", "gpu_sync_allowed", ("return _allow_syncs()",)),
+    # -- what comes back to the client: a renderer chosen by name hears of the images in the request's own context
+    Hook(
+        "the renderer goes by --tokenizer-mode",
+        "renderers/registry.py",
+        "renderer_from_config",
+        ("renderer_mode, *_ = tokenizer_args_from_config(", "RENDERER_REGISTRY.load_renderer(renderer_mode"),
+    ),
+    Hook(
+        "chats are rendered through it",
+        "renderers/base.py",
+        "BaseRenderer.render_chat_async",
+        ("self.process_for_engine_async(",),
+    ),
+    Hook(
+        "so are other prompts",
+        "renderers/base.py",
+        "BaseRenderer.render_cmpl_async",
+        ("self.process_for_engine_async(",),
+    ),
+    Hook(
+        "offline, in the caller's thread",
+        "renderers/base.py",
+        "BaseRenderer.render_chat",
+        ("self.process_for_engine(",),
+    ),
+    Hook(
+        "--middleware names a class by module and name",
+        "entrypoints/serve/middleware/register.py",
+        "init_entrypoints_middleware",
+        ("middleware.rsplit('.', 1)", "inspect.isclass(imported)", "app.add_middleware(imported)"),
+    ),
+    Hook(
+        "/metrics adds up what processes share in a folder",
+        "v1/metrics/prometheus.py",
+        "get_prometheus_registry",
+        ("'PROMETHEUS_MULTIPROC_DIR'", "multiprocess.MultiProcessCollector(registry)", "return REGISTRY"),
+    ),
     # -- what docs/vllm.md says about a server that is open to others
     Hook(
         "a server listens everywhere unless --host is given",

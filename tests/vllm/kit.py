@@ -31,16 +31,18 @@ class Request:
         turns: what user and assistant said, in turns.
         keep: the request's own budget, or None for the server's.
         question: the request's own question, or None.
+        method: the request's own method, or None.
     """
 
     images: Sequence[Image]
     turns: Sequence[str]
     keep: int | str | None = None
     question: str | None = None
+    method: str | None = None
 
     def options(self) -> dict[str, Any]:
         """`mm_processor_kwargs`."""
-        given = {"gridprune_keep": self.keep, "gridprune_question": self.question}
+        given = {"gridprune_keep": self.keep, "gridprune_question": self.question, "gridprune_method": self.method}
         return {name: value for name, value in given.items() if value is not None}
 
 
@@ -134,7 +136,7 @@ class Reference:
     @torch.no_grad()
     def _generate(self, request: Request) -> list[int]:
         inputs = self.processor(images=list(request.images), text=self.prompt(request), return_tensors="pt")
-        method = create(self.method, keep=self.keep if request.keep is None else request.keep)
+        method = create(request.method or self.method, keep=self.keep if request.keep is None else request.keep)
         greedy = {"max_new_tokens": TOKENS, "do_sample": False, "eos_token_id": None}
         clip = self.folder / "clip" if (self.folder / "clip").is_dir() else None
         options = {"processor": self.processor, "question": request.question, "clip": clip}

@@ -39,15 +39,20 @@ from vllm.multimodal.processing import (
     PromptReplacement,
 )
 from vllm.multimodal.processing.inputs import ProcessorInputs
+from vllm.renderers.base import BaseRenderer
+from vllm.renderers.hf import HfRenderer
+from vllm.renderers.registry import RENDERER_REGISTRY
+from vllm.tokenizers.registry import TokenizerRegistry
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 from vllm.v1.metrics import loggers
 from vllm.v1.worker.gpu.model_states.mm_pruning import MultiModalPruner
 
 from gridprune.cli.main import app
 from gridprune.cli.serve import command_line
-from gridprune.vllm import ARCHITECTURES, mrope
+from gridprune.vllm import ARCHITECTURES, mrope, register
 from gridprune.vllm.llava import LlavaNextProcessor, LlavaProcessor
 from gridprune.vllm.qwen import PrunedQwen, Qwen2VLProcessor, Qwen3VLProcessor, Qwen25VLProcessor, tell_runner
+from gridprune.vllm.server import Renderer
 from vllm import ModelRegistry
 
 _PROCESSOR_HOOKS = {
@@ -156,6 +161,20 @@ def test_requests_are_not_trusted_with_options_unless_the_server_says_so() -> No
     validate_request_mm_kwargs(**given, trust_request_mm_kwargs=True)
     with pytest.raises(VLLMValidationError, match="--trust-request-mm-kwargs"):
         validate_request_mm_kwargs(**given, trust_request_mm_kwargs=False)
+
+
+def test_the_renderer_and_the_options_of_our_server() -> None:
+    ours = parameters(BaseRenderer.process_for_engine_async)
+    assert ours[:3] == ["self", "prompt", "arrival_time"]
+    assert "skip_mm_cache" in ours
+    assert {"mm_processor", "model_config"} <= attributes(BaseRenderer)
+    register()
+    assert RENDERER_REGISTRY.load_renderer_cls("gridprune") is Renderer
+    assert RENDERER_REGISTRY.load_renderer_cls("hf") is HfRenderer  # nobody else's changes
+    assert TokenizerRegistry.tokenizers["gridprune"] == TokenizerRegistry.tokenizers["hf"]
+    given = [option for option in command_line("embedded", {}) if option.startswith("--")]
+    assert {"--tokenizer-mode", "--middleware", "--enable-prompt-tokens-details"} <= set(given)
+    assert set(given) <= set(make_arg_parser(FlexibleArgumentParser())._option_string_actions)
 
 
 def test_options_and_metrics_of_the_cluster_page_exist() -> None:

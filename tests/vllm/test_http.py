@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
+import json
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,6 +38,7 @@ def server(checkpoint: Callable[[str], Path], tmp_path_factory: pytest.TempPathF
         sys.executable, "-c", "from gridprune.cli import app; app()",
         "serve", str(folder), "--keep", str(KEEP), "--dtype", "float32", "--max-model-len", "1024",
         "--max-num-seqs", "8", "--enforce-eager", "--served-model-name", "tiny", "--trust-request-mm-kwargs",
+        "--allow-methods", "fastervlm,divprune",
     ]  # fmt: skip
     log = tmp_path_factory.mktemp("server") / "log.txt"
     with running(command, log, VLLM_ENABLE_V1_MULTIPROCESSING="1") as url:
@@ -60,7 +62,12 @@ def body(request: Request, **extra: Any) -> dict[str, Any]:
 
 async def post(session: aiohttp.ClientSession, server: Server, given: dict[str, Any]) -> tuple[int, Any]:
     async with session.post(f"{server.url}/v1/chat/completions", json=given) as answer:
-        return answer.status, await answer.json()
+        return answer.status, {**await answer.json(), "told": told(answer.headers)}
+
+
+def told(headers: Mapping[str, str]) -> list[str | None]:
+    """What the headers of an answer say: method, k and N."""
+    return [headers.get(f"gridprune-{name}") for name in ("method", "kept", "total")]
 
 
 async def leave_early(session: aiohttp.ClientSession, server: Server, given: dict[str, Any]) -> None:
@@ -72,19 +79,38 @@ async def leave_early(session: aiohttp.ClientSession, server: Server, given: dic
 
 
 def good() -> list[Request]:
-    return [Request([image(30 + i)], [words(i)], None if i % 2 else (17, "25%")[i % 4 // 2]) for i in range(26)]
+    return [
+        Request(
+            [image(30 + i)],
+            [words(i)],
+            None if i % 2 else (17, "25%")[i % 4 // 2],
+            method=(None, "fastervlm")[i % 3 // 2],
+        )
+        for i in range(20)
+    ]
+
+
+WRONG: list[tuple[dict[str, Any], str]] = [  # settings of a request, and what the answer names
+    ({"gridprune_kept": 3}, "gridprune_keep, gridprune_min_tokens, gridprune_method, gridprune_question"),
+    ({"gridprune_min_tokens": -1}, "whole number"),
+    ({"gridprune_method": "visionzip"}, "divprune, fastervlm"),
+    ({"gridprune_method": "fastvlm"}, "Known methods"),
+    ({"gridprune_method": "fastervlm(zone=3)"}, "It has: keep"),
+    ({"gridprune_question": "\ud83d"}, "Unicode"),
+    ({"gridprune_question": "why? " * 3000}, "at most 10000"),
+]
 
 
 def bad() -> list[dict[str, Any]]:
     one = Request([image(50)], [words(50)])
-    broken = body(one)
+    broken, beyond = body(one), [body(one, mm_processor_kwargs=each) for each, _ in WRONG]
     broken["messages"][0]["content"][0]["image_url"]["url"] = "data:image/png;base64,AAAA"
     return [
         body(Request(one.images, one.turns, keep=0)),
         body(Request(one.images, one.turns, keep=999)),
         body(Request(one.images, [""])),
-        body(one, mm_processor_kwargs={"gridprune_kept": 3}),
         broken,
+        *beyond,
     ]
 
 
@@ -118,11 +144,58 @@ def test_32_at_once(server: Server) -> None:
     assert len(right) + len(wrong) + 1 == 32
     assert [status for status, _ in wrong] == [400] * len(wrong), wrong
     assert "keep" in wrong[0][1]["error"]["message"]
+    for (_, named), (_, answer) in zip(WRONG, wrong[-len(WRONG) :]):
+        assert named in answer["error"]["message"]
     assert [status for status, _ in right] == [200] * len(right), right
     assert tokens(right) == expected
+    assert [answer["told"] for _, answer in right] == [
+        [request.method or "gridprune", {None: "40", 17: "17", "25%": "36"}[request.keep], "144"]
+        for request in requests
+    ]
     deadline = time.monotonic() + 60
     while any((held := asyncio.run(_held(server))).values()) and time.monotonic() < deadline:
         time.sleep(0.5)
     assert not any(held.values()), held
     again, _ = asyncio.run(_storm(server, requests))
     assert tokens(again) == expected
+
+
+async def _ask(server: Server, given: dict[str, Any]) -> tuple[list[str | None], str]:
+    """What the headers say, and the answer as it was sent."""
+    url = f"{server.url}/v1/chat/completions"
+    async with aiohttp.ClientSession() as session, session.post(url, json=given) as answer:
+        assert answer.status == 200
+        return told(answer.headers), await answer.text()
+
+
+def test_the_client_hears_what_was_kept(server: Server) -> None:
+    """In headers, of each image, cold and warm, streamed or not; the sum also in `usage`, as vLLM counts it."""
+    two = Request([image(70), image(71)], [words(70)], method="divprune")
+    options = {"mm_processor_kwargs": {**two.options(), "gridprune_keep": [5, "100%"], "gridprune_min_tokens": 9}}
+    for _ in range(2):
+        heard, answer = asyncio.run(_ask(server, body(two, **options)))
+        assert heard == ["divprune", "9, 144", "144, 144"]
+        assert json.loads(answer)["usage"]["prompt_tokens_details"]["multimodal_tokens"] == {"image": 153}
+    assert asyncio.run(_ask(server, body(two, **options, stream=True)))[0] == heard
+    assert asyncio.run(_ask(server, body(Request([], ["what is it?"]))))[0] == [None] * 3
+
+
+_COUNTED = ("visual_tokens_total", "kept_tokens_total", "decision_seconds_count", "decision_seconds_sum")
+
+
+async def _counted(server: Server, method: str) -> list[float]:
+    async with aiohttp.ClientSession() as session, session.get(f"{server.url}/metrics") as answer:
+        text = await answer.text()
+    assert "gridprune:fallback_images_total{" not in text
+    lines = [rf'^gridprune:{name}{{method="{method}",model_name="tiny"}} (\S+)$' for name in _COUNTED]
+    return [sum(map(float, re.findall(line, text, re.MULTILINE))) for line in lines]
+
+
+def test_metrics_count_tokens_where_prompts_are_made_and_decisions_where_the_model_runs(server: Server) -> None:
+    before = asyncio.run(_counted(server, "divprune"))
+    for question in (80, 80, 81):  # a method without text: the image is encoded, and chosen from, once
+        asyncio.run(_ask(server, body(Request([image(80)], [words(question)], method="divprune"))))
+    after = asyncio.run(_counted(server, "divprune"))
+    total, kept, decisions, seconds = [b - a for a, b in zip(before, after)]
+    assert (total, kept, decisions) == (3 * 144, 3 * KEEP, 1)
+    assert 0 < seconds < 10

@@ -10,6 +10,8 @@ import pytest
 from kit import Reference, Request, ask, engine, tokens
 from models import image, words
 
+from gridprune.vllm import Kept, listening
+
 KEEP = 40
 
 
@@ -73,8 +75,10 @@ def test_without_text_an_image_is_encoded_once(folder: Path) -> None:
     asked = [Request([image(40)], [words(i)]) for i in range(3)]
     with engine(folder, {"method": "fastervlm", "keep": KEEP}) as llm:
         llm.apply_model(_watch)
-        found = [tokens(ask(llm, [reference.prompt(request)], [request]))[0] for request in asked]
+        with listening() as prompts:
+            found = [tokens(ask(llm, [reference.prompt(request)], [request]))[0] for request in asked]
         assert llm.apply_model(_seen)[0] == [1]
+    assert prompts == [[Kept(KEEP, 144, "fastervlm")]] * 3  # also where a cache had the image
     assert found == [reference.tokens(request) for request in asked]
 
 

@@ -71,6 +71,27 @@ def test_the_others_choose_the_same(both: Both) -> None:
         assert differences[-1] < 1e-3, (name, differences)
 
 
+def test_a_broken_image_hurts_no_neighbour(both: Both) -> None:
+    """Pixels that are no numbers: evenly spread tokens of that image alone, whichever methods share the batch."""
+    sizes = [(96, 96)] * 3
+    shown = [image(90 + i, size, blocks=48) for i, size in enumerate(sizes)]
+    processed = both.reference.processor.image_processor(images=shown, return_tensors="pt")
+    vision = families.find(both.reference.model).vision(dict(processed))
+    assert vision is not None
+    pixels = vision["pixel_values"]
+    broken = pixels.clone()
+    broken[: len(pixels) // 3] = float("nan")
+    total = 144 if both.name == "llava" else 36
+    asked = [ResolvedRequest(KEEP, total, words(1), name) for name in ("relevance", "relevance", "fastervlm")]
+    methods = [create(name) for name in ("relevance", "fastervlm")]
+    right, found = [
+        both.llm.apply_model(_Embed(methods, {**vision, "pixel_values": each}, asked))[0] for each in (pixels, broken)
+    ]
+    assert [len(each) for each in found] == [KEEP] * 3
+    assert bool(found[0].isnan().any())
+    torch.testing.assert_close(found[1:], right[1:], rtol=0, atol=0)
+
+
 def largest_difference(both: Both, name: str, seed: int) -> float:
     """Between the embeddings that vLLM and transformers keep of two images."""
     model, family = both.reference.model, families.find(both.reference.model)
@@ -89,23 +110,23 @@ def largest_difference(both: Both, name: str, seed: int) -> float:
         encoded = selector.encode(vision, maps)
         choices = selector.choose(method, encoded, questions)
         expected = [selector.gather(encoded, i, choice) for i, choice in enumerate(choices)]
-    asked = [ResolvedRequest(len(own), question) for own, question in zip(expected, questions)]
-    found = both.llm.apply_model(_Embed(method, vision, asked))[0]
+    totals = [len(token_map.candidates) for token_map in maps]
+    asked = [ResolvedRequest(len(own), n, question, name) for own, n, question in zip(expected, totals, questions)]
+    found = both.llm.apply_model(_Embed([method], vision, asked))[0]
     pairs = zip(found, expected, strict=True)
     return max(float((one[:, :width] - other).abs().max()) for one, other in pairs)
 
 
 class _Embed:
-    """What the model makes of images under another method."""
+    """What the model makes of images under other methods."""
 
-    def __init__(self, method: Any, vision: dict[str, Any], asked: list[ResolvedRequest]) -> None:
-        self.method, self.vision, self.asked = method, vision, asked
+    def __init__(self, methods: list[Any], vision: dict[str, Any], asked: list[ResolvedRequest]) -> None:
+        self.methods, self.vision, self.asked = methods, vision, asked
 
     def __call__(self, model: Any) -> Any:
-        usual = model.method, model.selector
-        model.method = self.method
-        model.selector = Selector.of(model.family, model.selector.text, self.method)
+        usual = model.selector
+        model.selector = Selector.of(model.family, model.selector.text, *self.methods)
         try:
             return model.embed_multimodal(**self.vision, **{FIELD: [ask.pack() for ask in self.asked]})
         finally:
-            model.method, model.selector = usual
+            model.selector = usual

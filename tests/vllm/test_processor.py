@@ -14,7 +14,7 @@ from vllm.config import ModelConfig
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
 from gridprune.errors import GridPruneError
-from gridprune.vllm import overrides
+from gridprune.vllm import listening, overrides
 
 SHOWN = image(1, (160, 128))
 
@@ -103,6 +103,22 @@ def test_the_servers_count_is_an_upper_limit_the_requests_is_not(made: Callable[
         one.run(prompt, [small], keep=75)
 
 
+@pytest.mark.parametrize("name", ["llava", "llava-next", "qwen2.5-vl"])
+def test_who_listens_hears_what_is_kept_of_each_image(made: Callable[..., Made], name: str) -> None:
+    one = made(name, keep=20, min_tokens=12, methods=["divprune"])
+    total = one(words(1), keep="100%", min_tokens=0)["mm_placeholders"]["image"][0].length
+    total -= {"llava-next": 20}.get(name, 0)  # newlines, one a row: 128/160 of 24, padding cut off
+    with listening() as prompts:
+        one(words(1))
+        one(words(1), images=2, keep=[5, "100%"], method="divprune")
+        one(words(1), keep=5, min_tokens=0)
+    assert prompts == [
+        [(20, total, "gridprune")],
+        [(12, total, "divprune"), (total, total, "divprune")],
+        [(5, total, "gridprune")],
+    ]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -114,6 +130,8 @@ def test_the_servers_count_is_an_upper_limit_the_requests_is_not(made: Callable[
         ({"question": ""}, "asks nothing"),
         ({"question": 3}, "must be text"),
         ({"budget": 3}, "gridprune_budget"),
+        ({"method": "divprune"}, "may choose: nothing else"),
+        ({"min_tokens": 2.5}, "whole number"),
     ],
 )
 def test_bad_requests_are_value_errors(made: Callable[..., Made], options: dict[str, Any], message: str) -> None:

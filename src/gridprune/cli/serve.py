@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import distributions
 from importlib.util import find_spec
+from tempfile import mkdtemp
 from typing import Annotated, Any
 
 import typer
@@ -16,6 +17,10 @@ from ..errors import SettingError, UnsupportedCallError
 from .options import Clip, Keep, MethodSpec, print_json
 
 _OVERRIDES = "--hf-overrides"
+_TELLING = (  # what was kept goes back to the client, in headers and in `usage`
+    "--tokenizer-mode", "gridprune", "--middleware", "gridprune.vllm.server.Headers", "--enable-prompt-tokens-details",
+)  # fmt: skip
+_METRICS = "PROMETHEUS_MULTIPROC_DIR"  # prometheus_client's own: where processes share what they count
 
 
 def command_line(model: str, settings: dict[str, Any], rest: Sequence[str] = ()) -> list[str]:
@@ -37,7 +42,7 @@ def command_line(model: str, settings: dict[str, Any], rest: Sequence[str] = ())
         model = str(checkpoint_folder(EMBEDDED_FORMS[model]))
     given, rest = _take_overrides(rest)
     merged = json.dumps({**given, **overrides(model, **settings)})
-    return [*_launcher(model), *names, _OVERRIDES, merged, *rest]
+    return [*_launcher(model), *names, *_TELLING, _OVERRIDES, merged, *rest]
 
 
 def _launcher(model: str) -> list[str]:
@@ -75,6 +80,14 @@ def serve_command(
     tower_tokens: Annotated[
         int | None, typer.Option(min=1, help="Most visual tokens in the vision tower at once, counted unpruned.")
     ] = None,
+    min_tokens: Annotated[
+        int | None,
+        typer.Option(min=0, help="Visual tokens an image keeps at least, whatever the budget; or all it has."),
+    ] = None,
+    allow_methods: Annotated[
+        str | None,
+        typer.Option(help="Methods that requests may choose, such as 'divprune,fastervlm'; none unless given."),
+    ] = None,
     guide: Annotated[
         str | None,
         typer.Option(
@@ -85,13 +98,20 @@ def serve_command(
 ) -> None:
     """Start vLLM's OpenAI server with pruned images. Options not listed here go to vLLM, such as --port 8000.
 
-    Requests may bring a budget and a question of their own if the server has --trust-request-mm-kwargs.
+    Requests may bring a budget, a floor, a question and an allowed method if the server has --trust-request-mm-kwargs.
     """
-    settings = {"method": method, "keep": keep, "clip": clip, "tower_tokens": tower_tokens, "guide": guide}
+    from ..methods.spec import split
+
+    settings = {
+        "method": method, "keep": keep, "clip": clip, "tower_tokens": tower_tokens, "min_tokens": min_tokens,
+        "methods": None if allow_methods is None else split(allow_methods), "guide": guide,
+    }  # fmt: skip
     command = command_line(model, settings, context.args)
     if dry_run:
         print_json(command)
         return
     if find_spec("vllm") is None:
         raise UnsupportedCallError('`gridprune serve` needs vLLM: pip install "gridprune[vllm]"')
+    if _METRICS not in os.environ:  # without it, what engine processes count would not arrive at /metrics
+        os.environ[_METRICS] = mkdtemp(prefix="gridprune-metrics-")
     os.execv(command[0], command)

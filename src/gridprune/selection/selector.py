@@ -78,29 +78,38 @@ class Selector:
         return collect(self.family, needs or self.needs, encoded, images, questions, self.text)
 
     def choose(
-        self, method: Method, encoded: Encoded, questions: Sequence[str], counts: Sequence[int] | None = None
+        self,
+        method: Method,
+        encoded: Encoded,
+        questions: Sequence[str],
+        counts: Sequence[int] | None = None,
+        images: Sequence[int] | None = None,
     ) -> list[Choice]:
-        """Run the method on all images, those of one geometry in one batch, with one host synchronisation a batch.
+        """Run the method on images, those of one geometry in one batch, with one host synchronisation a batch.
 
         Args:
-            questions: one per image.
-            counts: tokens to keep of each image; None: the method decides.
+            questions: one per encoded image.
+            counts: tokens to keep of each encoded image; None: the method decides.
+            images: which of the encoded images to choose for, in this order; None: all.
         """
         result: dict[int, Choice] = {}
-        for members in self._batches(method, encoded.maps, counts):
+        images = range(len(encoded.maps)) if images is None else images
+        for members in self._batches(method, encoded.maps, counts, images):
             cues = self.cues(encoded, members, [questions[i] for i in members], Needs.of(method))
             k = None if counts is None else counts[members[0]]
             selection = checked_select(method, cues, encoded.maps[members[0]].candidates, k)
             result.update({i: Choice(selection, cues, row) for row, i in enumerate(members)})
-        return [result[i] for i in range(len(encoded.maps))]
+        return [result[i] for i in images]
 
     @staticmethod
-    def _batches(method: Method, maps: Sequence[TokenMap], counts: Sequence[int] | None) -> Iterator[list[int]]:
+    def _batches(
+        method: Method, maps: Sequence[TokenMap], counts: Sequence[int] | None, images: Sequence[int]
+    ) -> Iterator[list[int]]:
         """The images that can be selected from in one batch: of one geometry, and of one count."""
         groups: dict[object, list[int]] = {}
-        for i, token_map in enumerate(maps):
+        for i in images:
             # Methods whose count depends on the image take one at a time.
-            key = (token_map.key, counts and counts[i]) if method.fixed_count else i
+            key = (maps[i].key, counts and counts[i]) if method.fixed_count else i
             groups.setdefault(key, []).append(i)
         yield from groups.values()
 

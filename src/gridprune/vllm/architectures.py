@@ -135,5 +135,6 @@ def overrides(model: str, **settings: Any) -> dict[str, Any]:
         raise CheckpointError(f"Could not read the configuration of the {kind} {model!r}: {error}") from error
     architecture = of_config(config)
     given = {key: value for key, value in settings.items() if value is not None}
-    architecture.check(Settings.read(given).build())
+    for method in Settings.read(given).allowed():
+        architecture.check(method)
     return {"architectures": [architecture.name], "gridprune": given}

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 from vllm.config import VllmConfig
+from vllm.distributed import get_tensor_model_parallel_rank
 from vllm.logger import init_logger
 from vllm.tokenizers import cached_tokenizer_from_config
 from vllm.utils.gpu_sync_debug import gpu_sync_allowed
@@ -17,15 +18,16 @@ from ..core.token_map import TokenMap
 from ..cues.clip_text import ClipText
 from ..cues.load_text import find_beside
 from ..cues.text_tower import CLIP_TEXT
-from ..errors import BudgetError, MissingCueError, SelectionError, UnsupportedCallError
+from ..errors import UnsupportedCallError
 from ..families.base import Encoded
-from ..methods.base import Method
+from ..methods.base import Method, Needs
 from ..methods.uniform import Uniform
 from ..selection.collect import TextSide
 from ..selection.selector import Choice, Selector
 from .architectures import of_config
 from .families import OnVllm, images_in
-from .settings import FIELD, ResolvedRequest, Settings
+from .metrics import Watch
+from .settings import FIELD, ResolvedRequest, Settings, build
 
 logger = init_logger(__name__)
 
@@ -40,14 +42,16 @@ class Pruned:
         config = vllm_config.model_config.hf_config
         self.family_class.refuse(config)
         settings = Settings.read(getattr(config, FIELD, {}))
-        method = settings.build()
-        of_config(config).check(method)
+        methods = settings.allowed()
+        for method in methods:
+            of_config(config).check(method)
         super().__init__(vllm_config=vllm_config, prefix=prefix)  # type: ignore[call-arg]
         self._add_modules(config)
-        self.method: Method = method
         self.family: OnVllm = self.family_class(self)
         self.tower_tokens: int = settings.tower_tokens or vllm_config.scheduler_config.max_num_batched_tokens
-        self.selector = Selector.of(self.family, _text_side(self.family, method, settings, vllm_config), method)
+        text = _text_side(self.family, methods, settings, vllm_config)
+        self.selector = Selector.of(self.family, text, *methods)
+        self.watch = Watch(vllm_config.model_config.served_model_name, get_tensor_model_parallel_rank() == 0)
 
     def _add_modules(self, config: Any) -> None:
         """Add what the stock model leaves out."""
@@ -96,13 +100,28 @@ class Pruned:
         return kept
 
     def _choose(self, encoded: Encoded, asked: Sequence[ResolvedRequest]) -> list[Choice]:
-        """What to keep. Nothing can be refused any more: what is broken falls back to evenly spread tokens."""
+        """What to keep of each image; one batch of the tower may hold requests for several methods."""
+        chosen: dict[int, Choice] = {}
+        for label in dict.fromkeys(ask.method for ask in asked):
+            images = [i for i, ask in enumerate(asked) if ask.method == label]
+            with self.watch.deciding(label, encoded.embeddings[0].device):
+                chosen.update(zip(images, self._choose_by(build(label), encoded, asked, images)))
+        return [chosen[i] for i in range(len(asked))]
+
+    def _choose_by(
+        self, method: Method, encoded: Encoded, asked: Sequence[ResolvedRequest], images: Sequence[int]
+    ) -> list[Choice]:
+        """Nothing can be refused any more: where a choice fails, each image is tried alone, and what is broken falls
+        back to evenly spread tokens."""
         counts, questions = [ask.keep for ask in asked], [ask.question for ask in asked]
         try:
-            return self.selector.choose(self.method, encoded, questions, counts)
-        except (MissingCueError, BudgetError, SelectionError) as error:
-            logger.warning("gridprune keeps evenly spread tokens of %d image(s): %s", len(asked), error)
-            return self.selector.choose(Uniform(), encoded, questions, counts)
+            return self.selector.choose(method, encoded, questions, counts, images)
+        except Exception as error:  # whatever the reason: an engine must not die of one image
+            if len(images) > 1:
+                return [choice for i in images for choice in self._choose_by(method, encoded, asked, [i])]
+            logger.warning("gridprune keeps evenly spread tokens of an image, since %s failed: %s", method.label, error)
+            self.watch.fell_back(method.name)
+            return self.selector.choose(Uniform(), encoded, questions, counts, images)
 
 
 def batches(sizes: Sequence[int], most: int) -> Iterator[list[int]]:
@@ -138,12 +157,13 @@ def check_engine(vllm_config: VllmConfig) -> None:
             raise UnsupportedCallError(f"gridprune does not go together with {option}. Leave the option out.")
 
 
-def _text_side(family: OnVllm, method: Method, settings: Settings, vllm_config: VllmConfig) -> TextSide:
-    """CLIP's text half, or the tokenizer, if the method compares with the question."""
-    if not method.uses_text:
+def _text_side(family: OnVllm, methods: Sequence[Method], settings: Settings, vllm_config: VllmConfig) -> TextSide:
+    """CLIP's text half, or the tokenizer, if one of the methods compares with the question."""
+    needs = Needs.of(*methods)
+    if not needs.uses_text:
         return TextSide()
     tokenizer = cached_tokenizer_from_config(vllm_config.model_config)
-    needs_clip = family.relevance == CLIP_TEXT and method.needs & {"relevance", "word_relevance"}
+    needs_clip = family.relevance == CLIP_TEXT and needs.cues & {"relevance", "word_relevance"}
     folder = Path(vllm_config.model_config.model)
     source = settings.clip or (find_beside(folder) if folder.is_dir() else None)
     if not needs_clip or source is None:

@@ -8,11 +8,13 @@ cache, encoder cache and prefix cache hold one entry per question and budget, an
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
+from cachetools import LRUCache
+from torch import Tensor
 from vllm.multimodal.hasher import MultiModalHasher
 from vllm.multimodal.inputs import MultiModalFieldConfig, MultiModalKwargsItems
 from vllm.multimodal.parse import DictEmbeddingItems, EmbeddingItems, MultiModalDataItems
@@ -20,17 +22,39 @@ from vllm.multimodal.processing import PromptUpdate
 from vllm.multimodal.processing.inputs import ProcessorInputs
 
 from ..core.budget import Budget
+from ..core.token_map import TokenMap
 from ..cues.question import QuestionReader
 from ..errors import QuestionError
 from .architectures import of_config
 from .families import OnVllm, Shape, images_in
-from .settings import FIELD, PruneRequest, ResolvedRequest, Settings, asks_of, split_request
+from .settings import FIELD, PruneRequest, ResolvedRequest, Settings, asks_of, build, split_request
+from .told import Kept, tell
 
 if TYPE_CHECKING:
     from transformers import BatchFeature
 
 _ASKS = FIELD + "_asks"  # how asks travel from one hook to the next
 Kwargs = Mapping[str, Any]
+MOST_REMEMBERED = 2**16  # images; vLLM's processor cache of 4 GiB holds fewer, so it has none that is forgotten here
+
+
+@dataclass
+class _Ask:
+    """What is asked of one image on its way through vLLM's hooks.
+
+    Attributes:
+        request: what is asked.
+        kept: what became of it, once the image was processed; None if a cache had it.
+    """
+
+    request: PruneRequest
+    kept: Kept | None = None
+
+    def settle(self, token_map: TokenMap) -> Tensor:
+        """What the model gets of it."""
+        settled = self.request.settle(token_map)
+        self.kept = Kept(settled.keep, settled.total, settled.method)
+        return settled.pack()
 
 
 class PruningProcessor:
@@ -44,8 +68,10 @@ class PruningProcessor:
         config = info.get_hf_config()
         self.family_class.refuse(config)
         self.settings = Settings.read(getattr(config, FIELD, {}))
-        self.method = self.settings.build()
-        of_config(config).check(self.method)
+        self.architecture = of_config(config)
+        for method in self.settings.allowed():
+            self.architecture.check(method)
+        self._kept: LRUCache[str, Kept] = LRUCache(maxsize=MOST_REMEMBERED)
         split_request(info.ctx.get_mm_config().mm_processor_kwargs or {})
         self.geometry = self.family_class(Shape(config))
 
@@ -58,9 +84,21 @@ class PruningProcessor:
             ours, given = split_request(given)
             images = _count_images(inputs.mm_data_items)
             if images:
-                given[_ASKS] = asks_of(ours, self.method, images, lambda: self._read_questions(inputs, images))
+                requests = asks_of(ours, self.settings, images, lambda: self._read_questions(inputs, images))
+                self.architecture.check(build(requests[0].method))
+                given[_ASKS] = [_Ask(request) for request in requests]
             inputs = replace(inputs, hf_processor_mm_kwargs=given)
-        return super().apply(inputs, timing_ctx)  # type: ignore[misc]
+        made = super().apply(inputs, timing_ctx)  # type: ignore[misc]
+        for known_by, ask in zip(made["mm_hashes"].get("image", ()), given.get(_ASKS, ())):
+            if ask.kept is not None:  # else it is not new here
+                self._kept[known_by] = ask.kept
+        if kept := self.kept(made):
+            tell(kept)
+        return made
+
+    def kept(self, made: Mapping[str, Any]) -> list[Kept]:
+        """What is kept of each image of a processed prompt; those that pass unpruned are left out."""
+        return [self._kept[each] for each in made.get("mm_hashes", {}).get("image", ()) if each in self._kept]
 
     def _read_questions(self, inputs: ProcessorInputs, images: int) -> Sequence[str]:
         ids = torch.tensor([inputs.prompt], device="cpu")
@@ -80,8 +118,8 @@ class PruningProcessor:
     def get_dummy_inputs(self, seq_len: int, mm_counts: Mapping[str, int], mm_options: Any) -> ProcessorInputs:
         """The worst case, for vLLM's memory profile: images that are kept whole."""
         inputs = super().get_dummy_inputs(seq_len, mm_counts, mm_options)  # type: ignore[misc]
-        whole = PruneRequest(Budget.parse("100%"), "What is it?" if self.method.uses_text else "")
-        asks = {_ASKS: [whole] * mm_counts.get("image", 0)}
+        whole = PruneRequest(Budget.parse("100%"), "What is it?", method=self.settings.label)
+        asks = {_ASKS: [_Ask(whole) for _ in range(mm_counts.get("image", 0))]}
         return replace(inputs, hf_processor_mm_kwargs={**inputs.hf_processor_mm_kwargs, **asks})
 
     # -- what it is known by -------------------------------------------------------------------------------------
@@ -93,7 +131,7 @@ class PruningProcessor:
             algorithm = self.info.ctx.get_mm_config().mm_hasher_algorithm
             hashes["image"] = [
                 MultiModalHasher.hash_kwargs(
-                    algorithm, image=own, ask=ask.identity(), settings=self.settings.identity()
+                    algorithm, image=own, ask=ask.request.identity(), settings=self.settings.identity()
                 )
                 for own, ask in zip(hashes["image"], asks)
             ]
@@ -115,7 +153,7 @@ class PruningProcessor:
         vision = images_in(self.geometry, processed)
         if asks and vision is not None:
             maps = self.geometry.token_maps(vision)
-            processed[FIELD] = [ask.settle(self.method, where).pack() for ask, where in zip(asks, maps)]
+            processed[FIELD] = [ask.settle(where) for ask, where in zip(asks, maps)]
         return processed
 
     def _get_mm_fields_config(self, hf_inputs: BatchFeature, hf_processor_mm_kwargs: Kwargs) -> Any:
@@ -148,7 +186,7 @@ class PruningProcessor:
         return places
 
 
-def _split(kwargs: Kwargs) -> tuple[list[PruneRequest], dict[str, Any]]:
+def _split(kwargs: Kwargs) -> tuple[list[_Ask], dict[str, Any]]:
     plain = dict(kwargs)
     return plain.pop(_ASKS, []), plain
 
