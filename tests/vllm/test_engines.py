@@ -81,7 +81,8 @@ def test_embeddings_of_the_client_pass_unpruned(side: Side) -> None:
     with torch.no_grad():
         encoded = side.reference.model.model.get_image_features(**vision, return_dict=True)
     deeper = getattr(encoded, "deepstack_features", None) or ()  # by level, then by image
-    values = torch.cat([level[0] for level in (encoded.pooler_output, *deeper)], dim=-1)
+    levels = [torch.cat([part.flatten(0, -2) for part in level]) for level in (encoded.pooler_output, *deeper)]
+    values = torch.cat(levels, dim=-1)
     grid = vision.get("image_grid_thw")
     given = [
         {"prompt": side.reference.prompt(pruned), "multi_modal_data": {"image": shown}},

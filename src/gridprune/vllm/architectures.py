@@ -78,6 +78,7 @@ _NO_CROPS = "its images are not crops of one size"
 _NO_LAYER = "vLLM fuses the projections of its language model and splits them over GPUs"
 _NO_DERIVATIVE = "vLLM's layers have no derivatives"
 _ANY = {"head_relevance": _NO_LAYER, "sensitivity": _NO_DERIVATIVE}
+_TILES = {"queries_cls": _NO_CLS, **_ANY}
 _QWEN = {"queries_cls": _NO_CLS, "laplacian": _NO_CROPS, **_ANY}
 
 ARCHITECTURES: dict[str, Architecture] = {
@@ -98,6 +99,10 @@ ARCHITECTURES: dict[str, Architecture] = {
         Architecture("Qwen2VLForConditionalGeneration", "gridprune.vllm.qwen:PrunedQwen2VL", _QWEN),
         Architecture("Qwen2_5_VLForConditionalGeneration", "gridprune.vllm.qwen:PrunedQwen25VL", _QWEN),
         Architecture("Qwen3VLForConditionalGeneration", "gridprune.vllm.qwen:PrunedQwen3VL", _QWEN),
+        Architecture("Qwen3_5ForConditionalGeneration", "gridprune.vllm.qwen:PrunedQwen35", _QWEN),
+        Architecture("InternVLForConditionalGeneration", "gridprune.vllm.internvl:PrunedInternVL", _TILES),
+        Architecture("LlavaOnevisionForConditionalGeneration", "gridprune.vllm.llava:PrunedOneVision", _TILES),
+        Architecture("Gemma3ForConditionalGeneration", "gridprune.vllm.gemma:PrunedGemma3", _TILES),
     )
 }
 
