@@ -199,20 +199,6 @@ def _qwen_processor(processor: Any, video_processor: Any) -> Any:
     )
 
 
-def _qwen3_5(folder: Path) -> None:
-    vision = {**_QWEN_VISION, **_QWEN_WIDTHS, "num_position_embeddings": 64}
-    rope = {**_MROPE, "mrope_section": [3, 3, 2], "mrope_interleaved": True, "partial_rotary_factor": 0.5}
-    linear = {"linear_key_head_dim": 32, "linear_value_head_dim": 32, "linear_num_key_heads": 2}
-    text = {**TEXT, "head_dim": 32, "num_hidden_layers": 4, "rope_parameters": rope, **linear}
-    text |= {"linear_num_value_heads": 4, "layer_types": ["linear_attention", "full_attention"] * 2}
-    config = hf.Qwen3_5Config(vision_config=vision, text_config=text, **_QWEN_IDS)
-    shake(hf.Qwen3_5ForConditionalGeneration(config), 7).save_pretrained(folder)
-    processor = _qwen_processor(hf.Qwen3VLProcessor, hf.Qwen3VLVideoProcessor)
-    words = sorted(processor.tokenizer.get_vocab(), key=processor.tokenizer.get_vocab().get)
-    processor.tokenizer.add_tokens(words)  # transformers makes a Qwen tokenizer of any other, and keeps added tokens
-    processor.save_pretrained(folder)
-
-
 SIGLIP = {key: value for key, value in VISION.items() if key != "projection_dim"}
 _NAMED = {"image": "<|image_pad|>", "start": "<|vision_start|>", "end": "<|vision_end|>", "video": "<|video_pad|>"}
 
@@ -274,6 +260,7 @@ def _gemma3(folder: Path) -> None:
         boi_token_id=ID["<|vision_start|>"],
         eoi_token_id=ID["<|vision_end|>"],
         mm_tokens_per_image=36,
+        tie_word_embeddings=False,
     )
     shake(hf.Gemma3ForConditionalGeneration(config), 10).save_pretrained(folder)
     names = {f"{place}_token": _NAMED[name] for place, name in (("image", "image"), ("boi", "start"), ("eoi", "end"))}
@@ -293,12 +280,16 @@ class Case:
         build: writes it.
         sizes: width and height of images it is shown.
         keeps: budgets to try.
+        runners: of vLLM's, those it is run with.
+        embeddings: whether vLLM takes image embeddings for it.
     """
 
     name: str
     build: Callable[[Path], None]
     sizes: tuple[tuple[int, int], ...]
     keeps: tuple[int | str, ...] = (40, 17, "30%")
+    runners: tuple[str, ...] = ("v1", "v2")
+    embeddings: bool = True
 
 
 CASES = {
@@ -309,10 +300,9 @@ CASES = {
         Case("qwen2-vl", _qwen2_vl, ((256, 160), (96, 240)), (30, 12, "40%")),
         Case("qwen2.5-vl", _qwen2_5_vl, ((256, 160), (96, 240)), (30, 12, "40%")),
         Case("qwen3-vl", _qwen3_vl, ((256, 160), (96, 240)), (30, 12, "40%")),
-        Case("internvl", _internvl, ((190, 96), (96, 96)), (30, 12, "40%")),
-        Case("llava-onevision", _onevision, ((190, 120), (100, 180), (200, 200)), (100, 60, "30%")),
-        Case("gemma3", _gemma3, ((96, 96), (120, 100)), (20, 12, "40%")),
-        Case("qwen3.5", _qwen3_5, ((256, 160), (96, 240)), (30, 12, "40%")),
+        Case("internvl", _internvl, ((190, 96), (96, 96)), (30, 12, "40%"), ("v2",)),
+        Case("llava-onevision", _onevision, ((190, 120), (100, 180), (200, 200)), (100, 60, "30%"), ("v1",)),
+        Case("gemma3", _gemma3, ((96, 96), (120, 100)), (20, 12, "40%"), ("v1",), embeddings=False),
     )
 }
 

@@ -25,13 +25,9 @@ def __getattr__(name: str) -> Any:  # lazy: the command line imports this packag
 
 def register() -> None:
     """Make the architectures known to vLLM, from its entry point `vllm.general_plugins`. May be called repeatedly."""
-    from vllm.model_executor.models.config import MODELS_CONFIG_MAP
-
     from vllm import ModelRegistry
 
     from .architectures import ARCHITECTURES
 
     for architecture in ARCHITECTURES.values():
         ModelRegistry.register_model(architecture.name, architecture.target)
-        if architecture.stock in MODELS_CONFIG_MAP:  # what vLLM settles by name, such as the states of linear attention
-            MODELS_CONFIG_MAP[architecture.name] = MODELS_CONFIG_MAP[architecture.stock]

@@ -99,11 +99,20 @@ ARCHITECTURES: dict[str, Architecture] = {
         Architecture("Qwen2VLForConditionalGeneration", "gridprune.vllm.qwen:PrunedQwen2VL", _QWEN),
         Architecture("Qwen2_5_VLForConditionalGeneration", "gridprune.vllm.qwen:PrunedQwen25VL", _QWEN),
         Architecture("Qwen3VLForConditionalGeneration", "gridprune.vllm.qwen:PrunedQwen3VL", _QWEN),
-        Architecture("Qwen3_5ForConditionalGeneration", "gridprune.vllm.qwen:PrunedQwen35", _QWEN),
         Architecture("InternVLForConditionalGeneration", "gridprune.vllm.internvl:PrunedInternVL", _TILES),
         Architecture("LlavaOnevisionForConditionalGeneration", "gridprune.vllm.llava:PrunedOneVision", _TILES),
         Architecture("Gemma3ForConditionalGeneration", "gridprune.vllm.gemma:PrunedGemma3", _TILES),
     )
+}
+
+
+# Architectures that gridprune prunes in transformers and not here, and why.
+REFUSED: dict[str, str] = {
+    "Qwen3_5ForConditionalGeneration": "its linear attention runs on CPUs in bfloat16 only, so no test could show that "
+    "vLLM's tokens equal those of transformers",
+    "Qwen3_5MoeForConditionalGeneration": "as for Qwen3_5ForConditionalGeneration",
+    "Qwen3VLMoeForConditionalGeneration": "no test of its experts yet; Qwen3VLForConditionalGeneration is served",
+    "InternVLChatModel": "transformers has no such model; serve the checkpoint whose name ends in -hf",
 }
 
 
@@ -117,8 +126,9 @@ def of_config(config: Any) -> Architecture:
     for name in names:
         if name in ARCHITECTURES:
             return ARCHITECTURES[name]
+    why = next((f": {REFUSED[name]}" for name in names if name in REFUSED), "")
     raise UnsupportedModelError(
-        f"gridprune has no vLLM architecture for {', '.join(names) or 'this model'}. "
+        f"gridprune has no vLLM architecture for {', '.join(names) or 'this model'}{why}. "
         f"Supported: {', '.join(ARCHITECTURES)}."
     )
 

@@ -196,7 +196,7 @@ class VllmGemma3(OnVllm, Gemma3):
 
 
 class VllmQwen(OnVllm, QwenVL):
-    """Qwen2-VL to Qwen3.5 on vLLM, still images."""
+    """Qwen2-VL, Qwen2.5-VL and Qwen3-VL on vLLM, still images."""
 
     @cached_property
     def tower(self) -> Tower:

@@ -1,4 +1,4 @@
-"""Qwen2-VL to Qwen3.5 on vLLM: kept tokens keep their M-RoPE positions."""
+"""Qwen2-VL, Qwen2.5-VL and Qwen3-VL on vLLM: kept tokens keep their M-RoPE positions."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ from vllm.model_executor.models.qwen2_vl import (
     Qwen2VLMultiModalProcessor,
     Qwen2VLProcessingInfo,
 )
-from vllm.model_executor.models.qwen3_5 import Qwen3_5ForConditionalGeneration, Qwen3_5ProcessingInfo
 from vllm.model_executor.models.qwen3_vl import (
     Qwen3VLDummyInputsBuilder,
     Qwen3VLForConditionalGeneration,
@@ -163,10 +162,3 @@ class PrunedQwen25VL(PrunedQwen, Qwen2_5_VLForConditionalGeneration):
 )
 class PrunedQwen3VL(PrunedQwen, Qwen3VLForConditionalGeneration):
     """`Qwen3VLForConditionalGeneration` with pruned images; deepstack features are kept at the same tokens."""
-
-
-@MULTIMODAL_REGISTRY.register_processor(
-    Qwen3VLProcessor, info=Qwen3_5ProcessingInfo, dummy_inputs=Qwen3VLDummyInputsBuilder
-)
-class PrunedQwen35(PrunedQwen, Qwen3_5ForConditionalGeneration):
-    """`Qwen3_5ForConditionalGeneration` with pruned images."""
