@@ -109,10 +109,8 @@ class Soak:
         if status != 200:
             raise RuntimeError(f"a good request got {status}: {answer}")
         (choice,) = answer["choices"]
-        leads = [
-            abs(np.diff([top["logprob"] for top in step["top_logprobs"][:2]])) for step in choice["logprobs"]["content"]
-        ]
-        return choice["token_ids"] if min(map(float, leads)) > CLEAR else None
+        best = [[top["logprob"] for top in step["top_logprobs"]] for step in choice["logprobs"]["content"]]
+        return choice["token_ids"] if min(abs(first - second) for first, second in best) > CLEAR else None
 
     async def good(self, session: aiohttp.ClientSession, given: Body, expected: list[int]) -> str:
         status, answer = await self.ask(session, given)

@@ -81,7 +81,9 @@ def tokenizer(*, close: bool = False, **names: str) -> hf.PreTrainedTokenizerFas
         eos_token="</s>",
         pad_token="<pad>",
         unk_token="<unk>",
-        extra_special_tokens={**{word: word for word in more if word not in names.values()}, **names} if names else more,
+        extra_special_tokens={**{word: word for word in more if word not in names.values()}, **names}
+        if names
+        else more,
         model_max_length=77 if close else 2048,
         clean_up_tokenization_spaces=False,
     )
