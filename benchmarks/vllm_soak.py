@@ -235,7 +235,9 @@ def main() -> None:
     for name, value in {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}.items():
         os.environ.setdefault(name, value)
     options = ["--max-model-len", "1024", "--enforce-eager", "--served-model-name", NAME, "--trust-request-mm-kwargs"]
-    options += ["--mm-processor-cache-gb", "0.25", *rest]  # full early, so that it does not look like a leak
+    # Caches are small, so that they are full early and do not look like a leak: images, and blocks of the KV cache,
+    # whose memory is the process's only once it was written.
+    options += ["--mm-processor-cache-gb", "0.05", "--num-gpu-blocks-override", "256", *rest]
     command = command_line(given.model, {"method": given.method, "keep": given.keep}, options)
     with (
         tempfile.TemporaryDirectory() as folder,
