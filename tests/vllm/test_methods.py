@@ -91,15 +91,15 @@ def largest_difference(both: Both, name: str, seed: int) -> float:
         choices = selector.choose(method, encoded, questions)
         masks = [without_separators(each, choice.kept) for each, choice in zip(maps, choices)]
         expected = [selector.gather(encoded, i, choice, masks[i]) for i, choice in enumerate(choices)]
-    asked = [ResolvedRequest(len(own), question) for own, question in zip(expected, questions)]
+    asked = [ResolvedRequest(len(choice.kept), question) for choice, question in zip(choices, questions)]
     found = both.llm.apply_model(_Embed(method, vision, asked))[0]
     pairs = zip(found, expected, strict=True)
     return max(float((one[:, :width] - other).abs().max()) for one, other in pairs)
 
 
 def without_separators(token_map: TokenMap, kept: torch.Tensor) -> torch.Tensor:
-    """(n,) bool: what stays in vLLM, of all tokens of an image."""
-    mask = torch.zeros_like(token_map.separator)
+    """(n,) bool: what stays in vLLM, of all tokens of an image; one that is kept whole keeps its separators."""
+    mask = torch.full_like(token_map.separator, len(kept) == len(token_map.candidates))
     mask[token_map.candidate_positions[kept]] = True
     return mask
 
