@@ -56,8 +56,8 @@ class Architecture:
         if method.merges and method.merge_space == "tower_features" and not self.merges_before_projector:
             raise UnsupportedCallError(
                 f"The method {method.label!r} merges tokens before the projector, which in vLLM cannot be done for "
-                f"{self.stock}: its tokens are made of several patches each. Use a method that merges projected tokens, or "
-                "one that only drops some."
+                f"{self.stock}: its tokens are made of several patches each. Use a method that merges projected "
+                "tokens, or one that only drops some."
             )
 
 
