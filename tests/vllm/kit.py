@@ -136,6 +136,7 @@ class Reference:
     @torch.no_grad()
     def _generate(self, request: Request) -> list[int]:
         inputs = self.processor(images=list(request.images), text=self.prompt(request), return_tensors="pt")
+        inputs.pop("token_type_ids", None)  # by which Gemma's images see both ways; vLLM's attention on CPUs cannot
         method = create(request.method or self.method, keep=self.keep if request.keep is None else request.keep)
         greedy = {"max_new_tokens": TOKENS, "do_sample": False, "eos_token_id": None}
         clip = self.folder / "clip" if (self.folder / "clip").is_dir() else None

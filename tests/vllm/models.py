@@ -14,7 +14,10 @@ from PIL import Image
 from tokenizers import Regex, Tokenizer, pre_tokenizers, processors
 from tokenizers import models as token_models
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
+from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
 from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
+from transformers.models.llava_onevision.image_processing_pil_llava_onevision import LlavaOnevisionImageProcessorPil
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 WORDS = 300
@@ -57,25 +60,30 @@ CHATML = (
     "<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ c.text }}{% endif %}{% endfor %}<|im_end|> {% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant {% endif %}"
 )
+BARE = CHATML.replace("<|vision_start|><|image_pad|><|vision_end|>", "<|image_pad|>")  # processors add what is around
 PINPOINTS = [[96, 192], [192, 96], [192, 192]]
 
 
-def tokenizer(*, close: bool = False) -> hf.PreTrainedTokenizerFast:
-    """Words `w0`, `w1`, ...; `close` ends a text as CLIP's text tower needs it."""
-    vocabulary = {word: i for i, word in enumerate([*SPECIAL, *(f"w{i}" for i in range(WORDS))])}
+def tokenizer(*, close: bool = False, **names: str) -> hf.PreTrainedTokenizerFast:
+    """Words `w0`, `w1`, ...; `close` ends a text as CLIP's text tower needs it; `names` are those of further tokens."""
+    lines = ["\n" * count for count in range(1, 5)]  # Gemma's processor looks for them
+    vocabulary = {word: i for i, word in enumerate([*SPECIAL, *(f"w{i}" for i in range(WORDS)), *lines])}
     core = Tokenizer(token_models.WordLevel(vocabulary, unk_token="<unk>"))
-    core.pre_tokenizer = pre_tokenizers.Split(Regex(r"\w+|[^\w\s]"), behavior="removed", invert=True)
+    core.pre_tokenizer = pre_tokenizers.Split(Regex(r"\w+|[^\w\s]|\n+"), behavior="removed", invert=True)
     single = "<s> $A </s>" if close else "<s> $A"
     core.post_processor = processors.TemplateProcessing(
         single=single, special_tokens=[("<s>", ID["<s>"]), ("</s>", ID["</s>"])]
     )
+    more = [word for word in SPECIAL if word.startswith("<") and word[1] not in "psu/"]
     return hf.PreTrainedTokenizerFast(
         tokenizer_object=core,
         bos_token="<s>",
         eos_token="</s>",
         pad_token="<pad>",
         unk_token="<unk>",
-        additional_special_tokens=[word for word in SPECIAL if word.startswith("<") and word[1] not in "psu/"],
+        extra_special_tokens={**{word: word for word in more if word not in names.values()}, **names}
+        if names
+        else more,
         model_max_length=77 if close else 2048,
         clean_up_tokenization_spaces=False,
     )
@@ -193,6 +201,79 @@ def _qwen_processor(processor: Any, video_processor: Any) -> Any:
     )
 
 
+SIGLIP = {key: value for key, value in VISION.items() if key != "projection_dim"}
+_NAMED = {"image": "<|image_pad|>", "start": "<|vision_start|>", "end": "<|vision_end|>", "video": "<|video_pad|>"}
+
+
+def _internvl(folder: Path) -> None:
+    side = {"image_size": [CLIP_SIDE] * 2, "patch_size": [PATCH] * 2}
+    config = hf.InternVLConfig(
+        vision_config=hf.InternVLVisionConfig(**{**SIGLIP, **side}, use_qk_norm=True),
+        text_config=hf.Qwen2Config(**TEXT),
+        image_token_id=ID["<|image_pad|>"],
+        image_seq_length=36,
+        downsample_ratio=0.5,
+    )
+    shake(hf.InternVLForConditionalGeneration(config), 8).save_pretrained(folder)
+    names = {"start_image_token": _NAMED["start"], "end_image_token": _NAMED["end"]}
+    names |= {"context_image_token": _NAMED["image"], "video_token": _NAMED["video"]}
+    size = {"height": CLIP_SIDE, "width": CLIP_SIDE}
+    hf.InternVLProcessor(
+        image_processor=GotOcr2ImageProcessorPil(size=size, crop_to_patches=True, max_patches=4),
+        tokenizer=tokenizer(**names),
+        video_processor=hf.InternVLVideoProcessor(size=size),
+        image_seq_length=36,
+        chat_template=BARE,
+    ).save_pretrained(folder)
+
+
+def _onevision(folder: Path) -> None:
+    config = hf.LlavaOnevisionConfig(
+        vision_config=hf.SiglipVisionConfig(**SIGLIP, vision_use_head=False),
+        text_config=hf.Qwen2Config(**TEXT),
+        image_token_id=ID["<image>"],
+        video_token_id=ID["<video>"],
+        vision_feature_layer=-1,
+        vision_feature_select_strategy="full",
+        image_grid_pinpoints=PINPOINTS,
+    )
+    shake(hf.LlavaOnevisionForConditionalGeneration(config), 9).save_pretrained(folder)
+    size = {"size": {"height": CLIP_SIDE, "width": CLIP_SIDE}}
+    hf.LlavaOnevisionProcessor(
+        image_processor=LlavaOnevisionImageProcessorPil(**size, image_grid_pinpoints=PINPOINTS),
+        tokenizer=tokenizer(),
+        video_processor=hf.LlavaOnevisionVideoProcessor(**size),
+        num_image_tokens=(CLIP_SIDE // PATCH) ** 2,
+        vision_feature_select_strategy="full",
+        chat_template=VICUNA,
+    ).save_pretrained(folder)
+
+
+def _gemma3(folder: Path) -> None:
+    rope = {
+        "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
+        "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
+    }
+    layers = {"layer_types": ["sliding_attention", "full_attention", "full_attention"], "sliding_window": 64}
+    config = hf.Gemma3Config(
+        vision_config={**SIGLIP, "vision_use_head": False},
+        text_config={**TEXT, "head_dim": 32, "rope_parameters": rope, **layers},
+        image_token_id=ID["<|image_pad|>"],
+        boi_token_id=ID["<|vision_start|>"],
+        eoi_token_id=ID["<|vision_end|>"],
+        mm_tokens_per_image=36,
+        tie_word_embeddings=False,
+    )
+    shake(hf.Gemma3ForConditionalGeneration(config), 10).save_pretrained(folder)
+    names = {f"{place}_token": _NAMED[name] for place, name in (("image", "image"), ("boi", "start"), ("eoi", "end"))}
+    hf.Gemma3Processor(
+        image_processor=Gemma3ImageProcessorPil(size={"height": CLIP_SIDE, "width": CLIP_SIDE}),
+        tokenizer=tokenizer(**names),
+        image_seq_length=36,
+        chat_template=BARE.replace(_NAMED["image"], _NAMED["start"]),
+    ).save_pretrained(folder)
+
+
 @dataclass(frozen=True)
 class Case:
     """One checkpoint.
@@ -201,12 +282,16 @@ class Case:
         build: writes it.
         sizes: width and height of images it is shown.
         keeps: budgets to try.
+        runners: of vLLM's, those it is run with.
+        embeddings: whether vLLM takes image embeddings for it.
     """
 
     name: str
     build: Callable[[Path], None]
     sizes: tuple[tuple[int, int], ...]
     keeps: tuple[int | str, ...] = (40, 17, "30%")
+    runners: tuple[str, ...] = ("v1", "v2")
+    embeddings: bool = True
 
 
 CASES = {
@@ -217,6 +302,9 @@ CASES = {
         Case("qwen2-vl", _qwen2_vl, ((256, 160), (96, 240)), (30, 12, "40%")),
         Case("qwen2.5-vl", _qwen2_5_vl, ((256, 160), (96, 240)), (30, 12, "40%")),
         Case("qwen3-vl", _qwen3_vl, ((256, 160), (96, 240)), (30, 12, "40%")),
+        Case("internvl", _internvl, ((190, 96), (96, 96)), (30, 12, "40%"), ("v2",)),
+        Case("llava-onevision", _onevision, ((190, 120), (100, 180), (200, 200)), (100, 60, "30%"), ("v1",)),
+        Case("gemma3", _gemma3, ((96, 96), (120, 100)), (20, 12, "40%"), ("v1",), embeddings=False),
     )
 }
 

@@ -25,7 +25,19 @@ from vllm.entrypoints.cli.serve import ServeSubcommand, make_arg_parser
 from vllm.entrypoints.generate.base.protocol import validate_request_mm_kwargs
 from vllm.exceptions import VLLMValidationError
 from vllm.model_executor.layers.attention.mm_encoder_attention import MMEncoderAttention
-from vllm.model_executor.models import clip, llava, llava_next, qwen2_5_vl, qwen2_vl, qwen3_vl
+from vllm.model_executor.models import (
+    clip,
+    gemma3_mm,
+    interns1,
+    interns1_vit,
+    llava,
+    llava_next,
+    llava_onevision,
+    qwen2_5_vl,
+    qwen2_vl,
+    qwen3_vl,
+    siglip,
+)
 from vllm.model_executor.models.interfaces import SupportsMultiModalPruning
 from vllm.model_executor.models.utils import WeightsMapper
 from vllm.multimodal.hasher import MultiModalHasher
@@ -50,7 +62,9 @@ from vllm.v1.worker.gpu.model_states.mm_pruning import MultiModalPruner
 from gridprune.cli.main import app
 from gridprune.cli.serve import command_line
 from gridprune.vllm import ARCHITECTURES, mrope, register
-from gridprune.vllm.llava import LlavaNextProcessor, LlavaProcessor
+from gridprune.vllm.gemma import Gemma3Processor
+from gridprune.vllm.internvl import InternVLProcessor
+from gridprune.vllm.llava import LlavaNextProcessor, LlavaProcessor, OneVisionProcessor
 from gridprune.vllm.qwen import PrunedQwen, Qwen2VLProcessor, Qwen3VLProcessor, Qwen25VLProcessor, tell_runner
 from gridprune.vllm.server import Renderer
 from vllm import ModelRegistry
@@ -70,8 +84,10 @@ _MODELS: list[Any] = [
     qwen2_vl.Qwen2VLForConditionalGeneration,
     qwen2_5_vl.Qwen2_5_VLForConditionalGeneration,
     qwen3_vl.Qwen3VLForConditionalGeneration,
+    llava_onevision.LlavaOnevisionForConditionalGeneration,
+    gemma3_mm.Gemma3ForConditionalGeneration,
 ]
-_QWEN_MODELS = _MODELS[2:]
+_QWEN_MODELS = _MODELS[2:5]
 
 
 def parameters(function: Any) -> list[str]:
@@ -99,8 +115,12 @@ def test_processor_hook(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "ours", [LlavaProcessor, LlavaNextProcessor, Qwen2VLProcessor, Qwen25VLProcessor, Qwen3VLProcessor]
-)
+    "ours",
+    [
+        LlavaProcessor, LlavaNextProcessor, OneVisionProcessor, Qwen2VLProcessor, Qwen25VLProcessor, Qwen3VLProcessor,
+        InternVLProcessor, Gemma3Processor,
+    ],
+)  # fmt: skip
 def test_our_hooks_take_what_the_stock_processors_take(ours: type) -> None:
     stock = ours.__mro__[2]
     for name in _PROCESSOR_HOOKS:
@@ -206,6 +226,29 @@ def test_tower_of_llava() -> None:
     assert parameters(llava_next.LlavaNextForConditionalGeneration._merge_image_patch_embeddings) == [
         "self", "image_size", "patch_embeddings", "strategy",
     ]  # fmt: skip
+
+
+def test_towers_of_siglip_and_internvl() -> None:
+    assert {"encoder", "post_layernorm"} <= attributes(siglip.SiglipVisionTransformer.__init__)
+    assert "self_attn" in attributes(siglip.SiglipEncoderLayer.__init__)
+    assert "self.attn(query_states, key_states, value_states)" in inspect.getsource(siglip.SiglipAttention.forward)
+    assert {"encoder", "layernorm"} <= attributes(interns1_vit.InternS1VisionModel.__init__)
+    assert {"layer"} <= attributes(interns1_vit.InternS1VisionEncoder.__init__)
+    assert {"attention"} <= attributes(interns1_vit.InternS1VisionLayer.__init__)
+    assert "self.attn(q, k, v)" in inspect.getsource(interns1_vit.InternSdpaAttention.forward)
+
+
+def test_what_internvl_onevision_and_gemma_take_for_granted() -> None:
+    """The class that serves InternVL, its shuffle, which reads nothing of the model, and what is fixed in vLLM."""
+    served = interns1.InternS1ForConditionalGeneration
+    assert ModelRegistry.models["InternVLForConditionalGeneration"].class_name == served.__name__
+    assert not attributes(served.pixel_shuffle)
+    assert "vit_embeds[:, 1:, :]" in inspect.getsource(served.extract_feature)
+    merge = inspect.signature(llava_onevision.LlavaOnevisionForConditionalGeneration._merge_image_patch_embeddings)
+    assert merge.parameters["vision_aspect_ratio"].default == "anyres_max_9"
+    assert {"image_newline", "strategy"} <= set(merge.parameters)
+    assert "boi_token" in inspect.getsource(gemma3_mm.Gemma3MultiModalProcessor._get_prompt_updates)
+    assert "num_patches" in inspect.getsource(gemma3_mm.Gemma3MultiModalProcessor._get_mm_fields_config)
 
 
 @pytest.mark.parametrize(

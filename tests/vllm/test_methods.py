@@ -12,6 +12,7 @@ from kit import Reference, engine
 from models import image, words
 
 from gridprune import families
+from gridprune.core.token_map import TokenMap
 from gridprune.cues.clip_text import ClipText
 from gridprune.errors import GridPruneError
 from gridprune.methods import available, create
@@ -32,7 +33,7 @@ FUSED = {
     "visionzip",
     "vscan-tower",
 }  # read crops, or merge early
-REFUSED = {"llava": EVERYWHERE, "qwen2.5-vl": EVERYWHERE | FUSED}
+REFUSED = {"llava": EVERYWHERE, "qwen2.5-vl": EVERYWHERE | FUSED, "llava-onevision": EVERYWHERE | FUSED - {"s2prune"}}
 KEEP = 20
 
 
@@ -109,12 +110,20 @@ def largest_difference(both: Both, name: str, seed: int) -> float:
         selector = Selector.of(family, text, method)
         encoded = selector.encode(vision, maps)
         choices = selector.choose(method, encoded, questions)
-        expected = [selector.gather(encoded, i, choice) for i, choice in enumerate(choices)]
+        masks = [without_separators(each, choice.kept) for each, choice in zip(maps, choices)]
+        expected = [selector.gather(encoded, i, choice, masks[i]) for i, choice in enumerate(choices)]
     totals = [len(token_map.candidates) for token_map in maps]
-    asked = [ResolvedRequest(len(own), n, question, name) for own, n, question in zip(expected, totals, questions)]
+    asked = [ResolvedRequest(len(c.kept), n, question, name) for c, n, question in zip(choices, totals, questions)]
     found = both.llm.apply_model(_Embed([method], vision, asked))[0]
     pairs = zip(found, expected, strict=True)
     return max(float((one[:, :width] - other).abs().max()) for one, other in pairs)
+
+
+def without_separators(token_map: TokenMap, kept: torch.Tensor) -> torch.Tensor:
+    """(n,) bool: what stays in vLLM, of all tokens of an image; one that is kept whole keeps its separators."""
+    mask = torch.full_like(token_map.separator, len(kept) == len(token_map.candidates))
+    mask[token_map.candidate_positions[kept]] = True
+    return mask
 
 
 class _Embed:

@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 import torch
 from kit import Reference, Request
-from models import image, words
+from models import CASES, image, words
+from transformers import AutoConfig
 from vllm.config import ModelConfig
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
-from gridprune.errors import GridPruneError
+from gridprune.errors import GridPruneError, UnsupportedModelError
 from gridprune.vllm import listening, overrides
+from gridprune.vllm.families import OnVllm, VllmInternVL, VllmOneVision
 
 SHOWN = image(1, (160, 128))
 
@@ -82,16 +84,53 @@ def test_without_text_the_image_alone_counts(made: Callable[..., Made]) -> None:
     assert one.hash(words(1)) == one.hash(words(2)) == one.hash("")
 
 
-@pytest.mark.parametrize("name", ["llava", "llava-next", "qwen2-vl", "qwen2.5-vl", "qwen3-vl"])
+@pytest.mark.parametrize("name", list(CASES))
 def test_places_are_the_kept_tokens(made: Callable[..., Made], name: str) -> None:
     one = made(name, keep=20)
-    full = one(words(1), keep="100%")["mm_placeholders"]["image"][0].length
+    full = one(words(1), keep="100%")["mm_placeholders"]["image"][0].get_num_embeds()
     counts = [(None, 20), (7, 7), ("100%", full)]
     for keep, expected in counts:
         given = {} if keep is None else {"keep": keep}
-        assert one(words(1), **given)["mm_placeholders"]["image"][0].length == expected
+        assert one(words(1), **given)["mm_placeholders"]["image"][0].get_num_embeds() == expected
     several = one(words(1), images=3, keep=[5, 6, "100%"])["mm_placeholders"]["image"]
-    assert [place.length for place in several] == [5, 6, full]
+    assert [place.get_num_embeds() for place in several] == [5, 6, full]
+
+
+def test_what_a_processor_writes_around_an_image_stays(made: Callable[..., Made]) -> None:
+    """InternVL's and Gemma's own tokens in front of an image and behind it."""
+    for name, before in (("internvl", []), ("gemma3", ["\n\n"])):
+        one = made(name, keep=3)
+        out = one(words(1))
+        (place,) = out["mm_placeholders"]["image"]
+        ids = out["prompt_token_ids"][place.offset : place.offset + place.length]
+        written = one.reference.processor.tokenizer.convert_ids_to_tokens(ids)
+        assert written == [*before, "<|vision_start|>", *["<|image_pad|>"] * 3, "<|vision_end|>", *before]
+
+
+def test_pan_and_scan_is_refused(made: Callable[..., Made]) -> None:
+    one = made("gemma3", keep=3)
+    prompt = one.reference.prompt(Request([SHOWN], [words(1)]))
+    items = one.processor.info.parse_mm_data({"image": [SHOWN]})
+    pan = {"do_pan_and_scan": True, "pan_and_scan_min_crop_size": 8, "pan_and_scan_min_ratio_to_activate": 1.0}
+    with pytest.raises(ValueError, match="do_pan_and_scan"):
+        one.processor(prompt, items, hf_processor_mm_kwargs={**pan, "pan_and_scan_max_num_crops": 4})
+
+
+@pytest.mark.parametrize(
+    ("name", "family", "field", "value"),
+    [
+        ("llava-onevision", VllmOneVision, "vision_aspect_ratio", "anyres_max_3"),
+        ("internvl", VllmInternVL, "vision_feature_layer", -2),
+    ],
+)
+def test_checkpoints_that_vllm_reads_otherwise_are_refused(
+    checkpoint: Callable[[str], Path], name: str, family: type[OnVllm], field: str, value: Any
+) -> None:
+    config = AutoConfig.from_pretrained(checkpoint(name))
+    family.refuse(config)
+    setattr(config, field, value)
+    with pytest.raises(UnsupportedModelError, match=str(value)):
+        family.refuse(config)
 
 
 def test_the_servers_count_is_an_upper_limit_the_requests_is_not(made: Callable[..., Made]) -> None:

@@ -45,7 +45,7 @@ class Cohere2Vision(InternVL):
             return None
         rows = [[run for where, run in found if where == row] for row in range(len(ids))]
         return [
-            ImageSpan(row, torch.cat(list(tiles)), self._image_map(len(tiles)))
+            ImageSpan(row, torch.cat(list(tiles)), self.image_map(len(tiles)))
             for row, runs_ in enumerate(rows)
             for tiles in self._images(ids[row], runs_)
         ]

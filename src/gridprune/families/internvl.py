@@ -41,11 +41,16 @@ class InternVL(Family):
         (height, width), (down, right) = _pair(self.vision_config.image_size), _pair(self.vision_config.patch_size)
         rows, columns = height // down, width // right
         numbers = torch.arange(rows * columns, dtype=torch.float64, device="cpu").view(1, rows, columns, 1)
-        shuffled = self.base.pixel_shuffle(numbers, scale_factor=self.model.config.downsample_ratio)[0]  # [r, c, m]
+        shuffled = self.shuffle(numbers, self.model.config.downsample_ratio)[0]  # [r, c, m]
         tile = TokenMap.from_grid(*shuffled.shape[:2])
         return replace(tile, source=shuffled.flatten(0, 1).long())
 
-    def _image_map(self, tiles: int) -> TokenMap:
+    def shuffle(self, patches: Tensor, ratio: float) -> Tensor:
+        """The model's own pixel shuffle, (V, r, c, C) to fewer rows and columns of more channels."""
+        return self.base.pixel_shuffle(patches, scale_factor=ratio)  # type: ignore[no-any-return]
+
+    def image_map(self, tiles: int) -> TokenMap:
+        """Geometry of an image in so many tiles."""
         if tiles == 1:
             return self._tile
         unknown = replace(self._tile, boxes=torch.zeros_like(self._tile.boxes))
@@ -62,7 +67,7 @@ class InternVL(Family):
             tiles, rest = divmod(len(columns), len(self._tile))
             if rest:
                 return None
-            places.append(ImageSpan(row, columns, self._image_map(tiles)))
+            places.append(ImageSpan(row, columns, self.image_map(tiles)))
         tiles = sum(len(place.token_map) for place in places) // len(self._tile)
         return places if tiles == len(vision["pixel_values"]) else None
 

@@ -55,8 +55,9 @@ class Architecture:
             )
         if method.merges and method.merge_space == "tower_features" and not self.merges_before_projector:
             raise UnsupportedCallError(
-                f"The method {method.label!r} merges tokens before the projector, which fuses neighbouring patches in "
-                f"{self.stock}. Use a method that merges projected tokens, or one that only drops some."
+                f"The method {method.label!r} merges tokens before the projector, which in vLLM cannot be done for "
+                f"{self.stock}: its tokens are made of several patches each. Use a method that merges projected "
+                "tokens, or one that only drops some."
             )
 
 
@@ -74,6 +75,7 @@ _NO_CROPS = "its images are not crops of one size"
 _NO_LAYER = "vLLM fuses the projections of its language model and splits them over GPUs"
 _NO_DERIVATIVE = "vLLM's layers have no derivatives"
 _ANY = {"head_relevance": _NO_LAYER, "sensitivity": _NO_DERIVATIVE}
+_TILES = {"queries_cls": _NO_CLS, **_ANY}
 _QWEN = {"queries_cls": _NO_CLS, "laplacian": _NO_CROPS, **_ANY}
 
 ARCHITECTURES: dict[str, Architecture] = {
@@ -94,7 +96,20 @@ ARCHITECTURES: dict[str, Architecture] = {
         Architecture("Qwen2VLForConditionalGeneration", "gridprune.vllm.qwen:PrunedQwen2VL", _QWEN),
         Architecture("Qwen2_5_VLForConditionalGeneration", "gridprune.vllm.qwen:PrunedQwen25VL", _QWEN),
         Architecture("Qwen3VLForConditionalGeneration", "gridprune.vllm.qwen:PrunedQwen3VL", _QWEN),
+        Architecture("InternVLForConditionalGeneration", "gridprune.vllm.internvl:PrunedInternVL", _TILES),
+        Architecture("LlavaOnevisionForConditionalGeneration", "gridprune.vllm.llava:PrunedOneVision", _TILES),
+        Architecture("Gemma3ForConditionalGeneration", "gridprune.vllm.gemma:PrunedGemma3", _TILES),
     )
+}
+
+
+# Architectures that gridprune prunes in transformers and not here, and why.
+REFUSED: dict[str, str] = {
+    "Qwen3_5ForConditionalGeneration": "its linear attention runs on CPUs in bfloat16 only, so no test could show that "
+    "vLLM's tokens equal those of transformers",
+    "Qwen3_5MoeForConditionalGeneration": "as for Qwen3_5ForConditionalGeneration",
+    "Qwen3VLMoeForConditionalGeneration": "no test of its experts yet; Qwen3VLForConditionalGeneration is served",
+    "InternVLChatModel": "transformers has no such model; serve the checkpoint whose name ends in -hf",
 }
 
 
@@ -108,8 +123,9 @@ def of_config(config: Any) -> Architecture:
     for name in names:
         if name in ARCHITECTURES:
             return ARCHITECTURES[name]
+    why = next((f": {REFUSED[name]}" for name in names if name in REFUSED), "")
     raise UnsupportedModelError(
-        f"gridprune has no vLLM architecture for {', '.join(names) or 'this model'}. "
+        f"gridprune has no vLLM architecture for {', '.join(names) or 'this model'}{why}. "
         f"Supported: {', '.join(ARCHITECTURES)}."
     )
 

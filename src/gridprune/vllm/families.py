@@ -6,24 +6,31 @@ the configuration alone.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from vllm.model_executor.models.interns1 import InternS1ForConditionalGeneration
 from vllm.model_executor.models.llava_next import LlavaNextForConditionalGeneration
+from vllm.model_executor.models.llava_onevision import LlavaOnevisionForConditionalGeneration
 
 from ..core.token_map import TokenMap
 from ..cues.tower import Tower
-from ..errors import UnsupportedModelError
+from ..errors import UnsupportedCallError, UnsupportedModelError
 from ..families.base import Family
+from ..families.internvl import InternVL
 from ..families.llava import Llava
 from ..families.llava_next import LlavaNext
+from ..families.maps import pooled
+from ..families.onevision import OneVision
 from ..families.qwen_vl import QwenVL
-from .towers import clip_tower, qwen_tower
+from ..families.siglip import Gemma3
+from .towers import clip_tower, intern_tower, qwen_tower, siglip_tower
 
 
 @dataclass(frozen=True)
@@ -104,6 +111,88 @@ class VllmLlavaNext(VllmLlava, LlavaNext):
         model: Any = SimpleNamespace(config=self.model.config, image_newline=newline)
         merge = LlavaNextForConditionalGeneration._merge_image_patch_embeddings
         return [merge(model, size, each, strategy="spatial_unpad") for size, each in zip(sizes, features)]
+
+
+class VllmOneVision(VllmLlavaNext, OneVision):
+    """LLaVA-OneVision on vLLM. As there, every image is cut into tiles, also beside others."""
+
+    option_keys: ClassVar[tuple[str, ...]] = ()
+
+    @cached_property
+    def tower(self) -> Tower:
+        return siglip_tower(self.model.vision_tower.vision_model, self.vision_config)
+
+    @classmethod
+    def refuse(cls, config: Any) -> None:
+        found = (config.vision_config.model_type, config.vision_aspect_ratio)
+        if found != ("siglip_vision_model", "anyres_max_9"):
+            raise UnsupportedModelError(
+                "In vLLM gridprune prunes LLaVA-OneVision models with a SigLIP tower and vision_aspect_ratio "
+                f"'anyres_max_9', the only one vLLM knows; this one has {found[0]!r} and {found[1]!r}. "
+                "Prune it with transformers."
+            )
+
+    def _pack(self, features: list[Tensor], sizes: Tensor, newline: Tensor) -> list[Tensor]:
+        model: Any = SimpleNamespace(config=self.model.config, image_newline=newline)
+        merge = LlavaOnevisionForConditionalGeneration._merge_image_patch_embeddings
+        options: Any = {"image_newline": newline, "strategy": "spatial_unpad"}
+        return [merge(model, size, each, **options) for size, each in zip(sizes, features)]
+
+
+class VllmInternVL(OnVllm, InternVL):
+    """InternVL on vLLM, in transformers' own format; vLLM says how many tiles an image has."""
+
+    layout_keys: ClassVar[tuple[str, ...]] = ("image_num_patches",)
+    option_keys: ClassVar[tuple[str, ...]] = ("image_token_id",)
+
+    @cached_property
+    def tower(self) -> Tower:
+        return intern_tower(self.model.vision_tower, self.vision_config)
+
+    def shuffle(self, patches: Tensor, ratio: float) -> Tensor:
+        model: Any = None  # it reads none
+        return InternS1ForConditionalGeneration.pixel_shuffle(model, patches, ratio)
+
+    def token_maps(self, vision: dict[str, Any]) -> list[TokenMap]:
+        return [self.image_map(int(tiles)) for tiles in vision["image_num_patches"]]
+
+    def take_images(self, vision: dict[str, Any], indices: Sequence[int]) -> dict[str, Any]:
+        counts = vision["image_num_patches"]
+        tiles = vision["pixel_values"].split(counts.tolist())
+        pixels = torch.cat([tiles[i] for i in indices])
+        return {**vision, "pixel_values": pixels, "image_num_patches": counts[list(indices)]}
+
+    @classmethod
+    def refuse(cls, config: Any) -> None:
+        if (config.vision_feature_layer, config.vision_feature_select_strategy) != (-1, "default"):
+            raise UnsupportedModelError(
+                "vLLM reads the last layer of InternVL's tower without [CLS]; this checkpoint has vision_feature_layer="
+                f"{config.vision_feature_layer!r} and vision_feature_select_strategy="
+                f"{config.vision_feature_select_strategy!r}. Prune it with transformers."
+            )
+
+
+class VllmGemma3(OnVllm, Gemma3):
+    """Gemma 3 on vLLM, without pan and scan."""
+
+    layout_keys: ClassVar[tuple[str, ...]] = ("num_patches",)
+
+    @cached_property
+    def tower(self) -> Tower:
+        return siglip_tower(self.model.vision_tower.vision_model, self.vision_config)
+
+    @cached_property
+    def _map(self) -> TokenMap:
+        side = self.vision_config.image_size // self.vision_config.patch_size
+        return pooled(side, side, side // math.isqrt(self.model.config.mm_tokens_per_image))
+
+    def token_maps(self, vision: dict[str, Any]) -> list[TokenMap]:
+        if any(int(crops) != 1 for crops in vision["num_patches"]):
+            raise UnsupportedCallError(
+                "In vLLM gridprune does not prune Gemma 3's pan and scan, which puts words between the crops of an "
+                "image. Leave do_pan_and_scan out."
+            )
+        return super().token_maps(vision)
 
 
 class VllmQwen(OnVllm, QwenVL):

@@ -1,4 +1,4 @@
-"""LLaVA-1.5 and LLaVA-NeXT on vLLM."""
+"""LLaVA-1.5, LLaVA-NeXT and LLaVA-OneVision on vLLM."""
 
 from __future__ import annotations
 
@@ -17,21 +17,26 @@ from vllm.model_executor.models.llava_next import (
     LlavaNextMultiModalProcessor,
     LlavaNextProcessingInfo,
 )
+from vllm.model_executor.models.llava_onevision import (
+    LlavaOnevisionDummyInputsBuilder,
+    LlavaOnevisionForConditionalGeneration,
+    LlavaOnevisionMultiModalProcessor,
+    LlavaOnevisionProcessingInfo,
+)
 from vllm.model_executor.models.utils import WeightsMapper
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
-from .families import OnVllm, VllmLlava, VllmLlavaNext
+from .families import OnVllm, VllmLlava, VllmLlavaNext, VllmOneVision
 from .model import Pruned
 from .processor import PruningProcessor
 
-# The norm that CLIP applies before its projection, which vLLM leaves out; and towers saved by recent
-# transformers, whose names have lost the level `vision_model`.
-_NAMES = WeightsMapper(
-    orig_to_new_regex={
-        re.compile(r"^(?:model\.)?vision_tower\.(?:vision_model\.)?post_layernorm\."): "clip_post_norm.",
-        re.compile(r"^(?:model\.)?vision_tower\.(?!vision_model\.)"): "vision_tower.vision_model.",
-    }
+# Towers saved by recent transformers, whose names have lost the level `vision_model`.
+SHORT_NAMES = WeightsMapper(
+    orig_to_new_regex={re.compile(r"^(?:model\.)?vision_tower\.(?!vision_model\.)"): "vision_tower.vision_model."}
 )
+# And the norm that CLIP applies before its projection, which vLLM leaves out.
+_POST_NORM = re.compile(r"^(?:model\.)?vision_tower\.(?:vision_model\.)?post_layernorm\.")
+_CLIP_NAMES = WeightsMapper(orig_to_new_regex={_POST_NORM: "clip_post_norm."}) | SHORT_NAMES
 
 
 class LlavaProcessor(PruningProcessor, LlavaMultiModalProcessor):
@@ -44,6 +49,11 @@ class LlavaNextProcessor(PruningProcessor, LlavaNextMultiModalProcessor):
     def _candidates(self, item: Any, places: int) -> int:
         vision = {"pixel_values": item["pixel_values"].data[None], "image_sizes": item["image_sizes"].data[None]}
         return len(self.geometry.token_maps(vision)[0].candidates)
+
+
+class OneVisionProcessor(PruningProcessor, LlavaOnevisionMultiModalProcessor):
+    family_class = VllmOneVision
+    _candidates = LlavaNextProcessor._candidates
 
 
 class _WithPostNorm(Pruned):
@@ -59,8 +69,7 @@ class PrunedLlava(_WithPostNorm, LlavaForConditionalGeneration):
     """`LlavaForConditionalGeneration` with pruned images."""
 
     family_class: ClassVar[type[OnVllm]] = VllmLlava
-    hf_to_vllm_mapper = LlavaForConditionalGeneration.hf_to_vllm_mapper | _NAMES
-    supports_tower_connector_lora = False
+    hf_to_vllm_mapper = LlavaForConditionalGeneration.hf_to_vllm_mapper | _CLIP_NAMES
 
 
 @MULTIMODAL_REGISTRY.register_processor(
@@ -70,5 +79,14 @@ class PrunedLlavaNext(_WithPostNorm, LlavaNextForConditionalGeneration):
     """`LlavaNextForConditionalGeneration` with pruned images."""
 
     family_class: ClassVar[type[OnVllm]] = VllmLlavaNext
-    hf_to_vllm_mapper = LlavaNextForConditionalGeneration.hf_to_vllm_mapper | _NAMES
-    supports_tower_connector_lora = False
+    hf_to_vllm_mapper = LlavaNextForConditionalGeneration.hf_to_vllm_mapper | _CLIP_NAMES
+
+
+@MULTIMODAL_REGISTRY.register_processor(
+    OneVisionProcessor, info=LlavaOnevisionProcessingInfo, dummy_inputs=LlavaOnevisionDummyInputsBuilder
+)
+class PrunedOneVision(Pruned, LlavaOnevisionForConditionalGeneration):
+    """`LlavaOnevisionForConditionalGeneration` with pruned images; videos are not pruned."""
+
+    family_class: ClassVar[type[OnVllm]] = VllmOneVision
+    hf_to_vllm_mapper = LlavaOnevisionForConditionalGeneration.hf_to_vllm_mapper | SHORT_NAMES

@@ -36,6 +36,7 @@ class Pruned:
     """A mixin in front of one of vLLM's model classes."""
 
     family_class: ClassVar[type[OnVllm]]
+    supports_tower_connector_lora: ClassVar[bool] = False  # its token counts do not know of pruning
 
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
         check_engine(vllm_config)

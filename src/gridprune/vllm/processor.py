@@ -102,7 +102,7 @@ class PruningProcessor:
 
     def _read_questions(self, inputs: ProcessorInputs, images: int) -> Sequence[str]:
         ids = torch.tensor([inputs.prompt], device="cpu")
-        places = (ids[0] == self.geometry.placeholder).nonzero()
+        places = (ids[0] == self.marker).nonzero()
         if len(places) != images:
             raise QuestionError(
                 f"The prompt holds {len(places)} image placeholders for {images} images. Build it with the model's "
@@ -110,6 +110,11 @@ class PruningProcessor:
             )
         images_at = [(0, place) for place in places]
         return self._reader.read(ids, images_at, torch.ones_like(ids), self.settings.guide)
+
+    @property
+    def marker(self) -> int:
+        """The id that stands for a whole image in a prompt that was not processed yet."""
+        return self.geometry.placeholder
 
     @cached_property
     def _reader(self) -> QuestionReader:
@@ -177,7 +182,12 @@ class PruningProcessor:
             if packed is None:  # embeddings that the client computed
                 return full
             keep = ResolvedRequest.unpack(packed.data).keep
-            return full if keep == self._candidates(out_mm_kwargs["image"][index], len(full)) else full[:1] * keep
+            ids = getattr(full, "full", full)  # vLLM takes ids, or details that hold ids
+            first, places = ids.index(self.geometry.placeholder), ids.count(self.geometry.placeholder)
+            if keep == self._candidates(out_mm_kwargs["image"][index], places):
+                return full
+            cut = [*ids[: first + keep], *ids[first + places :]]
+            return cut if full is ids else replace(full, full=cut)
 
         return replace(update, replacement=replacement)
 

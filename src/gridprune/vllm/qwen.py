@@ -57,7 +57,6 @@ class PrunedQwen(Pruned):
     """
 
     family_class: ClassVar[type[OnVllm]] = VllmQwen
-    supports_tower_connector_lora = False
     supports_multimodal_pruning = True
     places_tokens: ClassVar[bool] = True  # read by vLLM's runner through :func:`tell_runner`
     supported_video_pruning_methods: ClassVar[tuple[str, ...]] = ()

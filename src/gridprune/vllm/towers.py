@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -65,7 +65,11 @@ class VllmTower(Tower):
 
     def _watch_state(self, index: int, keep: Callable[[Tensor], None]) -> Any:
         if self.behind is None:
-            return self.blocks[index].register_forward_hook(lambda module, args, output: keep(output.detach()))
+
+            def hook(module: nn.Module, args: Any, output: Tensor | tuple[Tensor, ...]) -> None:
+                keep((output[0] if isinstance(output, tuple) else output).detach())
+
+            return self.blocks[index].register_forward_hook(hook)
         assert index == len(self.blocks) - 1  # the only state that a family reads
         return self.behind.register_forward_pre_hook(lambda module, args: keep(args[0].detach()))
 
@@ -86,7 +90,7 @@ class VllmTower(Tower):
         return split.transpose(1, 2)
 
 
-def clip_tower(vision_model: Any, config: Any, post_norm: nn.Module) -> VllmTower:
+def clip_tower(vision_model: Any, config: Any, post_norm: nn.Module | None) -> VllmTower:
     """vLLM's CLIP tower."""
     heads = int(config.num_attention_heads)
     return VllmTower(
@@ -95,6 +99,25 @@ def clip_tower(vision_model: Any, config: Any, post_norm: nn.Module) -> VllmTowe
         prefix=1,
         saliency="cls",
         post_norm=post_norm,
+        layers=int(config.num_hidden_layers),
+        heads=heads,
+        width=int(config.hidden_size) // heads,
+    )
+
+
+def siglip_tower(vision_model: Any, config: Any) -> VllmTower:
+    """vLLM's SigLIP tower: CLIP's without [CLS], so saliency is the attention received."""
+    return replace(clip_tower(vision_model, config, None), prefix=0, saliency="received")
+
+
+def intern_tower(vision_tower: Any, config: Any) -> VllmTower:
+    """vLLM's tower of an InternVL; its [CLS] is not trained to sum the image up."""
+    heads = int(config.num_attention_heads)
+    return VllmTower(
+        vision_tower,
+        vision_tower.encoder.layer,
+        "attention",
+        prefix=1,
         layers=int(config.num_hidden_layers),
         heads=heads,
         width=int(config.hidden_size) // heads,
