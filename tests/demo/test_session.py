@@ -178,7 +178,7 @@ def test_visitors_and_their_images_are_bounded():
     first = visitors.of("first")
     for number in range(MAX_IMAGES + 3):
         first.add(Conversation(f"{number}", make_scene("dev", number).image))
-    own = [each.name for each in first.conversations if each.scene is None]
+    own = [each.name for each in first.conversations if each.source is None]
     assert own == [str(number) for number in range(3, MAX_IMAGES + 3)]
     assert first.conversation.name == own[-1]
     assert visitors.by_key(first.key) is first
