@@ -52,8 +52,8 @@ def theme() -> Any:
 
 
 def head() -> str:
-    """Scripts of the maps and of the copy button."""
-    return f"<script>{static('map.js')}</script><script>{static('copy.js')}</script>"
+    """Scripts of the maps, the copy button and the dropdowns."""
+    return "".join(f"<script>{static(name)}</script>" for name in ("map.js", "copy.js", "dropdown.js"))
 
 
 def _sentence(name: str) -> str | None:
