@@ -53,6 +53,11 @@ def choose(page, box: str, name: str) -> None:
     page.get_by_role("option", name=name, exact=True).click()
 
 
+def _plain(sentence: str) -> str:
+    """Without its marks of code and emphasis."""
+    return sentence.replace("`", "").replace("*", "")
+
+
 def there(url: str) -> bool:
     """Whether the server still has what the link names."""
     try:
@@ -222,9 +227,9 @@ def test_the_page_says_what_the_embedded_model_knows_and_refuses_the_rest(visit)
 
 def test_methods_and_maps_say_what_they_are(visit):
     page = visit().page
-    assert summary(get("gridprune")).replace("`", "") in page.locator("#gp-method").inner_text()
+    assert _plain(summary(get("gridprune"))) in page.locator("#gp-method").inner_text()
     choose(page, "#gp-compare", "fastervlm")
-    page.locator("#gp-compare", has_text=summary(get("fastervlm")).replace("`", "")).wait_for()
+    page.locator("#gp-compare", has_text=_plain(summary(get("fastervlm")))).wait_for()
     for layer in ("kept", "zones", "relevance", "saliency", "score", "photo"):
         page.locator(f"#gp-layer-{layer}").check(force=True)
         assert page.locator(".gp-says:visible").count() == 1
@@ -234,10 +239,10 @@ def test_methods_and_maps_say_what_they_are(visit):
 def test_the_smallest_k_with_the_same_answer(visit):
     page = visit().page
     page.get_by_role("button", name="Smallest k").click()
-    words = page.locator(".gp-found").inner_text()
-    keep = int(page.locator("#gp-keep input[type=number]").input_value())
-    assert words.startswith(f"k = {keep} is the smallest that gives “stop”")
+    page.locator(".gp-found", has_text="is the smallest that gives “stop”").wait_for()
+    keep = int(page.locator(".gp-found b").inner_text().removeprefix("k = "))
     wait_for_tokens(page, 1, keep)
+    page.wait_for_function(f"document.querySelector('#gp-keep input[type=number]').value === '{keep}'")
     assert card(page, 1).locator(".gp-yes").is_visible()
     set_keep(page, 64)
     page.locator(".gp-found").wait_for(state="detached")  # it was about another k
