@@ -14,6 +14,8 @@ import pytest
 from PIL import Image
 
 from gridprune.demo.limits import MAX_BYTES
+from gridprune.methods import get
+from gridprune.methods.registry import summary
 
 from .conftest import png
 
@@ -49,6 +51,11 @@ def ask(page, question: str) -> None:
 def choose(page, box: str, name: str) -> None:
     page.locator(f"{box} input").click()
     page.get_by_role("option", name=name, exact=True).click()
+
+
+def _plain(sentence: str) -> str:
+    """Without its marks of code and emphasis."""
+    return sentence.replace("`", "").replace("*", "")
 
 
 def there(url: str) -> bool:
@@ -207,6 +214,71 @@ def test_an_empty_question_says_what_to_do(visit):
     page.locator("#gp-ask textarea").fill("  ")
     page.get_by_role("button", name="Ask", exact=True).click()
     page.locator(".gp-controls .gp-problem", has_text="The question is empty").wait_for()
+
+
+def test_the_page_says_what_the_embedded_model_knows_and_refuses_the_rest(visit):
+    page = visit().page
+    assert "mushroom" in page.locator(".gp-known").inner_text()
+    page.locator("#gp-ask textarea").fill("What is the meaning of life?")
+    page.locator("#gp-ask textarea").press("Enter")
+    page.locator(".gp-controls .gp-problem", has_text="does not know 'meaning', 'life'").wait_for()
+    assert page.locator(".gp-question").inner_text() == "What does the sign say?"  # the last answer stays
+
+
+def test_methods_and_maps_say_what_they_are(visit):
+    page = visit().page
+    assert _plain(summary(get("gridprune"))) in page.locator("#gp-method").inner_text()
+    choose(page, "#gp-compare", "fastervlm")
+    page.locator("#gp-compare", has_text=_plain(summary(get("fastervlm")))).wait_for()
+    for layer in ("kept", "zones", "relevance", "saliency", "score", "photo"):
+        page.locator(f"#gp-layer-{layer}").check(force=True)
+        assert page.locator(".gp-says:visible").count() == 1
+        assert page.locator(f".gp-says-{layer}").is_visible()
+
+
+def test_the_smallest_k_with_the_same_answer(visit):
+    page = visit().page
+    page.get_by_role("button", name="Smallest k").click()
+    page.locator(".gp-found", has_text="is the smallest that gives “stop”").wait_for()
+    keep = int(page.locator(".gp-found b").inner_text().removeprefix("k = "))
+    wait_for_tokens(page, 1, keep)
+    page.wait_for_function(f"document.querySelector('#gp-keep input[type=number]').value === '{keep}'")
+    assert card(page, 1).locator(".gp-yes").is_visible()
+    set_keep(page, 64)
+    page.locator(".gp-found").wait_for(state="detached")  # it was about another k
+
+
+def test_dropdowns_close(visit):
+    page = visit().page
+    options = page.get_by_role("option")
+    closers = {"Escape": lambda: page.keyboard.press("Escape"), "outside": lambda: page.locator(".gp-question").click()}
+    for close in closers.values():
+        page.locator("#gp-method input").click()
+        options.first.wait_for()
+        close()
+        options.first.wait_for(state="detached")
+    assert page.locator("#gp-method input").input_value() == "gridprune"
+
+
+def test_what_has_the_focus_shows_it(visit):
+    page = visit().page
+    page.locator("#gp-ask textarea").focus()
+    for _ in range(12):
+        page.keyboard.press("Tab")
+        width = page.evaluate("parseFloat(getComputedStyle(document.activeElement).outlineWidth)")
+        hidden = page.evaluate("document.activeElement.matches('.gp-layers input, .gp-drop input')")
+        assert hidden or width >= 2, page.evaluate("document.activeElement.outerHTML.slice(0, 200)")
+
+
+def test_a_phone_shows_the_answer_after_asking(visit):
+    page = visit(width=390, height=844).page
+    page.locator("#gp-ask textarea").fill("Where is the key?")
+    page.locator("#gp-ask textarea").press("Enter")
+    page.locator(".gp-question", has_text="Where is the key?").wait_for()
+    page.wait_for_function(
+        "(() => { const text = document.querySelector('.gp-text').getBoundingClientRect();"
+        " return text.top >= 0 && text.bottom <= innerHeight; })()"
+    )
 
 
 def test_a_visitor_who_leaves_is_forgotten(visit, server):

@@ -18,9 +18,10 @@ pytestmark = pytest.mark.usefixtures("server")
 
 @pytest.fixture
 def ask(server):
-    def request(path: str, data: bytes | None = None) -> tuple[int, str]:
+    def request(path: str, data: bytes | None = None, headers: dict[str, str] | None = None) -> tuple[int, str]:
+        asked = urllib.request.Request(server.url + path, data, headers or {})
         try:
-            with urllib.request.urlopen(server.url + path, data, timeout=60) as reply:
+            with urllib.request.urlopen(asked, timeout=60) as reply:
                 return reply.status, reply.read().decode(errors="replace")
         except urllib.error.HTTPError as error:
             return error.code, error.read().decode(errors="replace")
@@ -82,6 +83,25 @@ def test_bodies_are_bounded(ask, path, most):
 )
 def test_what_the_page_does_not_need_is_not_there(ask, path):
     assert ask(path)[0] == 404
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Host": "localhost:1"}, 200),  # a tunnel
+        ({"Host": "[::1]:7860"}, 200),
+        ({"Host": "evil.example"}, 421),  # its name may have come to mean this machine
+        ({"Host": "127.0.0.1.evil.example"}, 421),
+        ({"Host": "[::1"}, 421),
+        ({"Host": "192.168.1.9"}, 421),  # not what it is bound to
+        ({"Origin": "http://evil.example"}, 403),
+        ({"Origin": "http://localhost:1"}, 403),  # another page of this machine
+        ({"Origin": "null"}, 403),
+    ],
+    ids=lambda value: " ".join(value.values()) if isinstance(value, dict) else "",
+)
+def test_only_its_own_page_is_answered(ask, headers, status):
+    assert ask("/config", headers=headers)[0] == status
 
 
 def test_no_path_of_the_server_is_told(ask, server):

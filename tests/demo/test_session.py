@@ -16,10 +16,10 @@ from gridprune.demo.export import as_python, save
 from gridprune.demo.limits import MAX_IMAGES, MAX_QUESTION, MAX_SESSIONS
 from gridprune.demo.samples import samples
 from gridprune.demo.session import Conversation, Session, Sessions
-from gridprune.demo.view import answers_html, maps_html, problem_html
-from gridprune.errors import QuestionError
+from gridprune.demo.view import answers_html, found_html, maps_html, problem_html
+from gridprune.errors import QuestionError, SettingError
 from gridprune.methods import create
-from gridprune.runtime import answer
+from gridprune.runtime import answer, find_keep
 from gridprune.tiny.scenes import make_scene
 
 QUESTION = "What does the sign say?"
@@ -72,6 +72,43 @@ def test_words_that_the_model_does_not_know_are_named(engine, session):
     with pytest.raises(QuestionError, match=r"'colour' \('color'\?\)"):
         session.ask(engine, "What colour is the card?", Choice(keep=64), False)
     assert session.conversation.turn is None
+
+
+@pytest.mark.parametrize("question", ["???", "What is the meaning of life?", "asdf qwer"])
+def test_nonsense_is_refused_by_the_embedded_model_only(engine, session, question):
+    with pytest.raises(QuestionError):
+        session.ask(engine, question, Choice(keep=64), False)
+    other = Engine(replace(engine.loaded, name="other", check=None))
+    session.ask(other, question, Choice(keep=64), False)
+    assert session.conversation.turn.question == question
+
+
+def test_on_the_first_sample_methods_differ(engine, session):
+    session.ask(engine, session.conversation.suggestions[0], Choice(keep=64, compare="random"), False)
+    full, kept, blind = (column.text for column in session.conversation.turn.columns)
+    assert full == kept == "stop"  # what is painted there
+    assert blind != "stop"
+
+
+def test_the_smallest_k_is_that_of_the_command_line(engine, loaded, session):
+    choice = Choice(keep=64, knobs=(("zone", 3),))
+    assert session.smallest(engine, choice) is None  # nothing was asked yet
+    session.ask(engine, QUESTION, choice, False)
+    found = session.smallest(engine, choice)
+    assert found == find_keep(loaded, session.conversation.image, QUESTION, "gridprune(zone=3)")
+    assert f"k = {found.smallest}" in found_html(found)
+    with pytest.raises(SettingError):
+        session.smallest(engine, Choice(keep=64, method="fastv"))
+
+
+def test_other_checkpoints_begin_with_photographs(engine):
+    for each in samples(embedded=False):
+        assert each.source is not None
+        scope = {}
+        exec("\n".join([each.source[0], f"image = {each.source[1]}"]), scope)
+        assert scope["image"].tobytes() == each.image.tobytes()
+        assert min(each.image.size) >= 300
+        assert each.suggestions
 
 
 def test_more_tokens_than_there_are_means_all(engine, session):
@@ -178,7 +215,7 @@ def test_visitors_and_their_images_are_bounded():
     first = visitors.of("first")
     for number in range(MAX_IMAGES + 3):
         first.add(Conversation(f"{number}", make_scene("dev", number).image))
-    own = [each.name for each in first.conversations if each.scene is None]
+    own = [each.name for each in first.conversations if each.source is None]
     assert own == [str(number) for number in range(3, MAX_IMAGES + 3)]
     assert first.conversation.name == own[-1]
     assert visitors.by_key(first.key) is first

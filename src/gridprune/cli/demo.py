@@ -31,7 +31,7 @@ def demo_command(
     if find_spec("gradio") is None:
         raise UnsupportedCallError("The page needs Gradio, which is not installed: pip install 'gridprune[demo]'")
     with bind(host, port) as where:
-        app = _app(model, clip, device, dtype, device_map)
+        app = _app(host, model, clip, device, dtype, device_map)
         from ..demo.server import serve
 
         address = f"[{host}]" if ":" in host else host
@@ -59,8 +59,8 @@ def bind(host: str, port: int | None) -> socket.socket:
     raise SettingError(f"Cannot listen on {host}, port {port or _PORTS}: {problem}. Give another --port or --host.")
 
 
-def _app(*where: Any) -> Any:
+def _app(host: str, *where: Any) -> Any:
     """The page with its model. All that is heavy is imported here."""
     from ..demo.server import make_app
 
-    return make_app(load_model(*where))
+    return make_app(load_model(*where), host)

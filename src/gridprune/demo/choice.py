@@ -27,6 +27,11 @@ class Choice:
     knobs: tuple[tuple[str, Any], ...] = ()
     compare: str = ""
 
+    @property
+    def spec(self) -> str:
+        """The method with its settings, as `gridprune ask --method` takes it."""
+        return parse(self.method).with_settings(dict(self.knobs)).label
+
     def methods(self, total: int) -> list[Method]:
         """The methods to run, one or two, on an image of `total` visual tokens."""
         keep = max(1, min(self.keep, total))

@@ -25,7 +25,8 @@ from ..families.base import Family
 from ..methods import available, create
 from ..methods.base import Cues, Method, Needs
 from ..report.overlay import to_image
-from ..runtime.ask import Answer, Loaded, looked_at, prepare, respond
+from ..runtime.ask import EMBEDDED_FORMS, Answer, Loaded, looked_at, prepare, respond
+from ..runtime.ladder import FoundKeep, find_keep
 from ..selection.collect import TextSide
 from ..selection.encoder_cache import EncoderCache
 from ..selection.selector import Selector
@@ -73,6 +74,11 @@ class Engine:
         """What the model is called on the page."""
         return public_name(self.loaded.name)
 
+    @property
+    def embedded(self) -> bool:
+        """Whether this is the small model inside the package."""
+        return self.loaded.name in EMBEDDED_FORMS
+
     def tokens(self, image: Image) -> int:
         """N: visual tokens the image has before pruning."""
         _, token_map = looked_at(self.family, self._inputs(image, "?", ()))
@@ -103,6 +109,10 @@ class Engine:
     def everything(self, image: Image, question: str, history: History = ()) -> Answer:
         """The answer with all visual tokens, measured the same way."""
         return self.answer(image, question, create(ALL), history)
+
+    def smallest(self, image: Image, question: str, spec: str, history: History = ()) -> FoundKeep:
+        """The smallest k of a method that gives the answer of all tokens; see :func:`gridprune.find_keep`."""
+        return find_keep(self.loaded, image, question, spec, history=history, max_new_tokens=MAX_NEW_TOKENS)
 
     def forget(self) -> None:
         """Drop what is remembered of images; those still in use are looked at again."""

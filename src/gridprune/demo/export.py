@@ -34,7 +34,7 @@ def as_python(engine: Engine, conversation: Conversation, turn: Turn) -> str:
     return render(
         "code.py.txt",
         load=_load(engine),
-        scene=conversation.scene,
+        source=conversation.source,
         name=repr(conversation.name),
         method=repr(method.name),
         keep=method.keep,

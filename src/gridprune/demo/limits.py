@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import secrets
+import socket
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, MutableMapping
+from ipaddress import ip_address
 from typing import Any
+from urllib.parse import urlsplit
 
 from PIL.Image import Image, Resampling
 
@@ -73,8 +76,13 @@ class Guard:
     Gradio serves more than the page needs, files and uploads among it: what is not named here is not there.
     """
 
-    def __init__(self, app: App, paths: tuple[str, ...], prefixes: tuple[str, ...], bounds: dict[str, int]) -> None:
-        self._app, self._paths, self._prefixes, self._bounds = app, paths, prefixes, bounds
+    def __init__(
+        self, app: App, paths: tuple[str, ...], prefixes: tuple[str, ...], bounds: dict[str, int], host: str
+    ) -> None:
+        """Args:
+        host: the address or name that the server was told to listen on.
+        """
+        self._app, self._paths, self._prefixes, self._bounds, self._host = app, paths, prefixes, bounds, host
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -86,11 +94,50 @@ class Guard:
             await _reply(send, 404, b"Not found")
             return
         most = self._bounds.get(path, MAX_EVENT)
-        announced = dict(scope["headers"]).get(b"content-length", b"0")
+        headers = dict(scope["headers"])
+        asked = headers.get(b"host", b"").decode("latin-1")
+        if not is_own_name(asked, self._host):
+            words = (
+                f"This page does not answer as {asked[:100]!r}. Open it by the address that gridprune demo printed, "
+                "or start it with --host and this machine's name."
+            )
+            await _reply(send, 421, words.encode())
+            return
+        origin = headers.get(b"origin", b"").decode("latin-1")
+        if origin and origin.partition("://")[2] != asked:
+            await _reply(send, 403, b"Another page asks here. Open this one by its own address.")
+            return
+        announced = headers.get(b"content-length", b"0")
         if not announced.isdigit() or int(announced) > most:
             await _reply(send, 413, f"At most {most:,} bytes are read.".encode())
             return
         await self._app(scope, _bounded(receive, most), send)
+
+
+def is_own_name(asked: str, bound: str) -> bool:
+    """Whether a request's `Host` can mean a server that listens on `bound`.
+
+    A page elsewhere can have its own name resolve to this machine (DNS rebinding), but it cannot be called by an IP
+    address or by a name of ours. Ports are free: tunnels change them.
+    """
+    try:
+        name = urlsplit(f"//{asked}").hostname or ""
+    except ValueError:  # such as half an IPv6 address
+        return False
+    if _is_loopback(bound):
+        return _is_loopback(name)
+    return _is_address(name) or name in ("localhost", bound.lower(), socket.gethostname().lower())
+
+
+def _is_address(name: str) -> bool:
+    try:
+        return bool(ip_address(name))
+    except ValueError:
+        return False
+
+
+def _is_loopback(name: str) -> bool:
+    return name == "localhost" or (_is_address(name) and ip_address(name).is_loopback)
 
 
 def _bounded(receive: Receive, most: int) -> Receive:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import gradio as gr
 
 from ..errors import GridPruneError
+from ..methods import get
+from ..methods.registry import summary
+from ..runtime.ladder import FoundKeep
 from .choice import GRIDPRUNE, LITERAL, Choice, chosen, preset
 from .engine import Engine
 from .export import as_python
@@ -17,6 +21,7 @@ from .session import Conversation, Session, Sessions
 from .view import (
     answers_html,
     empty_html,
+    found_html,
     head_html,
     layers_html,
     maps_html,
@@ -32,6 +37,10 @@ _WITHOUT_TEXT = "fastervlm"  # the method to begin with where GridPrune cannot r
 _BLIND = "random"  # what the visitor sees compared at first
 _RECOMMENDED, _PRINTED = "recommended", "as printed"
 _SUGGESTIONS = 4
+_INTO_VIEW = """() => setTimeout(() => {
+    if (matchMedia("(max-width: 52rem)").matches)
+        (document.querySelector(".gp-controls .gp-problem") ?? document.querySelector(".gp-answers"))?.scrollIntoView();
+}, 100)"""  # where the answer stands below the controls
 _FONT = ("system-ui", "sans-serif")
 Touched = dict[Any, Any]  # component -> what it holds
 _MONO = ("ui-monospace", "monospace")
@@ -43,8 +52,13 @@ def theme() -> Any:
 
 
 def head() -> str:
-    """Scripts of the maps and of the copy button."""
-    return f"<script>{static('map.js')}</script><script>{static('copy.js')}</script>"
+    """Scripts of the maps, the copy button and the dropdowns."""
+    return "".join(f"<script>{static(name)}</script>" for name in ("map.js", "copy.js", "dropdown.js"))
+
+
+def _sentence(name: str) -> str | None:
+    """What a method does."""
+    return None if name == _NO_COMPARISON else summary(get(name)).replace("`", "") + "."
 
 
 class Page:
@@ -59,7 +73,7 @@ class Page:
     def build(self) -> gr.Blocks:
         """The whole page."""
         with gr.Blocks(title="gridprune", analytics_enabled=False, fill_width=False) as blocks:
-            gr.HTML(head_html(self.engine.name), apply_default_css=False)
+            gr.HTML(head_html(self.engine.name, self.engine.embedded), apply_default_css=False)
             with gr.Row(elem_classes="gp-page"):
                 with gr.Column(scale=0, min_width=320, elem_classes="gp-controls"):
                     self._controls()
@@ -74,7 +88,7 @@ class Page:
         self.strip = gr.HTML(js_on_load=static("strip.js"), max_bytes=MAX_BYTES, apply_default_css=False)
         self.problem = gr.HTML(apply_default_css=False, elem_classes="gp-maybe")
         self.question = gr.Textbox(
-            label="Question", lines=2, max_lines=4, max_length=MAX_QUESTION, submit_btn=False, elem_id="gp-ask"
+            label="Question", lines=1, max_lines=4, max_length=MAX_QUESTION, submit_btn=False, elem_id="gp-ask"
         )
         with gr.Row(elem_classes="gp-suggestions"):
             self.suggestions = [gr.Button(size="sm", visible=False, min_width=80) for _ in range(_SUGGESTIONS)]
@@ -87,10 +101,16 @@ class Page:
         others = [name for name in self.engine.methods if name != LITERAL]
         usual = next(name for name in (GRIDPRUNE, _WITHOUT_TEXT, *others) if name in others)
         missing = None if GRIDPRUNE in others else "GridPrune needs CLIP's text half: start the page with --clip"
-        self.method = gr.Dropdown(others, value=usual, label="Method", info=missing, elem_id="gp-method")
+        self.method = gr.Dropdown(others, value=usual, label="Method", info=_sentence(usual), elem_id="gp-method")
+        if missing:
+            gr.Markdown(missing)
         blind = _BLIND if _BLIND in self.engine.methods else _NO_COMPARISON
         self.compare = gr.Dropdown(
-            [_NO_COMPARISON, *self.engine.methods], value=blind, label="Compare with", elem_id="gp-compare"
+            [_NO_COMPARISON, *self.engine.methods],
+            value=blind,
+            label="Compare with",
+            info=_sentence(blind),
+            elem_id="gp-compare",
         )
         with gr.Accordion("Settings", open=False, visible=GRIDPRUNE in others) as self.settings:
             knobs = preset(False)
@@ -102,6 +122,8 @@ class Page:
     def _results(self) -> None:
         self.answers = gr.HTML(apply_default_css=False)
         self.keep = gr.Slider(1, 576, 64, step=1, label="Visual tokens kept", elem_id="gp-keep")
+        self.find = gr.Button("Smallest k with the same answer", size="sm", elem_id="gp-find")
+        self.found = gr.HTML(apply_default_css=False, elem_classes="gp-maybe")
         gr.HTML(layers_html(), apply_default_css=False)
         self.maps = gr.HTML(apply_default_css=False)
         self.past = gr.HTML(apply_default_css=False, elem_classes="gp-maybe")
@@ -117,7 +139,7 @@ class Page:
 
     @property
     def _shown(self) -> list[Any]:
-        return [self.problem, self.answers, self.maps, self.past, self.save]
+        return [self.problem, self.answers, self.found, self.maps, self.past, self.save]
 
     @property
     def _image(self) -> list[Any]:
@@ -136,15 +158,19 @@ class Page:
         self.strip.select(self.select, self._chosen, everything, **asking)
         self.strip.upload(self.upload, self._chosen, everything, **asking)
         questions = {self.question, self.follow_up, *self._chosen}
-        gr.on([self.ask.click, self.question.submit], self.asked, questions, self._shown, **asking)
+        asked = gr.on([self.ask.click, self.question.submit], self.asked, questions, self._shown, **asking)
+        asked.then(None, js=_INTO_VIEW)
         for button in self.suggestions:
             button.click(lambda words: words, button, self.question, queue=False, api_visibility="private").then(
                 self.asked, questions, self._shown, **asking
-            )
+            ).then(None, js=_INTO_VIEW)
+        self.find.click(self.smallest, self._chosen, [self.keep, *self._shown], **asking)
         self.clear.click(self.cleared, None, self._shown, **one_by_one)
         self.method.change(
             lambda name: gr.update(visible=name == GRIDPRUNE), self.method, self.settings, api_visibility="private"
         )
+        for box in (self.method, self.compare):
+            box.change(lambda name: gr.update(info=_sentence(name)), box, box, api_visibility="private")
         knobs = list(self._knobs.values())
         self.preset.input(self.reset, self.preset, knobs, api_visibility="private").then(
             self.turned, self._chosen, self._shown, **turning
@@ -188,6 +214,21 @@ class Page:
         """Another k, method or setting."""
         session = self._session(request)
         return self._try(session, lambda: session.again(self.engine, self._choice(touched)))
+
+    def smallest(self, touched: Touched, request: gr.Request) -> list[Any]:
+        """The smallest k with the answer of all tokens: the slider goes there, and words say what was found."""
+        session, choice = self._session(request), self._choice(touched)
+        found: list[FoundKeep] = []
+
+        def find() -> None:
+            found.extend(filter(None, [session.smallest(self.engine, choice)]))
+            session.again(self.engine, replace(choice, keep=found[0].smallest) if found else choice)
+
+        shown = self._try(session, find)
+        if not found:
+            return [gr.skip(), *shown]
+        shown[self._shown.index(self.found)] = found_html(found[0])
+        return [found[0].smallest, *shown]
 
     def cleared(self, request: gr.Request) -> list[Any]:
         """The turns about this image are forgotten."""
@@ -237,10 +278,11 @@ class Page:
     def _results_of(self, session: Session) -> list[Any]:
         conversation = session.conversation
         if conversation.turn is None:
-            return ["", "", empty_html(conversation), past_html(conversation), ""]
+            return ["", "", "", empty_html(conversation), past_html(conversation), ""]
         python = as_python(self.engine, conversation, conversation.turn)
         saved = save_html(session, python)
-        return ["", answers_html(conversation.turn), maps_html(conversation.turn), past_html(conversation), saved]
+        answers, maps = answers_html(conversation.turn), maps_html(conversation.turn)
+        return ["", answers, "", maps, past_html(conversation), saved]
 
     def _choice(self, touched: Touched) -> Choice:
         """The controls as a choice."""

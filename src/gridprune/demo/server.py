@@ -17,7 +17,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
 
 from ..errors import ImageError
-from ..runtime.ask import EMBEDDED, Loaded
+from ..runtime.ask import Loaded
 from .engine import Engine
 from .export import save
 from .limits import MAX_BYTES, MAX_WAITING, Guard, Inbox, read_upload
@@ -34,9 +34,10 @@ _PREFIXES = (
 )
 
 
-def make_app(loaded: Loaded) -> Any:
-    """The ASGI application for one model."""
-    engine, inbox, sessions = Engine(loaded), Inbox(), Sessions(lambda: Session(samples()))
+def make_app(loaded: Loaded, host: str = "127.0.0.1") -> Any:
+    """The ASGI application for one model, which listens on `host`."""
+    engine, inbox = Engine(loaded), Inbox()
+    sessions = Sessions(lambda: Session(samples(engine.embedded)))
     app = FastAPI(title="gridprune", docs_url=None, redoc_url=None, openapi_url=None)
 
     @app.post("/image")
@@ -56,7 +57,7 @@ def make_app(loaded: Loaded) -> Any:
         headers = {"content-disposition": f'attachment; filename="gridprune.{ending}"', "cache-control": "no-store"}
         return Response(saved[0], media_type=saved[1], headers=headers)
 
-    blocks = Page(engine, sessions, inbox, remembers=loaded.name != EMBEDDED).build()
+    blocks = Page(engine, sessions, inbox, remembers=not engine.embedded).build()
     blocks.queue(max_size=MAX_WAITING, default_concurrency_limit=1, api_open=False)
     gr.mount_gradio_app(
         app,
@@ -74,7 +75,7 @@ def make_app(loaded: Loaded) -> Any:
         pwa=False,
         max_file_size=1,
     )
-    return Guard(app, _PATHS, _PREFIXES, {"/image": MAX_BYTES})
+    return Guard(app, _PATHS, _PREFIXES, {"/image": MAX_BYTES}, host)
 
 
 def serve(app: Any, where: socket.socket) -> None:

@@ -12,6 +12,7 @@ from PIL.Image import Image
 from ..errors import GridPruneError, QuestionError
 from ..methods.base import Method
 from ..runtime.ask import Answer
+from ..runtime.ladder import FoundKeep
 from .choice import Choice
 from .engine import Engine, History, Seen
 from .limits import MAX_IMAGES, MAX_QUESTION, MAX_SESSIONS, MAX_TURNS
@@ -77,14 +78,14 @@ class Conversation:
     """An image, the questions that are suggested for it, and the turns about it.
 
     Attributes:
-        scene: number of the generated scene it is, or None for a visitor's own.
+        source: of a sample, the Python line that imports it and the expression that makes it; None for a visitor's own.
         past: earlier turns, oldest first; `turn` is the last one.
     """
 
     name: str
     image: Image
     suggestions: Sequence[str] = ()
-    scene: int | None = None
+    source: tuple[str, str] | None = None
     past: list[Past] = field(default_factory=list)
     turn: Turn | None = None
 
@@ -108,7 +109,7 @@ class Session:
 
     def add(self, conversation: Conversation) -> None:
         """Put an image behind the others and look at it; of too many uploads the oldest goes."""
-        uploads = [number for number, each in enumerate(self.conversations) if each.scene is None]
+        uploads = [number for number, each in enumerate(self.conversations) if each.source is None]
         if len(uploads) >= MAX_IMAGES:
             del self.conversations[uploads[0]]
         self.conversations.append(conversation)
@@ -125,6 +126,8 @@ class Session:
             QuestionError: empty or too long.
         """
         question = " ".join(question.split())
+        if engine.loaded.check is not None and question and not any(map(str.isalnum, question)):
+            raise QuestionError("There is no word in the question. Type one, or take one of the suggestions.")
         if not question:
             raise QuestionError("The question is empty. Type one, or take one of the suggestions.")
         if len(question) > MAX_QUESTION:
@@ -139,6 +142,15 @@ class Session:
         conversation, last = self.conversation, self.conversation.turn
         if last is not None and last.choice != choice:
             conversation.turn = _turn(engine, conversation.image, last.question, last.earlier, choice, last)
+
+    def smallest(self, engine: Engine, choice: Choice) -> FoundKeep | None:
+        """The smallest k with the answer of all tokens to the last question; None if nothing was asked.
+
+        Raises:
+            SettingError: the method keeps no number of tokens of the visitor's choice.
+        """
+        image, turn = self.conversation.image, self.conversation.turn
+        return None if turn is None else engine.smallest(image, turn.question, choice.spec, turn.history(0))
 
     def clear(self) -> None:
         """Forget the turns about the current image."""

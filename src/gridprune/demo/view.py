@@ -11,6 +11,8 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, select_autoescape
 
 from ..runtime.ask import Answer
+from ..runtime.ladder import FoundKeep
+from ..tiny.vocabulary import KNOWN
 from .overlay import Map, as_data_uri, build, height_of, ramp
 from .session import Column, Conversation, Session, Turn
 
@@ -42,9 +44,9 @@ class Card:
     note: str
 
 
-def head_html(model: str) -> str:
-    """What this is, and which model answers."""
-    return render("head.html", model=model)
+def head_html(model: str, embedded: bool) -> str:
+    """What this is, which model answers, and what it knows if it is the embedded one."""
+    return render("head.html", model=model, known=KNOWN if embedded else "")
 
 
 def answers_html(turn: Turn) -> str:
@@ -67,6 +69,11 @@ def empty_html(conversation: Conversation) -> str:
 def layers_html() -> str:
     """What the maps show, to choose from; CSS does the rest."""
     return render("layers.html")
+
+
+def found_html(found: FoundKeep) -> str:
+    """The smallest k with the same answer, and from which k on it stays."""
+    return render("found.html", found=found)
 
 
 def past_html(conversation: Conversation) -> str:

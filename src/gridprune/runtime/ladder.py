@@ -7,7 +7,7 @@ root of two times the one before; the image is encoded once.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -74,6 +74,7 @@ def find_keep(
     question: str,
     method: str = "gridprune",
     *,
+    history: Sequence[tuple[str, str]] = (),
     max_new_tokens: int = 64,
     progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> FoundKeep:
@@ -81,6 +82,7 @@ def find_keep(
 
     Args:
         method: a name, or a name with settings: "gridprune(zone=2)". It acts before the language model.
+        history: earlier turns about it, each a question and its answer.
         progress: called with how many budgets were tried, and how many there are.
 
     Raises:
@@ -90,7 +92,7 @@ def find_keep(
     kind, cache = spec.method("50%"), EncoderCache(1)
     if kind.stage != "pre-llm" or not kind.fixed_count:
         raise SettingError(f"{spec.label} keeps no number of tokens of your choice before the language model.")
-    inputs = prepare(loaded, image, question)
+    inputs = prepare(loaded, image, question, history)
     full = respond(loaded, inputs, None, max_new_tokens)
     report = respond(loaded, inputs, loaded.pruning(kind, question, cache=cache), 1).report
     assert report is not None

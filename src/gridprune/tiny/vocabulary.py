@@ -62,6 +62,8 @@ def _vocabulary() -> tuple[str, ...]:
 
 VOCABULARY = _vocabulary()
 TOKEN_ID = {word: i for i, word in enumerate(VOCABULARY)}
+#: What the embedded model knows, in words.
+KNOWN = f"{len(CLASSES)} things ({', '.join(CLASSES)}), their colors, places, numbers, and short words on signs"
 _NAMED = 8  # unknown words in a message
 _SPLIT = re.compile(r"\w+|[^\w\s]")
 #: What is written small before a text is cut into words: every capital but the letters of options, which stand alone
@@ -97,8 +99,7 @@ def check_known(question: str) -> None:
     if unknown:
         named = ", ".join(map(_with_hint, unknown[:_NAMED])) + (", ..." if len(unknown) > _NAMED else "")
         raise QuestionError(
-            f"The embedded model does not know {named}. It is small: it knows {len(CLASSES)} things "
-            f"({', '.join(CLASSES)}), their colors, places, numbers, and short words on signs. Ask for example "
+            f"The embedded model does not know {named}. It is small: it knows {KNOWN}. Ask for example "
             "'How many dogs are there?' or 'What does the blue sign say?', or choose another model."
         )
 
