@@ -11,7 +11,7 @@
     resize                  672x672: every image is stretched to this size first, so that all have the same N
     min_pixels, max_pixels  for processors that choose an image's size from such a range (Qwen-VL)
 
-Decoding follows the task; its stops count behind a thinking model's `</think>`, and lmms-eval takes the block itself off.
+Decoding follows the task; its stops count behind a thinking model's `</think>`, and lmms-eval takes the block off.
 Methods are guided by the text of a task's last user message, less instructions about the form of the answer.
 """
 

@@ -3,9 +3,9 @@
     retention of a run   mean over a group's tasks of its score divided by that of the unpruned run (`keep=all`) of the
                          same checkpoint and images, on the same number of documents, in percent
 
-Tasks come in groups, each with a table and a mean of its own: an average over all would hide what pruning does to text and
-to places. Runs of one checkpoint may lie in any number of `*_results.json` files; of two files with the same run and task
-the younger counts.
+Tasks come in groups, each with a table and a mean of its own: an average over all would hide what pruning does to text
+and to places. Runs of one checkpoint may lie in any number of `*_results.json` files; of two files with the same run and
+task the younger counts.
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ def group_of(task: str) -> str:
 
 
 def retention(run: Run, full: Run, tasks: Sequence[str]) -> float | None:
-    """See the head of this file, in percent; None if the unpruned run scores 0 in all tasks, which count only where not.
+    """See the head of this file, in percent. Tasks in which the unpruned run scores 0 are left out; None if all are.
 
     Raises:
         SettingError: some of the tasks are missing, or had other documents.
@@ -175,7 +175,9 @@ def table(runs: Sequence[Run], expected: Sequence[Mapping[str, Any]] = ()) -> st
         name = ", ".join([setup[0], *(f"{key}={value}" for key, value in zip(_SETUP[1:], setup[1:]) if value)])
         full = next((run for run in own if run.keep == ALL), None)
         if full is None:
-            raise SettingError(f"There is no unpruned run of {name}. Run it with keep=all and otherwise equal arguments.")
+            raise SettingError(
+                f"There is no unpruned run of {name}. Run it with keep=all and otherwise equal arguments."
+            )
         others = sorted((run for run in own if run is not full), key=lambda run: (-(run.tokens or 0), run.method))
         failed = [f"{run.method} at {run.keep}" for run in own if run.failed]
         parts += [f"**{name}**", ""]
@@ -184,7 +186,9 @@ def table(runs: Sequence[Run], expected: Sequence[Mapping[str, Any]] = ()) -> st
                 asked = [run for run in others if not run.scores.keys().isdisjoint(tasks)]
                 parts += _group(group, tasks, [full, *asked], figures)
         parts += _published(own, figures)
-        parts += [f"Rows failed, and count as wrong: {', '.join(failed)}; the runs' logs say why.", ""] if failed else []
+        parts += (
+            [f"Rows failed, and count as wrong: {', '.join(failed)}; the runs' logs say why.", ""] if failed else []
+        )
     return "\n".join(parts)
 
 

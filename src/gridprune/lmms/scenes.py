@@ -1,8 +1,8 @@
 """Tasks of the questions of `gridprune eval` about generated scenes, made in memory: one per group of kinds.
 
-    gridprune_vqa           what is there, of what colour, how many
-    gridprune_text          text is read
-    gridprune_grounding     where something is; answers name a region or a side, not a box
+gridprune_vqa           what is there, of what colour, how many
+gridprune_text          text is read
+gridprune_grounding     where something is; answers name a region or a side, not a box
 """
 
 from __future__ import annotations
