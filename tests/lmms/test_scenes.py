@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections import defaultdict
+from itertools import chain
 from pathlib import Path
 from statistics import mean
 
@@ -64,7 +65,7 @@ def lmms_eval(model_args: str, batch_size: int = 1, task: str = "gridprune_scene
 
 @pytest.fixture(scope="module")
 def expected():
-    """By cell and id of a question, what `gridprune eval` has: its kind, its text, the right answer and the given one."""
+    """What `gridprune eval` has, by cell and id of a question: its kind, its text, the right answer, the given one."""
     asked = data.generated("dev", QUESTIONS)
     engine = shared.Shared(load("embedded"), shared.cells([entries.parse(method) for method in METHODS], [64]))
     found: dict[str, dict[str, tuple[str, str, str, str]]] = {}
@@ -95,7 +96,7 @@ def test_answers_equal_those_of_gridprune_eval(expected, model_args, batch_size,
             assert sample["filtered_resps"][0] == given, text
             right[kind].append(given == answer)
         scores = found["results"][task]
-        assert scores["accuracy,none"] == pytest.approx(mean(sum(right.values(), [])))
+        assert scores["accuracy,none"] == pytest.approx(mean(chain.from_iterable(right.values())))
         right.pop("describe", None)  # in no mean over kinds
         assert scores["mean_accuracy,none"] == pytest.approx(mean(map(mean, right.values())))
     kept = 576 if cell == "full" else 64

@@ -4,8 +4,8 @@
                          same checkpoint and images, on the same number of documents, in percent
 
 Tasks come in groups, each with a table and a mean of its own: an average over all would hide what pruning does to text
-and to places. Runs of one checkpoint may lie in any number of `*_results.json` files; of two files with the same run and
-task the younger counts.
+and to places. Runs of one checkpoint may lie in any number of `*_results.json` files; of two files with the same run
+and task the younger counts.
 """
 
 from __future__ import annotations
