@@ -320,7 +320,7 @@ from lmms_eval.tasks import TaskManager
 manager = TaskManager(include_path=sys.argv[1], include_defaults=False, model_name="gridprune")
 found = simple_evaluate(
     model="gridprune", model_args="method=fastervlm,keep=64", tasks=["gridprune_vqa"], task_manager=manager, limit=9,
-    device="cpu", bootstrap_iters=0, log_samples=True,
+    device="cpu", bootstrap_iters=0, log_samples=True, distributed_executor_backend="torchrun",
 )
 if os.environ["RANK"] == "0":
     samples = found["samples"]["gridprune_vqa"]

@@ -28,12 +28,12 @@ from typing import Any, NoReturn
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
 from lmms_eval import utils
 from lmms_eval.api.instance import GenerationResult, Instance, TokenCounts
 from lmms_eval.api.model import lmms
 from lmms_eval.models.model_utils.gen_metrics import log_metrics
 from lmms_eval.protocol import ChatMessages
+from torch import distributed
 from tqdm import tqdm
 
 from .. import families
@@ -73,7 +73,11 @@ class Tally:
 
     def of_all_processes(self) -> Tally:
         """The sums over processes, in each of them; lmms-eval itself records those of the first one alone."""
-        return Tally(*map(sum, zip(*gather_object([astuple(self)]))))
+        if not distributed.is_initialized():
+            return self
+        every: list[Any] = [None] * distributed.get_world_size()
+        distributed.all_gather_object(every, astuple(self))
+        return Tally(*map(sum, zip(*every)))
 
     def log(self) -> None:
         """Hand the sums to lmms-eval, which writes them into its results file."""
