@@ -21,7 +21,7 @@ failed=0
 if ((gpus > 1)); then several=(--multi_gpu); fi # without it accelerate may start one process alone, and says nothing
 
 run() { # run NAME MODEL_ARGS
-  local folder="$results/$recipe/$1"
+  local folder="$results/$recipe/${1//[,=]/-}" # lmms-eval reads commas and = in its output path as arguments
   if find "$folder" -name '*_results.json' 2>/dev/null | grep -q .; then
     echo "$1: done before"
     return
