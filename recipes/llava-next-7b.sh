@@ -4,16 +4,22 @@
 # Resolution: every image is stretched to 672 x 672 first, so that N is 2880 (an overview and four tiles) for all, as
 # the paper counts. `resize= recipes/llava-next-7b.sh` leaves images as they are: N then depends on their shape.
 # Budget: one count over all views; newline tokens come on top, one for every row that keeps a token.
+# Smaller images: none is small enough, for the processor makes 1152 tokens of the smallest; `pooling` averages instead,
+# and the unpruned model with 336 x 336 pixels is `resize=336x336 methods=random keeps=640 recipes/llava-next-7b.sh`.
+# Positions: contiguous as in papers on LLaVA, and original beside them, which grounding needs.
 set -euo pipefail
 cd "$(dirname "$0")"
-recipe=llava-next-7b
+resize=${resize-672x672}
+recipe=llava-next-7b/${resize:-native}
 source ./run.sh
 
-common=pretrained=llava-hf/llava-v1.6-vicuna-7b-hf,clip=openai/clip-vit-large-patch14-336
-resize=${resize-672x672}
-common+=${resize:+,resize=$resize}
-tasks=gqa,mmbench_en_dev_static,mme,pope,scienceqa_img,textvqa_val,vizwiz_vqa_val,vqav2_val
-baselines="random uniform pooling fastervlm vispruner visionzip divprune cdpruner,reading=minus holov scope eadp,reading=minus mmtok fsr"
+checkpoint=llava-hf/llava-v1.6-vicuna-7b-hf
+clip=openai/clip-vit-large-patch14-336
+common=pretrained=$checkpoint,clip=$clip${resize:+,resize=$resize}
+baselines="random uniform pooling fastervlm vispruner visionzip divprune cdpruner,reading=minus holov scope"
+baselines+=" eadp,reading=minus mmtok fsr zoo-prune"
+keeps=${keeps:-640 320 160}
 
-sweep "gridprune gridprune-literal ${methods:-$baselines}" "${keeps:-640 320 160}"
-python -m gridprune.lmms.retention "$results/$recipe" --expected expected.json
+sweep "gridprune gridprune,positions=original gridprune-literal ${methods:-$baselines}" "$keeps"
+speed --model "$checkpoint" --clip "$clip" --keep "${keeps// /,}"
+tables

@@ -1,7 +1,7 @@
 """The retention table from lmms-eval's output files.
 
-`results/` is what lmms-eval 0.7.3 wrote for `keeps=32 limit=60 batch=6 launch=--cpu recipes/scenes.sh`, less its
-command line and task configuration, which hold paths and addresses of functions.
+`results/` is what lmms-eval 0.7.3 wrote for `keeps=32 limit=30 batch=6 launch=--cpu recipes/scenes.sh`, two of
+its runs, less their command line and task configuration, which hold paths and addresses of functions.
 """
 
 from __future__ import annotations
@@ -22,17 +22,19 @@ RECIPES = Path(__file__).parents[2] / "recipes"
 def test_real_runs_of_the_embedded_model():
     runs = retention.read(FIXTURES.rglob("*_results.json"))
     by_name = {(run.method, run.keep): run for run in runs}
-    full, pruned = by_name["all", "all"], by_name["fastervlm", "32"]
+    full, pruned = by_name["all", "all"], by_name["gridprune", "32"]
     assert (full.checkpoint, full.tokens, pruned.tokens) == ("embedded", 576, 32)
-    for run in (full, pruned):  # the score is the mean over families that lmms-eval itself wrote down
-        (file,) = FIXTURES.glob(f"{'all' if run is full else 'fastervlm-32'}/**/*_results.json")
-        written = json.loads(file.read_text())["results"]["gridprune_scenes"]["mean_accuracy,none"]
-        assert run.scores == {"gridprune_scenes": written}
-    expected = 100 * pruned.scores["gridprune_scenes"] / full.scores["gridprune_scenes"]
-    assert retention.retention(pruned, full) == pytest.approx(expected)
-    assert expected < 95
     shown = retention.table(runs)
-    assert f"| fastervlm | 32 | 32 | {pruned.scores['gridprune_scenes']:.4g} | {expected:.1f} |" in shown
+    for folder, run in (("all", full), ("gridprune-32", pruned)):
+        (file,) = FIXTURES.glob(f"{folder}/**/*_results.json")
+        written = json.loads(file.read_text())["results"]
+        tasks = ["gridprune_vqa", "gridprune_text", "gridprune_grounding"]  # lmms-eval lists their group as well
+        assert run.scores == {task: written[task]["mean_accuracy,none"] for task in tasks}
+    for group, task in zip(retention.GROUPS, tasks):
+        table = shown.split(f"*{group}*")[1].split("Documents")[0]
+        kept = 100 * pruned.scores[task] / full.scores[task]
+        assert f"| gridprune | 32 | 32 | {pruned.scores[task]:.4g} | {kept:.1f} |" in table
+        assert not [other for other in tasks if other != task and other in table]
 
 
 def results(folder, name, model_args, scores, date="1", documents=100, model="gridprune"):
@@ -56,9 +58,13 @@ GQA, POPE = (
 MME = {"mme_perception_score,none": 1500.0, "mme_cognition_score,none": 300.0}
 
 
-def test_mean_over_tasks_by_hand(tmp_path):
+def test_means_by_group_by_hand(tmp_path):
+    """VQA and grounding are averaged apart; a run without a group's tasks is not in its table."""
+    box = {"refcoco_ACC@0.5,none": 0.6, "refcoco_IoU,none": 0.5}
     files = [
-        results(tmp_path, "a", "pretrained=m,keep=all", {"gqa": GQA, "pope": POPE, "mme": MME}),
+        results(
+            tmp_path, "a", "pretrained=m,keep=all", {"gqa": GQA, "pope": POPE, "mme": MME, "refcoco_bbox_rec_val": box}
+        ),
         results(tmp_path, "b", "pretrained=m,clip=c,keep=64,zone=3", {"gqa": {"exact_match,none": 0.4}}),
         results(tmp_path, "c", "pretrained=m,clip=c,keep=64,zone=3", {"pope": {"pope_f1_score,none": 0.8}}),
         results(
@@ -67,12 +73,43 @@ def test_mean_over_tasks_by_hand(tmp_path):
             "pretrained=m,clip=c,keep=64,zone=3",
             {"mme": {"mme_perception_score,none": 1350.0, "mme_cognition_score,none": 270.0}},
         ),
+        results(
+            tmp_path,
+            "e",
+            "pretrained=m,method=random,keep=64",
+            {"refcoco_bbox_rec_val": {"refcoco_ACC@0.5,none": 0.15}},
+        ),
     ]
-    full, pruned = retention.read(files)
+    full, pruned, drawn = retention.read(files)
     assert (pruned.method, pruned.keep) == ("gridprune(zone=3)", "64")
-    assert full.scores == {"gqa": 0.5, "pope": 0.8, "mme": 1800.0}
-    assert retention.retention(full, full) == 100
-    assert retention.retention(pruned, full) == pytest.approx(100 * (0.4 / 0.5 + 1 + 0.9) / 3)
+    assert full.scores == {"gqa": 0.5, "pope": 0.8, "mme": 1800.0, "refcoco_bbox_rec_val": 0.6}
+    assert retention.retention(full, full, ["gqa", "pope"]) == 100
+    assert retention.retention(pruned, full, ["gqa", "pope", "mme"]) == pytest.approx(100 * (0.4 / 0.5 + 1 + 0.9) / 3)
+    assert retention.retention(drawn, full, ["refcoco_bbox_rec_val"]) == pytest.approx(25)
+    vqa, grounding = retention.table([full, pruned, drawn]).split("*grounding*")
+    assert "*VQA*" in vqa
+    assert "*text-dense*" not in vqa
+    assert "| gridprune(zone=3) | 64 | 64 | 0.4 | 0.8 | 1620 | 90.0 |" in vqa
+    assert "random" not in vqa
+    assert "| random | 64 | 64 | 0.15 | 25.0 |" in grounding
+    assert "zone" not in grounding
+
+
+def test_what_the_unpruned_model_cannot_do_is_in_no_mean(tmp_path):
+    none = {"pope_f1_score,none": 0.0}
+    files = [
+        results(tmp_path, "a", "keep=all", {"gqa": GQA, "pope": none, "ocrbench": {"ocrbench_accuracy,none": 0}}),
+        results(
+            tmp_path,
+            "b",
+            "keep=64",
+            {"gqa": {"exact_match,none": 0.4}, "pope": none, "ocrbench": {"ocrbench_accuracy,none": 0}},
+        ),
+    ]
+    shown = retention.table(retention.read(files))
+    assert "| gridprune | 64 | 64 | 0.4 | 0 | 80.0 |" in shown
+    assert "since the unpruned run scores 0: pope." in shown
+    assert "| gridprune | 64 | 64 | 0 | - |" in shown
 
 
 def test_the_younger_file_counts(tmp_path):
@@ -94,30 +131,33 @@ def test_setups_are_kept_apart(tmp_path):
 
 
 def test_literature_stands_beside_its_run(tmp_path):
-    name = "llava-hf/llava-v1.6-vicuna-7b-hf"
+    """A mean over a paper's own benchmarks stands apart; a figure of one task beside that task's group."""
+    name = "Qwen/Qwen2.5-VL-7B-Instruct"
+    scores = {"gqa": GQA, "docvqa_val": {"anls,none": 0.5}}
     files = [
-        results(tmp_path, "a", f"pretrained={name},keep=all", {"gqa": GQA}),
-        results(
-            tmp_path,
-            "b",
-            f"pretrained={name},method=cdpruner,reading=minus,keep=320",
-            {"gqa": {"exact_match,none": 0.49}},
-        ),
+        results(tmp_path, "a", f"pretrained={name},keep=all", scores),
+        results(tmp_path, "b", f"pretrained={name},method=divprune,keep=10%", scores),
     ]
     figures = json.loads((RECIPES / "expected.json").read_text())["figures"]
     shown = retention.table(retention.read(files), figures)
-    assert "| cdpruner(reading=minus) | 320 | 64 | 0.49 | 98.0 | 97.3 [1] |" in shown
-    assert "[1] Peers' own tables" in shown
+    vqa, text = shown.split("*text-dense*")
+    text, means = text.split("*Published means")
+    assert "| divprune | 10% | 64 | 0.5 | 100.0 |  |" in vqa
+    assert "| divprune | 10% | 64 | 0.5 | 100.0 | docvqa_val 69.8 [1] |" in text
+    assert "ANLS 66.20" in text
+    assert "| divprune | 10% | 76.09 | [1] |" in means
 
 
 def test_figures_belong_to_runs_of_the_recipes():
-    """A figure whose checkpoint, method or budget no recipe runs would never be shown."""
+    """A figure whose checkpoint, method, budget or task no recipe runs would never be shown."""
+    tasks = (RECIPES / "run.sh").read_text()
     recipes = {file.name: file.read_text() for file in RECIPES.glob("*-7b.sh")}
     for one in json.loads((RECIPES / "expected.json").read_text())["figures"]:
-        (text,) = [text for text in recipes.values() if f"pretrained={one['pretrained']}" in text]
+        (text,) = [text for text in recipes.values() if f"checkpoint={one['pretrained']}\n" in text]
         method = one["method"].replace("(", ",").removesuffix(")")
         assert f" {method} " in text.replace('"', " "), one
-        assert f" {one['keep']} " in text.replace("-", " ").replace("}", " "), one
+        assert f" {one['keep']} " in text.replace("-", " ").replace("}", " ").replace('"', " "), one
+        assert one.get("task", "gqa") in tasks
         assert one["source"]
 
 
@@ -125,7 +165,7 @@ def test_figures_belong_to_runs_of_the_recipes():
     ("runs", "message"),
     [
         ([("keep=all", {"gqa": GQA}, {}), ("keep=64", {"gqa": GQA}, {"documents": 8})], "different questions"),
-        ([("keep=all", {"gqa": {"exact_match,none": 0.0}}, {})], "scores 0 in gqa"),
+        ([("keep=all", {"gqa": GQA, "pope": POPE}, {}), ("keep=64", {"gqa": GQA}, {})], "different questions"),
         ([("keep=all", {"new": {"a,none": 1.0, "b,none": 1.0}}, {})], "Which metric"),
         ([("keep=all", {"gqa": {"accuracy,none": 1.0}}, {})], "Which metric"),
         ([("keep=all", {"gqa": GQA}, {"model": "llava_hf"})], "llava_hf"),

@@ -125,19 +125,66 @@ def _takes_one_size(loaded: Loaded, family: Family, image: Image, question: str,
     return _prepared(loaded, family, half, question).tokens == tokens
 
 
+@dataclass(frozen=True)
+class Patches:
+    """A square tower's patches, fewer of them: what a processor that brings all images to one size is told instead.
+
+    Attributes:
+        rows, columns: patches of the smaller image.
+        side: of a patch, in pixels.
+    """
+
+    rows: int
+    columns: int
+    side: int
+
+    #: for the processor, and for the encoder
+    AS_IT_IS: ClassVar[dict[str, bool]] = {"do_resize": False, "do_center_crop": False}
+    ANY_SIZE: ClassVar[dict[str, bool]] = {"interpolate_pos_encoding": True}
+
+    @classmethod
+    def of(cls, loaded: Loaded, family: Family, budget: Budget) -> Patches:
+        """For any image.
+
+        Raises:
+            BudgetError: the budget is larger than the number of an image's tokens.
+            UnsupportedCallError: the processor does not bring images to one square size.
+        """
+        image = blank("RGB", (448, 448))
+        whole = _prepared(loaded, family, image, "?")
+        if not _takes_one_size(loaded, family, image, "?", whole.tokens):
+            raise _too_large(family, whole.tokens)
+        return cls._within(family, whole, budget.resolve(whole.tokens))
+
+    @classmethod
+    def _within(cls, family: Family, whole: Smaller, most: int) -> Patches:
+        side = math.isqrt(whole.tokens)
+        if side**2 != whole.tokens:
+            raise _too_large(family, whole.tokens)
+        return cls(*grid_of(side, side, most), whole.vision[family.pixel_keys[0]].shape[-1] // side)
+
+    def cut(self, image: Image, processor: Any) -> Image:
+        """The part of an image that the tower sees, as large as the patches."""
+        part = seen_part(image.size, processor)
+        left, top, right, bottom = (round(share * length) for share, length in zip(part, image.size * 2))
+        size = self.columns * self.side, self.rows * self.side
+        return image.crop((left, top, right, bottom)).resize(size, Resampling.BILINEAR)
+
+    def prompt(self, family: Family, inputs: Any) -> Smaller:
+        """The prompt about images that were cut, from what the processor made of them."""
+        tokens = int((inputs["input_ids"] == family.placeholder).sum())
+        vision = family.vision(dict(inputs)) or {}
+        return Smaller(inputs, {**vision, **self.ANY_SIZE}, tokens)
+
+
 def _patches(loaded: Loaded, family: Family, image: Image, question: str, whole: Smaller, most: int) -> Smaller:
     """The image in a square tower's patches, `most` at most."""
-    side = math.isqrt(whole.tokens)
-    rows, columns = grid_of(side, side, most)
-    patch = whole.vision[family.pixel_keys[0]].shape[-1] // side
-    part = seen_part(image.size, loaded.processor)
-    left, top, right, bottom = (round(share * length) for share, length in zip(part, image.size * 2))
-    small = image.crop((left, top, right, bottom)).resize((columns * patch, rows * patch), Resampling.BILINEAR)
-    inputs = prepare(loaded, small, question, do_resize=False, do_center_crop=False)
-    tokens = int((inputs["input_ids"] == family.placeholder).sum())
-    if side**2 != whole.tokens or tokens != rows * columns:
+    patches = Patches._within(family, whole, most)
+    inputs = prepare(loaded, patches.cut(image, loaded.processor), question, do_resize=False, do_center_crop=False)
+    found = patches.prompt(family, inputs)
+    if found.tokens != patches.rows * patches.columns:
         raise _too_large(family, whole.tokens)
-    return Smaller(inputs, {**(family.vision(dict(inputs)) or {}), "interpolate_pos_encoding": True}, tokens)
+    return found
 
 
 def _too_large(family: Family, tokens: int) -> UnsupportedCallError:

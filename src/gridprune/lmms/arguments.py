@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
+from ..core.budget import Budget
 from ..errors import SettingError
+from ..eval.downsample import Downsample
 from ..methods.base import Method
-from ..methods.spec import parse
+from ..methods.spec import MethodSpec, parse
 
 ALL = "all"
 
@@ -25,7 +28,8 @@ def build_method(method: str, keep: str | int | float, settings: Mapping[str, An
         SettingError: a setting that the method does not have.
         BudgetError: not a budget.
     """
-    spec = parse(str(method))
+    smaller = str(method) == Downsample.name
+    spec = MethodSpec(Downsample.name, Downsample, ()) if smaller else parse(str(method))
     if str(keep).strip().lower() == ALL:
         if settings:
             raise SettingError(f"keep=all prunes nothing, so {', '.join(settings)} would have no effect; leave it out.")
@@ -53,7 +57,7 @@ def set_pixel_range(processor: Any, fewest: int | None, most: int | None) -> Non
     if fewest is None and most is None:
         return
     size = processor.image_processor.size
-    if not {"shortest_edge", "longest_edge"} <= set(_present(size)):
+    if not _is_range(size):
         raise SettingError(
             "min_pixels and max_pixels need a processor that scales images into a range of pixels, such as that of "
             "Qwen-VL. For other checkpoints give resize=WIDTHxHEIGHT."
@@ -62,5 +66,26 @@ def set_pixel_range(processor: Any, fewest: int | None, most: int | None) -> Non
     processor.image_processor.size = type(size)(**new)
 
 
-def _present(size: Any) -> list[str]:
-    return [key for key in ("shortest_edge", "longest_edge") if size.get(key) is not None]
+def pixels_of_a_token(processor: Any) -> int | None:
+    """How many pixels become one visual token, for processors that scale images into a range of pixels; else None."""
+    found = processor.image_processor
+    side = getattr(found, "patch_size", None)
+    return (side * getattr(found, "merge_size", 1)) ** 2 if isinstance(side, int) and _is_range(found.size) else None
+
+
+def shrunk(image: Any, *, budget: Budget, per_token: int) -> Any:
+    """The image in its own shape with as many pixels as the budget's tokens have; never enlarged.
+
+    Args:
+        image: a PIL image.
+        budget: a count of tokens, or a share of the image's own.
+        per_token: pixels of a token.
+    """
+    width, height = image.size
+    share = budget.share if budget.count is None else budget.count * per_token / (width * height)
+    scale = math.sqrt(min(1, share or 1))
+    return image.resize((max(1, round(width * scale)), max(1, round(height * scale))))
+
+
+def _is_range(size: Any) -> bool:
+    return all(size.get(edge) is not None for edge in ("shortest_edge", "longest_edge"))
