@@ -51,13 +51,17 @@ def test_everything_refuses_the_same_in_the_same_words(read, text, error):
     assert str(caught.value).split(" Here also")[0] == str(expected.value)
 
 
-@pytest.mark.parametrize("read", [read for name, read in READERS.items() if name != "eval"])
+RUNS_ONLY = ("oracle", "Oracle", "global-topk(gridprune)", "relevance-weighted(oracle)")
+
+
 @pytest.mark.parametrize(
-    "text", ["oracle", "Oracle", "global-topk(gridprune)", "relevance-weighted(oracle)", "downsample"]
+    ("reader", "text"),
+    [(name, text) for name in READERS if name != "eval" for text in RUNS_ONLY]
+    + [(name, "downsample") for name in READERS if name not in ("eval", "lmms")],  # the control of both
 )
-def test_what_exists_in_runs_only_is_refused_by_name(read, text):
+def test_what_exists_in_runs_only_is_refused_by_name(reader, text):
     with pytest.raises(UnknownNameError, match=r"'(oracle|global-topk|downsample)' exists in `gridprune eval` only"):
-        read(text)
+        READERS[reader](text)
 
 
 def test_names_of_runs_are_those_of_the_ablations():

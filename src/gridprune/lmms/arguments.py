@@ -9,8 +9,10 @@ from typing import Any
 from ..core.budget import Budget
 from ..errors import SettingError
 from ..eval.downsample import Downsample
+from ..eval.entries import parse as parse_entry
 from ..methods.base import Method
-from ..methods.spec import MethodSpec, parse
+from ..methods.registry import normal
+from ..methods.spec import parse
 
 ALL = "all"
 
@@ -28,8 +30,7 @@ def build_method(method: str, keep: str | int | float, settings: Mapping[str, An
         SettingError: a setting that the method does not have.
         BudgetError: not a budget.
     """
-    smaller = str(method) == Downsample.name
-    spec = MethodSpec(Downsample.name, Downsample, ()) if smaller else parse(str(method))
+    spec = parse_entry(str(method)) if normal(str(method)) == Downsample.name else parse(str(method))
     if str(keep).strip().lower() == ALL:
         if settings:
             raise SettingError(f"keep=all prunes nothing, so {', '.join(settings)} would have no effect; leave it out.")
