@@ -134,6 +134,8 @@ def test_readme_is_finished_by_a_reader_and_names_every_command():
 
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert text.count("\n") < 140
+    assert "\nmake demo " in text  # the two commands that do all the set-up
+    assert "\nmake test " in text
     assert [name for name in get_command(app).commands if f"gridprune {name}" not in text] == []
 
 
