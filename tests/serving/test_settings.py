@@ -195,12 +195,15 @@ def test_processes_share_what_they_count(given: str | None, monkeypatch: pytest.
     """In a new folder, unless the user has chosen one; prometheus_client reads its name when the server starts."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(serve, "find_spec", lambda name: name)
-    monkeypatch.setattr(os, "execv", lambda *command: None)
-    monkeypatch.setattr(os, "environ", {"PROMETHEUS_MULTIPROC_DIR": given} if given else {})
+    started: list[dict[str, str]] = []
+    monkeypatch.setattr(os, "execve", lambda path, command, environment: started.append(environment))
+    before = {"PROMETHEUS_MULTIPROC_DIR": given} if given else {}
+    monkeypatch.setattr(os, "environ", dict(before))
     assert CliRunner().invoke(app, ["serve", "embedded"]).exit_code == 0
     made = [str(folder) for folder in tmp_path.iterdir()]
-    assert [os.environ["PROMETHEUS_MULTIPROC_DIR"]] == (made or [given])
+    assert [environment["PROMETHEUS_MULTIPROC_DIR"] for environment in started] == (made or [given])
     assert bool(made) == (given is None)
+    assert os.environ == before
 
 
 def test_vllm_under_another_name_has_no_serve_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:

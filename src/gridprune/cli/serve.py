@@ -112,6 +112,6 @@ def serve_command(
         return
     if find_spec("vllm") is None:
         raise UnsupportedCallError('`gridprune serve` needs vLLM: pip install "gridprune[vllm]"')
-    if _METRICS not in os.environ:  # without it, what engine processes count would not arrive at /metrics
-        os.environ[_METRICS] = mkdtemp(prefix="gridprune-metrics-")
-    os.execv(command[0], command)
+    # without a folder, what engine processes count would not arrive at /metrics
+    folder = os.environ.get(_METRICS) or mkdtemp(prefix="gridprune-metrics-")
+    os.execve(command[0], command, {**os.environ, _METRICS: folder})
