@@ -164,6 +164,12 @@ def test_workers_write_the_rows_of_one_process(loaded, tmp_path):
     assert seen == sorted(seen)
 
 
+def test_workers_without_a_model_of_their_own_are_refused(loaded, tmp_path):
+    with pytest.raises(SettingError, match="give `load`"):
+        run.evaluate(loaded, evaluation(), store.RunFolder(tmp_path), workers=2)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_json_is_one_object(runner, tmp_path):
     arguments = ["--methods", "random", "--keep", "16", "-n", "3", "--out", str(tmp_path / "r"), "--json"]
     done = runner("eval", *arguments)

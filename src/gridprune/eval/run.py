@@ -12,6 +12,7 @@ from typing import Any
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from ..core.budget import Keep
+from ..errors import SettingError
 from ..files import sole_writer
 from ..methods.base import Method
 from ..methods.spec import MethodSpec
@@ -110,15 +111,19 @@ def evaluate(
 
     Raises:
         BusyError: another process writes to the folder.
-        SettingError: the folder holds another run, an entry cannot be compared, or every question failed.
+        SettingError: the folder holds another run, an entry cannot be compared, every question failed, or there are
+            workers and nothing to load their model with.
         MissingCueError: a method needs a cue this model cannot give.
     """
     entries.check(list(evaluation.methods))
+    if workers > 1 and load is None:
+        raise SettingError("Every worker loads the model anew: give `load`, such as partial(runtime.load, name).")
     config, engine = config or evaluation.config(loaded), evaluation.engine(loaded)
     with sole_writer(folder.path):
         rows = folder.open(config, fresh=fresh)
         groups: Iterable[list[dict[str, Any]]] = _Groups(evaluation, len(rows), lambda: engine)
-        if workers > 1 and load is not None:
+        if workers > 1:
+            assert load is not None
             groups = _Groups(evaluation, len(rows), partial(_loaded_engine, evaluation, load)).shared_out(workers)
         metrics = _answered(engine, groups, rows, evaluation, folder, config, progress, time_rounds)
         write_json(folder.path / "metrics.json", metrics)
