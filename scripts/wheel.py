@@ -16,7 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 ROOT = Path(__file__).resolve().parent.parent
-LICENCES = ["LICENSE", "src/gridprune/tiny/assets/LICENSES.md"]
+LICENCES = ["LICENSE", "src/gridprune/demo/photos/LICENSE.txt", "src/gridprune/tiny/assets/LICENSES.md"]
 ONE_CALL = """
 from PIL import Image
 from gridprune import prune
