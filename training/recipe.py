@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,12 @@ import torch
 from .clip import CLIP, TowerConfig
 from .export import to_clip, to_llava, write
 from .gates import gates, ladder
-from .joint import JointConfig, JointModel, Projector, ProjectorConfig, train_imaged
+from .joint import IMAGED, FullConfig, JointConfig, JointModel, Projector, ProjectorConfig, train_imaged
 from .lm import LMConfig
 from .symbolic import SymbolicConfig, SymbolicLM, train_symbolic
 from .tower import Leg, TowerTraining, train_tower
 
-STAGES = ("tower", "symbolic", "projector", "joint", "export", "gates")
+STAGES = ("tower", "symbolic", "projector", "joint", "full", "export", "gates")
 
 
 @dataclass(frozen=True)
@@ -31,23 +32,21 @@ class Recipe:
     symbolic: SymbolicConfig = field(default_factory=SymbolicConfig)
     projector: ProjectorConfig = field(default_factory=ProjectorConfig)
     joint: JointConfig = field(default_factory=JointConfig)
+    full: FullConfig = field(default_factory=FullConfig)
     gate_scenes: int = 120
 
 
 def gpu() -> Recipe:
-    """One GPU and sixteen processes that make scenes: a wider tower, larger batches."""
-    vision = {"width": 256, "layers": 7, "heads": 8, "mlp": 1024, "projection": 256}
-    tower = TowerConfig(**vision, text_width=192, text_heads=6, text_mlp=768)
-    legs = (Leg(700, 2048, 8, 64), Leg(300, 1024, 12, 144), Leg(1000, 1024, 24, 288), Leg(400, 1024, 24, 576))
-    joint = JointConfig(steps=4000, batch=64, muon_lr=0.01, adam_lr=1e-3)
+    """One GPU and fifteen processes that make scenes: the same towers, larger batches, a deeper language model."""
+    legs = (Leg(600, 2048, 8, 64), Leg(200, 1024, 12, 144), Leg(500, 1024, 24, 288), Leg(300, 1024, 24, 576))
     return Recipe(
-        tower=tower,
         lm=LMConfig(layers=5),
         tower_training=TowerTraining(legs=legs, check_scenes=480, save_every=100),
-        symbolic=SymbolicConfig(steps=4000, batch=64, save_every=200),
-        projector=ProjectorConfig(steps=600, batch=64),
-        joint=joint,
-        gate_scenes=480,
+        symbolic=SymbolicConfig(steps=4500, batch=64, check_every=1500, save_every=300),
+        projector=ProjectorConfig(steps=400, batch=64, save_every=200),
+        joint=JointConfig(steps=5000, batch=64, muon_lr=0.01, adam_lr=1e-3, check_every=1000, save_every=250),
+        full=FullConfig(steps=6500, batch=64, check_every=1300, save_every=250),
+        gate_scenes=240,
     )
 
 
@@ -67,6 +66,7 @@ def small() -> Recipe:
         ),
         projector=ProjectorConfig(**imaged),
         joint=JointConfig(**imaged),
+        full=FullConfig(**imaged),
         gate_scenes=5,
     )  # fmt: skip
 
@@ -122,15 +122,15 @@ def train(
         train_tower(out / "tower", recipe.tower_training, recipe.tower, **options)
     if "symbolic" in stages:
         train_symbolic(out / "symbolic", recipe.symbolic, recipe.lm, **options)
-    for stage, before, cfg in (("projector", "symbolic", recipe.projector), ("joint", "projector", recipe.joint)):
+    for before, stage in pairwise(("symbolic", *IMAGED)):
         if stage in stages:
-            model = trained_joint(out, recipe, before)
+            model, cfg = trained_joint(out, recipe, before), getattr(recipe, stage)
             train_imaged(out / stage, cfg, trained_clip(out, recipe), model, name=stage, **options)
     if "export" in stages:
-        clip, model = trained_clip(out, recipe), trained_joint(out, recipe, "joint")
+        clip, model = trained_clip(out, recipe), trained_joint(out, recipe, "full")
         write(out / "weights", to_clip(clip), to_llava(clip, model.projector, model.lm))
     if "gates" in stages:
-        model, clip = trained_joint(out, recipe, "joint").to(device), trained_clip(out, recipe).to(device)
+        model, clip = trained_joint(out, recipe, "full").to(device), trained_clip(out, recipe).to(device)
         result = ladder(model, clip, recipe.gate_scenes, device=device, report=report)
         (out / "gates.json").write_text(json.dumps(result, indent=1) + "\n")
         for gate in gates(result):

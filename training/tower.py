@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -122,8 +123,9 @@ def visible(box: Box, frame: Box) -> float:
 
 def batches(data: Dataset, first: int, steps: int, workers: int) -> Iterator:
     """Batches ``first`` to ``steps`` in order; made by ``workers`` processes, or here."""
-    loader = DataLoader(data, batch_size=None, sampler=range(first, steps), num_workers=workers)  # type: ignore[arg-type]
-    return iter(loader)
+    order: Any = range(first, steps)
+    pinned = torch.cuda.is_available()
+    return iter(DataLoader(data, batch_size=None, sampler=order, num_workers=workers, pin_memory=pinned))
 
 
 def contrastive(clip: CLIP, patches: Tensor, index: Tensor, ids: Tensor) -> Tensor:

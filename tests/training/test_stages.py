@@ -131,10 +131,12 @@ def test_a_killed_stage_resumes_to_the_same_weights(
 
 def test_prompt_lengths_and_places_are_chance_alone() -> None:
     rng = np.random.default_rng(0)
-    drawn = np.concatenate([lengths_of(8, 50, rng) for _ in range(400)])
+    drawn = np.concatenate([lengths_of(8, 50, 0, rng) for _ in range(400)])
     assert drawn.min() == FEWEST
     assert drawn.max() == PATCHES
     assert 0.4 < (drawn <= 68).mean() < 0.8  # half of a log-uniform draw lies under the geometric mean
+    often = np.concatenate([lengths_of(8, 50, 40, rng) for _ in range(400)])
+    assert 0.16 < (often == PATCHES).mean() < 0.33  # half of the batches: the first image, and 40 % of the others
     counts = np.zeros(PATCHES)
     for _ in range(3000):
         index = places_of(64, rng)
@@ -147,14 +149,14 @@ def test_prompt_lengths_and_places_are_chance_alone() -> None:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("run")
-    train(out, small(), seed=0, stages=("tower", "symbolic", "projector", "joint", "export"), report=quiet)
+    train(out, small(), seed=0, stages=("tower", "symbolic", "projector", "joint", "full", "export"), report=quiet)
     return out
 
 
 def test_the_exported_model_answers_as_the_trained_one(trained: Path) -> None:
     """Stock LLaVA on stock-processed images against the lean modules; weights were rounded to bf16."""
     loaded = load(trained / "weights")
-    clip, model = trained_clip(trained, small()), trained_joint(trained, small(), "joint")
+    clip, model = trained_clip(trained, small()), trained_joint(trained, small(), "full")
     for module in (clip, model.lm):
         module.bfloat16().float()
     scene = make_scene("dev", 0)
@@ -201,7 +203,7 @@ def test_the_weights_of_a_recipe_fit_into_the_package(recipe: Recipe) -> None:
 
 
 def test_a_ladder_has_every_selection_kind_and_budget(trained: Path) -> None:
-    model, clip = trained_joint(trained, small(), "joint"), trained_clip(trained, small())
+    model, clip = trained_joint(trained, small(), "full"), trained_clip(trained, small())
     result = ladder(model, clip, 5, budgets=(64,), report=quiet)
     assert result["questions"] == sum(len(balanced(make_scene("dev", i))) for i in range(5))
     assert {"random", "cls", "relevance", "oracle", "all"} <= set(result["accuracy"])
