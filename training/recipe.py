@@ -45,7 +45,7 @@ def gpu() -> Recipe:
         symbolic=SymbolicConfig(steps=4500, batch=64, check_every=1500, save_every=300),
         projector=ProjectorConfig(steps=400, batch=64, save_every=200),
         joint=JointConfig(steps=5000, batch=64, muon_lr=0.01, adam_lr=1e-3, check_every=1000, save_every=250),
-        full=FullConfig(steps=6500, batch=64, check_every=1300, save_every=250),
+        full=FullConfig(steps=5500, batch=64, check_every=1375, save_every=250),
         gate_scenes=240,
     )
 
