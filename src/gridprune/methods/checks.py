@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ..core.token_map import TokenMap
 from ..errors import MissingCueError, SelectionError, UnsupportedCallError
@@ -38,53 +39,63 @@ def checked_select(method: Method, cues: Cues, token_map: TokenMap, k: int | Non
     with deciding(cues.device):
         if k is not None:
             method.check_count(token_map, k)
-        check_finite = _check_cues(method, cues, len(token_map))
-        if method.min_frames > 1 and (frames := token_map.groups("frame").count) < method.min_frames:
-            raise UnsupportedCallError(
-                f"{method.name} compares frames: it needs a video of at least {method.min_frames}, got {frames}. "
-                "Choose another method for single images."
-            )
+        check_cues(method, cues, token_map)
+        broken = broken_cues(method, cues)
         try:
             if k is None:
                 k = method.count(cues, token_map)
                 method.check_count(token_map, k)
             selection = method.select(cues, token_map, k)
-        finally:  # read when everything is under way; broken cues are the better reason
-            check_finite()
-        _check_selection(method, selection, (cues.batch, k), len(token_map))
+        except Exception:  # broken cues are the better reason
+            _check_finite(method, cues, [] if broken is None else broken.tolist())
+            raise
+        check(method, cues, selection, selection.packed(broken), (cues.batch, k), len(token_map))
         return selection
 
 
-def _check_cues(method: Method, cues: Cues, n: int) -> Callable[[], None]:
-    """Raise a :class:`MissingCueError` if a cue that `method` reads is absent or of another size; what is returned
-    raises one if a cue is not finite, and waits for the device to know."""
+def check_cues(method: Method, cues: Cues, token_map: TokenMap) -> None:
+    """Raise if a cue that `method` reads is absent or of another size, or if there are too few frames; no waiting."""
     missing = [depth for depth in method.saliency_depths if depth not in cues.saliency_at]
     if missing:
         raise MissingCueError(f"{method.name} needs saliency at tower depths {missing}, which were not computed.")
-    found = {name: cues.require(name) for name in sorted(method.needs)}
-    for name, value in found.items():
+    n = len(token_map)
+    for name in sorted(method.needs):
+        value = cues.require(name)
         if name in PER_TOKEN and value.shape[1] != n:
             raise MissingCueError(f"The cue {name!r} covers {value.shape[1]} visual tokens, but the map has {n}.")
+    if method.min_frames > 1 and (frames := token_map.groups("frame").count) < method.min_frames:
+        raise UnsupportedCallError(
+            f"{method.name} compares frames: it needs a video of at least {method.min_frames}, got {frames}. "
+            "Choose another method for single images."
+        )
+
+
+def _numbers(method: Method, cues: Cues) -> dict[str, Tensor]:
+    """The cues that `method` reads, by name, as far as they can be NaN."""
+    found = {name: cues.require(name) for name in sorted(method.needs)}
     found |= {f"saliency_at[{depth}]": cues.saliency_at[depth] for depth in method.saliency_depths}
-    numbers = {name: value for name, value in found.items() if value.is_floating_point()}
-    zeros = [(value - value).sum(dtype=torch.float32).to(cues.device) for value in numbers.values()]  # or NaN
-    packed = torch.stack(zeros) if zeros else None
-
-    def check_finite() -> None:
-        broken = [] if packed is None else [name for name, zero in zip(numbers, packed.tolist()) if zero != 0]
-        if broken:
-            raise MissingCueError(
-                f"The cue {broken[0]!r} holds NaN or infinite values: the vision tower overflowed or the image is "
-                "broken. Check the pixel values, or run the tower in float32 or bfloat16."
-            )
-
-    return check_finite
+    return {name: value for name, value in found.items() if value.is_floating_point()}
 
 
-def _check_selection(method: Method, selection: Selection, shape: tuple[int, int], n: int) -> None:
-    """Raise a :class:`SelectionError` unless `selection` holds ascending, different tokens of N, k for each image."""
-    kept, finite = selection.on_host
-    right = tuple(kept.shape) == shape and kept.dtype == torch.int64
+def broken_cues(method: Method, cues: Cues) -> Tensor | None:
+    """(cues,) int64, on the device: 1 for each cue that `method` reads and that is not finite; None if it reads none."""
+    zeros = [(value - value).sum(dtype=torch.float32).to(cues.device) for value in _numbers(method, cues).values()]
+    return (torch.stack(zeros) != 0).long() if zeros else None  # 0, or NaN
+
+
+def check(method: Method, cues: Cues, selection: Selection, packed: Tensor, shape: tuple[int, int], n: int) -> None:
+    """Copy `packed`, the selection with its :func:`broken_cues`, to the host, the one time that a decision is waited for, and raise unless it is right.
+
+    Args:
+        shape: B, k.
+        n: how many candidates there are.
+
+    Raises:
+        MissingCueError, SelectionError: as :func:`checked_select` says.
+    """
+    (kept, finite), broken = selection.unpacked(packed.cpu())
+    _check_finite(method, cues, broken)
+    right = tuple(kept.shape) == shape and selection.indices.dtype == torch.int64
     if not right or not (np.diff(kept.numpy(), axis=1, prepend=-1, append=n) > 0).all():
         raise SelectionError(
             f"{method.name} was to choose {shape[1]} different ones of {n} visual tokens, in ascending order, for each "
@@ -96,3 +107,12 @@ def _check_selection(method: Method, selection: Selection, shape: tuple[int, int
             f"{method.name} merges with weights that are NaN or infinite: its settings or cues are beyond what float32 "
             "can hold. Choose a method that only drops tokens, or run the tower in float32."
         )
+
+
+def _check_finite(method: Method, cues: Cues, broken: Sequence[int]) -> None:
+    for name, flag in zip(_numbers(method, cues), broken):
+        if flag:
+            raise MissingCueError(
+                f"The cue {name!r} holds NaN or infinite values: the vision tower overflowed or the image is "
+                "broken. Check the pixel values, or run the tower in float32 or bfloat16."
+            )
