@@ -215,21 +215,23 @@ def tensors_of(nest: Any) -> list[Tensor]:
     return found
 
 
-def fingerprint(module: nn.Module) -> Hashable:
-    """Equal as long as a module and its parts hold the same weights in the same memory, in the same mode.
+def fingerprint(*weights: nn.Module | Tensor) -> Hashable:
+    """Equal as long as modules, with their parts, and tensors are the same ones in the same memory.
 
-    None if calling it does what no recording repeats: hooks, adapters that may be switched, layers that draw at random.
+    None if calling a module does what no recording repeats: hooks, adapters that may be switched, random numbers.
     """
     found: list[object] = []
-    left = [module]
+    left = list(weights)
     while left:
         part = left.pop()
+        if isinstance(part, Tensor):
+            found.append((part.data_ptr(), part.dtype))
+            continue
         if part.training or part._forward_hooks or part._forward_pre_hooks or hasattr(type(part), "active_adapter"):
             return None
         found.append(id(part))
-        for tensors in (part._parameters, part._buffers):
-            found += [(one.data_ptr(), one.dtype) for one in tensors.values() if one is not None]
-        left += [child for child in part._modules.values() if child is not None]
+        for held in (part._parameters, part._buffers, part._modules):
+            left += [one for one in held.values() if one is not None]
     return tuple(found)
 
 

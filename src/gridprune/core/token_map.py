@@ -123,6 +123,7 @@ class TokenMap:
     source: Tensor
     grid: tuple[int, int]
     _zones: dict[tuple[object, ...], Zones] = field(default_factory=dict, init=False, repr=False)
+    _copies: dict[tuple[str, torch.device], Tensor] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
     def from_grid(cls, rows: int, columns: int, *, frames: int = 1) -> TokenMap:
@@ -159,6 +160,13 @@ class TokenMap:
     def candidate_positions(self) -> Tensor:
         """(N_candidates,) int64: where each candidate stands among all tokens of the image."""
         return (~self.separator).nonzero()[:, 0]
+
+    def on(self, device: torch.device, name: str) -> Tensor:
+        """The attribute `name` on another device; copied there once."""
+        key = name, device
+        if key not in self._copies:
+            self._copies[key] = getattr(self, name).to(device)
+        return self._copies[key]
 
     def take(self, chosen: Tensor) -> TokenMap:
         """The tokens that a mask or index selects."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -58,6 +59,10 @@ class ClipText(TextTower):
     def patch_width(self) -> int:
         return self.visual_projection.shape[1]
 
+    @property
+    def patch_weights(self) -> Sequence[nn.Module | Tensor]:
+        return [self.visual_projection]
+
     def embed_segments(self, segments: list[str]) -> Tensor:
         tokens = self.tokenizer(segments, padding=True, truncation=True, max_length=self.context, return_tensors="pt")
         output = self.text_model(
@@ -77,10 +82,13 @@ class ClipText(TextTower):
     def embed_patches(self, states: Tensor, post_norm: nn.Module | None) -> Tensor:
         """By CLIP's own path: post-norm, then projection."""
         normed = states if post_norm is None else post_norm(states)
-        return normed.float() @ self.visual_projection.to(normed.device).T
+        if self.visual_projection.device != normed.device:  # it goes where the patches are, once
+            self.visual_projection = self.visual_projection.to(normed.device)
+        return normed.float() @ self.visual_projection.T
 
     def to(self, device: torch.device | str) -> ClipText:
         super().to(device)
+        self.visual_projection = self.visual_projection.to(device)
         return self
 
     @classmethod

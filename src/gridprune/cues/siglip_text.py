@@ -13,6 +13,7 @@ layer its projector reads: a tower that was trained further, or lost its last bl
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -50,6 +51,10 @@ class SiglipText(TextTower):
     @property
     def patch_width(self) -> int:
         return int(self.head.probe.shape[-1])
+
+    @property
+    def patch_weights(self) -> Sequence[nn.Module | Tensor]:
+        return [self.head]
 
     def _read(self, texts: list[str]) -> tuple[Tensor, Any]:
         """Ids (S, context), padded and not masked as in SigLIP's training, and what the tower makes of them."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections import OrderedDict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -58,6 +59,11 @@ class TextTower(ABC):
     @abstractmethod
     def embed_patches(self, states: Tensor, post_norm: nn.Module | None) -> Tensor:
         """(..., E) embeddings of patch states (..., C)."""
+
+    @property
+    @abstractmethod
+    def patch_weights(self) -> Sequence[nn.Module | Tensor]:
+        """What :meth:`embed_patches` reads."""
 
     @property
     def context(self) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -39,22 +40,69 @@ def checked_select(method: Method, cues: Cues, token_map: TokenMap, k: int | Non
     with deciding(cues.device):
         if k is not None:
             method.check_count(token_map, k)
-        check_cues(method, cues, token_map)
-        broken = broken_cues(method, cues)
-        try:
-            if k is None:
-                k = method.count(cues, token_map)
-                method.check_count(token_map, k)
-            selection = method.select(cues, token_map, k)
-        except Exception:  # broken cues are the better reason
-            _check_finite(method, cues, [] if broken is None else broken.tolist())
-            raise
-        check(method, cues, selection, selection.packed(broken), (cues.batch, k), len(token_map))
-        return selection
+        return decide(method, cues, token_map, k).checked(method, cues.batch, len(token_map))
 
 
-def check_cues(method: Method, cues: Cues, token_map: TokenMap) -> None:
-    """Raise if a cue that `method` reads is absent or of another size, or if there are too few frames; no waiting."""
+@dataclass(frozen=True, eq=False)
+class Decision:
+    """What a method chose, before the host has seen it.
+
+    Attributes:
+        k: how many tokens it was to choose.
+        names: the cues that it read, as far as they can be NaN.
+        row: int64, everything that has to be checked: `Selection.packed`, and 1 for each of `names` that is not finite.
+    """
+
+    selection: Selection
+    k: int
+    names: tuple[str, ...]
+    row: Tensor
+
+    def checked(self, method: Method, batch: int, n: int) -> Selection:
+        """The selection, once the host has waited for it and found `k` ascending, different ones of `n` tokens.
+
+        Raises:
+            MissingCueError, SelectionError: as :func:`checked_select` says.
+        """
+        (kept, finite), broken = self.selection.unpacked(self.row.cpu())
+        _check_finite(self.names, broken)
+        shape, dtype = self.selection.indices.shape, self.selection.indices.dtype
+        right = tuple(shape) == (batch, self.k) and dtype == torch.int64
+        if not right or not (np.diff(kept.numpy(), axis=1, prepend=-1, append=n) > 0).all():
+            raise SelectionError(
+                f"{method.name} was to choose {self.k} different ones of {n} visual tokens, in ascending order, for each "
+                f"of {batch} images; what it gave is something else. Settings or cues may be beyond what float32 can "
+                f"hold: {method.explain()}. If they are ordinary, the method is wrong."
+            )
+        if not finite:
+            raise SelectionError(
+                f"{method.name} merges with weights that are NaN or infinite: its settings or cues are beyond what float32 "
+                "can hold. Choose a method that only drops tokens, or run the tower in float32."
+            )
+        return self.selection
+
+
+def decide(method: Method, cues: Cues, token_map: TokenMap, k: int | None) -> Decision:
+    """Run `method.select`. Nothing waits for the device if `k` is given, the method does not, and nothing is wrong."""
+    _check_cues(method, cues, token_map)
+    found = {name: cues.require(name) for name in sorted(method.needs)}
+    found |= {f"saliency_at[{depth}]": cues.saliency_at[depth] for depth in method.saliency_depths}
+    numbers = {name: value for name, value in found.items() if value.is_floating_point()}
+    zeros = [(value - value).sum(dtype=torch.float32).to(cues.device) for value in numbers.values()]  # or NaN
+    broken = (torch.stack(zeros) != 0).long() if zeros else None
+    try:
+        if k is None:
+            k = method.count(cues, token_map)
+            method.check_count(token_map, k)
+        selection = method.select(cues, token_map, k)
+    except Exception:  # broken cues are the better reason
+        _check_finite(tuple(numbers), [] if broken is None else broken.tolist())
+        raise
+    return Decision(selection, k, tuple(numbers), selection.packed(broken))
+
+
+def _check_cues(method: Method, cues: Cues, token_map: TokenMap) -> None:
+    """Raise if a cue that `method` reads is absent or of another size, or if there are too few frames."""
     missing = [depth for depth in method.saliency_depths if depth not in cues.saliency_at]
     if missing:
         raise MissingCueError(f"{method.name} needs saliency at tower depths {missing}, which were not computed.")
@@ -70,47 +118,8 @@ def check_cues(method: Method, cues: Cues, token_map: TokenMap) -> None:
         )
 
 
-def _numbers(method: Method, cues: Cues) -> dict[str, Tensor]:
-    """The cues that `method` reads, by name, as far as they can be NaN."""
-    found = {name: cues.require(name) for name in sorted(method.needs)}
-    found |= {f"saliency_at[{depth}]": cues.saliency_at[depth] for depth in method.saliency_depths}
-    return {name: value for name, value in found.items() if value.is_floating_point()}
-
-
-def broken_cues(method: Method, cues: Cues) -> Tensor | None:
-    """(cues,) int64, on the device: 1 for each cue that `method` reads and that is not finite; None if it reads none."""
-    zeros = [(value - value).sum(dtype=torch.float32).to(cues.device) for value in _numbers(method, cues).values()]
-    return (torch.stack(zeros) != 0).long() if zeros else None  # 0, or NaN
-
-
-def check(method: Method, cues: Cues, selection: Selection, packed: Tensor, shape: tuple[int, int], n: int) -> None:
-    """Copy `packed`, the selection with its :func:`broken_cues`, to the host, the one time that a decision is waited for, and raise unless it is right.
-
-    Args:
-        shape: B, k.
-        n: how many candidates there are.
-
-    Raises:
-        MissingCueError, SelectionError: as :func:`checked_select` says.
-    """
-    (kept, finite), broken = selection.unpacked(packed.cpu())
-    _check_finite(method, cues, broken)
-    right = tuple(kept.shape) == shape and selection.indices.dtype == torch.int64
-    if not right or not (np.diff(kept.numpy(), axis=1, prepend=-1, append=n) > 0).all():
-        raise SelectionError(
-            f"{method.name} was to choose {shape[1]} different ones of {n} visual tokens, in ascending order, for each "
-            f"of {shape[0]} images; what it gave is something else. Settings or cues may be beyond what float32 can "
-            f"hold: {method.explain()}. If they are ordinary, the method is wrong."
-        )
-    if not finite:
-        raise SelectionError(
-            f"{method.name} merges with weights that are NaN or infinite: its settings or cues are beyond what float32 "
-            "can hold. Choose a method that only drops tokens, or run the tower in float32."
-        )
-
-
-def _check_finite(method: Method, cues: Cues, broken: Sequence[int]) -> None:
-    for name, flag in zip(_numbers(method, cues), broken):
+def _check_finite(names: Sequence[str], broken: Sequence[int]) -> None:
+    for name, flag in zip(names, broken):
         if flag:
             raise MissingCueError(
                 f"The cue {name!r} holds NaN or infinite values: the vision tower overflowed or the image is "
