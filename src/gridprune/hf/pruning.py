@@ -13,6 +13,7 @@ from typing import Any, cast, get_args
 from .. import families
 from ..compat import device_of, entry_modules
 from ..core.budget import Keep
+from ..core.graphs import Graphs
 from ..cues.load_text import text_tower
 from ..cues.text_tower import TextTower
 from ..errors import CheckpointError, SettingError, UnsupportedCallError
@@ -105,7 +106,9 @@ class Pruning:
         self.text = text = TextSide(_find_clip(self.family, method, clip), tokenizer)
         self.reports: deque[Report] = deque(maxlen=max_reports)
         self.cache = EncoderCache(cache) if isinstance(cache, int) else cache
-        selectors = [Selector.of(stream, text, method, cache=self.cache) for stream in self.family.streams]
+        self._graphs = Graphs()
+        shared = {"cache": self.cache, "graphs": self._graphs}
+        selectors = [Selector.of(stream, text, method, **shared) for stream in self.family.streams]
         self._acting: Pruner
         if attention_mass and method.stage != "pre-llm":
             raise SettingError(f"{method.name} does not choose among all visual tokens: leave `attention_mass` out.")

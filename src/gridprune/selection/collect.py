@@ -152,11 +152,11 @@ class Look:
         if (wanted & _TEXT and not text.by_tower(family)) or wanted & {"features", "head_relevance"}:
             chosen = [encoded.embeddings[i] for i in images]
             if token_map.candidates is not token_map:
-                chosen = [each[token_map.on(each.device, "candidate_positions")] for each in chosen]
+                chosen = [each[token_map.places_on(each.device)] for each in chosen]
             features = torch.stack(chosen)
         return cls(
             captured=encoded.captured.of(read.states, read.attention),
-            parts=each_tensor(encoded.parts, lambda order: order.to(device)),
+            parts=each_tensor(encoded.parts, lambda order: order.to(device)) if read != Blocks() else encoded.parts,
             features=features,
             crops=family.crops(encoded.vision) if "laplacian" in wanted else None,
             asked=_asked(wanted, family, questions, text, device),
@@ -224,6 +224,11 @@ def cues_of(
         heads=gather.heads,
         images=len(images),
     )
+
+
+def may_be_recorded(method: Method) -> bool:
+    """Whether cues and decision are kernels alone; the sensitivity of the projector draws its directions on the CPU."""
+    return method.graph_safe and "sensitivity" not in method.needs
 
 
 def read_modules(family: Family, needs: Needs, text: TextSide) -> list[nn.Module | Tensor]:
@@ -321,5 +326,5 @@ def _by_tower(needs: frozenset[str], gather: _Gather, text: TextSide) -> dict[st
 
 def pick(values: Tensor, token_map: TokenMap) -> Tensor:
     """Tower values (B, P, ...) to candidate tokens (B, N, ...): the mean over the m patches of each."""
-    source = token_map.candidates.on(values.device, "source")  # [N, m]
+    source = token_map.candidates.once_on(values.device, "source", lambda: token_map.candidates.source)  # [N, m]
     return values[:, source[:, 0]] if source.shape[1] == 1 else values[:, source].mean(2)

@@ -18,6 +18,7 @@ from ..methods.base import Cues, Method, Needs, Selection
 from ..methods.checks import Decision, checked_select, decide, deciding
 from .collect import (
     Look,
+    may_be_recorded,
     TextSide,
     check_available,
     collect,
@@ -121,7 +122,7 @@ class Selector:
         """The decision about images of one geometry: kernel by kernel, or as a graph where method and device allow."""
         needs, token_map, device = Needs.of(method), encoded.maps[members[0]], encoded.embeddings[0].device
         weights = None
-        if self.graphs is not None and method.graph_safe and members == list(range(len(encoded.maps))):
+        if self.graphs is not None and may_be_recorded(method) and len(members) == len(encoded.maps):
             with deciding(device):
                 if self.graphs.able(device):
                     weights = fingerprint(*read_modules(self.family, needs, self.text))
@@ -168,7 +169,7 @@ class Selector:
             states = tower_features(self.family, encoded, image)
             merged = self.family.project(own.apply(states[None], len(choice.kept))[0])
         else:
-            candidates = embeddings[token_map.candidate_positions.to(embeddings.device)]
+            candidates = embeddings[token_map.places_on(embeddings.device)]
             merged = own.apply(candidates[None], len(choice.kept))[0]
         content = _where(~token_map.separator[mask], kept.device)
         return kept.index_copy(0, content, merged.to(kept.dtype))
