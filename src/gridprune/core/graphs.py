@@ -140,13 +140,13 @@ class Graphs:
 
         Args:
             key: everything that the function depends on beside the shapes and values of its inputs: two functions of
-                one key do the same.
+                one key do the same. None: it just runs.
             function: launches the same kernels whatever the values are, reads nothing on the host, changes no input.
             inputs: tensors, and lists, tuples, dictionaries and dataclasses of tensors; those on the CPU are taken as
                 part of the key. Results likewise.
         """
         given = [tensor for tensor in tensors_of(inputs) if tensor.device.type != "cpu"]
-        if not given or not self.able(given[0].device) or any(one.device != given[0].device for one in given):
+        if key is None or not given or len({one.device for one in given}) > 1 or not self.able(given[0].device):
             return function(*inputs)
         key = (key, _signature(inputs), torch.get_float32_matmul_precision(), torch.get_default_dtype())
         with self._lock:
