@@ -54,6 +54,7 @@ class Replay:
         return device.type == DEVICE.type
 
     def record(self, function: Callable[[], Any], device: torch.device) -> tuple[Callable[[], object], Any]:
+        function()  # as the real one does, which makes what is made once
         with Capturing():
             results = each_tensor(function(), torch.clone)
         self.recorded += 1

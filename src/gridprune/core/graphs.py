@@ -227,7 +227,9 @@ def fingerprint(*weights: nn.Module | Tensor) -> Hashable:
         if isinstance(part, Tensor):
             found.append((part.data_ptr(), part.dtype))
             continue
-        if part.training or part._forward_hooks or part._forward_pre_hooks or hasattr(type(part), "active_adapter"):
+        hooks = (*part._forward_hooks.values(), *part._forward_pre_hooks.values())
+        others = any(not str(hook.__module__).startswith("transformers.") for hook in hooks)  # its own only look on
+        if part.training or others or hasattr(type(part), "active_adapter"):
             return None
         found.append(id(part))
         for held in (part._parameters, part._buffers, part._modules):

@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from ..core.graphs import Graphs, fingerprint
 from ..core.token_map import TokenMap
-from ..families.base import Encoded, Family
+from ..cues.tower import Captured
+from ..families.base import Blocks, Encoded, Family
 from ..methods.base import Cues, Method, Needs, Selection
 from ..methods.checks import Decision, checked_select, decide, deciding
 from .collect import (
@@ -84,8 +86,23 @@ class Selector:
         own = self.family.token_maps(vision) if maps is None else maps
         read = wanted_blocks(self.family, self.needs, self.text)
         if self.cache is None:
-            return self.family.encode(vision, own, read)
-        return self.cache.encoded(self.family, vision, read, lambda blocks: self.family.encode(vision, own, blocks))
+            return self._encode(vision, own, read)
+        return self.cache.encoded(self.family, vision, read, lambda blocks: self._encode(vision, own, blocks))
+
+    def _encode(self, vision: dict[str, Any], maps: list[TokenMap], read: Blocks) -> Encoded:
+        family, graphs = self.family, self.graphs
+        if not self.accelerate or graphs is None or not family.one_size:
+            return family.encode(vision, maps, read)
+        tensors = {name: value for name, value in vision.items() if isinstance(value, Tensor)}
+        weights = fingerprint(*family.encoder_parts) if graphs.able(vision[family.pixel_keys[0]].device) else None
+        if weights is None:
+            return family.encode(vision, maps, read)
+        lengths = [len(token_map) for token_map in maps]
+        others = {name: value for name, value in vision.items() if name not in tensors}
+        key = ("encoder", family.modality, read, tuple(lengths), repr(others), weights)
+        flat, captured, kind = graphs.run(key, partial(_encoded, family, maps, read, others), tensors)
+        embeddings = list(flat.split(lengths))
+        return Encoded(kind(pooler_output=embeddings), embeddings, maps, family.parts(vision, maps), captured, vision)
 
     def cues(
         self, encoded: Encoded, images: Sequence[int], questions: Sequence[str], needs: Needs | None = None
@@ -173,6 +190,24 @@ class Selector:
             merged = own.apply(candidates[None], len(choice.kept))[0]
         content = _where(~token_map.separator[mask], kept.device)
         return kept.index_copy(0, content, merged.to(kept.dtype))
+
+
+class _OnHost(TorchFunctionMode):
+    """Keeps on the CPU what is made of lists: copying it to the device cannot be recorded. transformers' encoders make
+    lengths in this way, which nobody reads; where somebody did, devices would be mixed, which raises."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        return function(*args, **{**kwargs, "device": "cpu"} if function is torch.tensor else kwargs)
+
+
+def _encoded(
+    family: Family, maps: list[TokenMap], read: Blocks, others: dict[str, Any], tensors: dict[str, Tensor]
+) -> tuple[Tensor, Captured, type]:
+    """All images' embeddings (n, D), what was read of the tower, and the kind of output."""
+    with _OnHost():
+        encoded = family.encode({**others, **tensors}, maps, read)
+    return torch.cat(encoded.embeddings), encoded.captured, type(encoded.output)
 
 
 def _decided(
