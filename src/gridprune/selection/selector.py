@@ -77,6 +77,14 @@ class Selector:
             check_available(family, method, text)
         return cls(family, text, Needs.of(*methods), **settings)
 
+    def ask(self, method: Method, questions: Sequence[str]) -> None:
+        """Let the text tower read questions it has not read, in front of the vision tower: copying ids to the device
+        waits for all that was launched."""
+        if self.text.clip is not None and "relevance" in method.needs and self.text.by_tower(self.family):
+            with deciding(self.text.clip.device):
+                for question in dict.fromkeys(questions):
+                    self.text.clip.embed(question)
+
     def encode(self, vision: dict[str, Any], maps: list[TokenMap] | None = None) -> Encoded:
         """One vision pass, or what is remembered of it.
 
