@@ -30,7 +30,7 @@ class Capturing(TorchDispatchMode):
         remote = [each for each in given if isinstance(each, _Remote)]
         local = [each for each in given if not isinstance(each, _Remote)]
         there = torch.device(kwargs.get("device") or "cpu").type == DEVICE.type
-        moved = (name == "_to_copy" and (there and local or remote and "device" in kwargs and not there)) or (
+        moved = (name == "_to_copy" and ((there and local) or (remote and "device" in kwargs and not there))) or (
             name == "copy_" and remote and local
         )
         masked = name in ("index", "index_put", "index_put_") and any(
@@ -38,7 +38,11 @@ class Capturing(TorchDispatchMode):
         )
         mixed = remote and any(each.dim() for each in local)
         spread = function is torch.ops.aten.repeat_interleave.Tensor
-        solved = name.startswith(("linalg_", "_linalg")) and name not in ("linalg_vector_norm", "linalg_norm", "linalg_cholesky_ex")
+        solved = name.startswith(("linalg_", "_linalg")) and name not in (
+            "linalg_vector_norm",
+            "linalg_norm",
+            "linalg_cholesky_ex",
+        )
         if (remote and (name in WAITING or masked or spread or solved)) or moved or mixed:
             raise RuntimeError(f"operation not permitted when stream is capturing: {function}")
         return function(*args, **kwargs)

@@ -249,9 +249,7 @@ def test_what_cannot_be_recorded_is_told_once_and_harms_no_other():
     assert len(pruning._graphs) == 0
     other = prune(net, create("fastervlm", keep=KEEP), accelerate=True)
     other._acting.selectors[0].graphs = pruning._graphs
-    assert_equal(
-        answers(net, calls, other), answers(net, calls, eager(prune(net, create("fastervlm", keep=KEEP))))
-    )
+    assert_equal(answers(net, calls, other), answers(net, calls, eager(prune(net, create("fastervlm", keep=KEEP)))))
     assert len(pruning._graphs) == 2
 
 

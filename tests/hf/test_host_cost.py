@@ -75,7 +75,6 @@ def test_a_call_waits_for_little_and_not_longer_for_more_images(case, method, se
             ours = counted(functools.partial(answer, there, call, prune(there, method, **settings)))
             reads.append(ours.reads - stock.reads)
             launches.append(ours.launches - stock.launches)
-    print("COUNT", case.name, reads, launches)
     assert max(reads) <= 4
     assert reads[1] <= reads[0]
     assert launches[0] <= 140

@@ -23,6 +23,7 @@ FIRST_CALLS = 2  # that run as they are: what comes only once or twice is not wo
 MOST_BYTES = 1 << 29  # of inputs and results, in all graphs of one `Graphs`
 _OF_A_GRAPH = 1 << 22  # that a graph counts for beside them
 _MOST_KEYS = 1024
+_ONE_RECORDING = threading.Lock()  # in the process: they share the state of random numbers
 
 
 class Recorder(Protocol):
@@ -54,7 +55,7 @@ class CudaRecorder:
         return device.type == "cuda" and not torch.cuda.is_current_stream_capturing()
 
     def record(self, function: Callable[[], Any], device: torch.device) -> tuple[Callable[[], object], Any]:
-        with torch.cuda.device(device):
+        with _ONE_RECORDING, torch.cuda.device(device):
             if device not in self._streams:
                 self._streams[device] = torch.cuda.Stream(device)
             if self._pool is None:
@@ -170,9 +171,7 @@ class Graphs:
             self._calls.clear()
         return self._calls[key] > FIRST_CALLS and key not in self._failed and _size(given) <= self._most_bytes
 
-    def _recorded(
-        self, key: Hashable, function: Callable[..., Any], inputs: Any, given: list[Tensor]
-    ) -> _Graph | None:
+    def _recorded(self, key: Hashable, function: Callable[..., Any], inputs: Any, given: list[Tensor]) -> _Graph | None:
         device = given[0].device
         with torch.inference_mode(False), torch.no_grad(), self._recorder.turn(device):
             buffers = [torch.empty_like(tensor).copy_(tensor) for tensor in given]

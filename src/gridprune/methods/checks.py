@@ -70,14 +70,14 @@ class Decision:
         right = tuple(shape) == (batch, self.k) and dtype == torch.int64
         if not right or not (np.diff(kept.numpy(), axis=1, prepend=-1, append=n) > 0).all():
             raise SelectionError(
-                f"{method.name} was to choose {self.k} different ones of {n} visual tokens, in ascending order, for each "
-                f"of {batch} images; what it gave is something else. Settings or cues may be beyond what float32 can "
-                f"hold: {method.explain()}. If they are ordinary, the method is wrong."
+                f"{method.name} was to choose {self.k} different ones of {n} visual tokens, in ascending order, for "
+                f"each of {batch} images; what it gave is something else. Settings or cues may be beyond what float32 "
+                f"can hold: {method.explain()}. If they are ordinary, the method is wrong."
             )
         if not finite:
             raise SelectionError(
-                f"{method.name} merges with weights that are NaN or infinite: its settings or cues are beyond what float32 "
-                "can hold. Choose a method that only drops tokens, or run the tower in float32."
+                f"{method.name} merges with weights that are NaN or infinite: its settings or cues are beyond what "
+                "float32 can hold. Choose a method that only drops tokens, or run the tower in float32."
             )
         return self.selection
 

@@ -145,7 +145,8 @@ class Look:
         """
         if needs.uses_text and not all(question.strip() for question in questions):
             raise QuestionError(
-                "The question is empty, and this method is guided by it. Give question='...', or use a method without text."
+                "The question is empty, and this method is guided by it. Give question='...', or use a method without "
+                "text."
             )
         read, wanted, features = wanted_blocks(family, needs, text), wanted_cues(family, needs, text), None
         token_map, device = encoded.maps[images[0]], encoded.embeddings[0].device
@@ -167,7 +168,7 @@ def _asked(
     needs: frozenset[str], family: Family, questions: Sequence[str], text: TextSide, device: torch.device
 ) -> dict[str, Tensor]:
     """See :attr:`Look.asked`."""
-    asked = {}
+    asked: dict[str, Tensor] = {}
     by_tower = bool(needs & _TEXT) and text.by_tower(family)
     if needs & _FROM_IDS or (needs & _TEXT and not by_tower):
         words, mask = embeddings.question_embeds(questions, text.tokenizer, embedding_table(family.model))

@@ -20,11 +20,11 @@ from ..methods.base import Cues, Method, Needs, Selection
 from ..methods.checks import Decision, checked_select, decide, deciding
 from .collect import (
     Look,
-    may_be_recorded,
     TextSide,
     check_available,
     collect,
     cues_of,
+    may_be_recorded,
     read_modules,
     tower_features,
     wanted_blocks,
