@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from .token_map import TokenMap, Zones
 
@@ -24,6 +25,31 @@ MOST_BYTES = 1 << 29  # of inputs and results, in all graphs of one `Graphs`
 _OF_A_GRAPH = 1 << 22  # that a graph counts for beside them
 _MOST_KEYS = 1024
 _ONE_RECORDING = threading.Lock()  # in the process: they share the state of random numbers
+
+
+_WAITING = (
+    "_local_scalar_dense", "nonzero", "equal", "is_nonzero", "masked_select", "_unique", "_unique2", "unique_dim",
+    "unique_consecutive", "bincount", "histc", "multinomial", "randperm", "_linalg_check_errors",
+)  # fmt: skip
+_BY_PLACE = ("index", "index_put", "index_put_", "_index_put_impl_")
+
+
+class KernelsAlone(TorchDispatchMode):
+    """Raises a RuntimeError where work waits for the device, or copies between it and the host."""
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name, kwargs = function.__name__.split(".")[0], kwargs or {}
+        given = tensors_of((list(args), kwargs))
+        devices = {tensor.device for tensor in given if tensor.dim() or name == "copy_" or len(given) == 1}
+        to = kwargs.get("device") if name == "_to_copy" else None
+        if to is not None and (to.index is not None or any(to.type != device.type for device in devices)):
+            devices.add(to)
+        there = any(device.type != "cpu" for device in devices)
+        masked = name in _BY_PLACE and any(one is not None and one.dtype == torch.bool for one in args[1])
+        waits = name in _WAITING or masked or function is torch.ops.aten.repeat_interleave.Tensor
+        if there and (waits or len(devices) > 1 or name == "lift_fresh"):
+            raise RuntimeError(f"{function} waits for the device, or copies between it and the host")
+        return function(*args, **kwargs)
 
 
 class Recorder(Protocol):
@@ -61,16 +87,20 @@ class CudaRecorder:
             if self._pool is None:
                 self._pool = torch.cuda.graph_pool_handle()
             side, graph = self._streams[device], torch.cuda.CUDAGraph()
-            side.wait_stream(torch.cuda.current_stream(device))
-            with torch.cuda.stream(side):  # libraries set themselves up on the stream that is recorded
-                function()
-            torch.cuda.current_stream(device).wait_stream(side)
+            current = torch.cuda.current_stream(device)
+            side.wait_stream(current)
+            with torch.cuda.stream(side):
+                function()  # libraries set themselves up on the stream that is recorded
+                with KernelsAlone():  # a recording that fails leaves torch's allocator in disorder: fail before
+                    function()
+            current.wait_stream(side)
             torch.cuda.synchronize(device)
             try:
                 with torch.cuda.graph(graph, pool=self._pool, stream=side, capture_error_mode="thread_local"):
                     results = function()
             except BaseException:
-                self._pool = None  # what a recording that failed leaves behind takes no other
+                self._pool = None  # what is left in there takes no other recording
+                torch.cuda.set_stream(current)  # which `torch.cuda.graph` forgets
                 raise
         return graph.replay, results
 

@@ -102,7 +102,9 @@ class Selector:
         if not self.accelerate or graphs is None or not family.one_size:
             return family.encode(vision, maps, read)
         tensors = {name: value for name, value in vision.items() if isinstance(value, Tensor)}
-        weights = fingerprint(*family.encoder_parts) if graphs.able(vision[family.pixel_keys[0]].device) else None
+        pixels = tensors.get(family.pixel_keys[0])
+        ready = pixels is not None and graphs.able(pixels.device)
+        weights = fingerprint(*family.encoder_parts) if ready else None
         if weights is None:
             return family.encode(vision, maps, read)
         lengths = [len(token_map) for token_map in maps]
