@@ -82,7 +82,7 @@ class Selector:
         waits for all that was launched."""
         if self.text.clip is not None and "relevance" in method.needs and self.text.by_tower(self.family):
             with deciding(self.text.clip.device):
-                for question in dict.fromkeys(questions):
+                for question in dict.fromkeys(filter(str.strip, questions)):
                     self.text.clip.embed(question)
 
     def encode(self, vision: dict[str, Any], maps: list[TokenMap] | None = None) -> Encoded:
