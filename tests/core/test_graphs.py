@@ -108,8 +108,6 @@ def test_graphs_unused_for_longest_go_first():
     for _ in range(5):
         graphs.run("large", double, torch.zeros(4 << 20, device=DEVICE))  # 16 MiB alone
     assert [key[0] for key in graphs._graphs] == ["a", "c"]
-    graphs.clear()
-    assert len(graphs) == 0
 
 
 class Slow(Replay):

@@ -150,13 +150,6 @@ class Graphs:
         """How many graphs are held."""
         return len(self._graphs)
 
-    def clear(self) -> None:
-        """Forget all graphs, and what was counted."""
-        with self._lock:
-            self._graphs.clear()
-            self._calls.clear()
-            self._failed.clear()
-
     def able(self, device: torch.device) -> bool:
         """Whether anything would be recorded here and now."""
         return (
@@ -254,7 +247,7 @@ def fingerprint(*weights: nn.Module | Tensor) -> Hashable:
     while left:
         part = left.pop()
         if isinstance(part, Tensor):
-            found.append((part.data_ptr(), part.dtype))
+            found.append((part.data_ptr(), part.dtype, part.shape))
             continue
         hooks = (*part._forward_hooks.values(), *part._forward_pre_hooks.values())
         others = any(not str(hook.__module__).startswith("transformers.") for hook in hooks)  # its own only look on

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from torch import Tensor
 _GREY = (0.299, 0.587, 0.114)
 
 
-@lru_cache(maxsize=8)
+@cache  # graphs read it where it is
 def _weights(device: torch.device) -> Tensor:
     return torch.tensor(_GREY, dtype=torch.float32, device=device)[:, None, None]
 

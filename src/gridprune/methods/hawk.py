@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import cache
 from typing import ClassVar, Literal
 
 import torch
@@ -127,6 +127,6 @@ def by_heads(cues: Cues, weights: Sequence[float] | None, norm: HeadNorm) -> Ten
     return (heads * _column(tuple(weights), heads.device)).sum(1)
 
 
-@lru_cache(maxsize=8)
+@cache  # graphs read it where it is
 def _column(weights: tuple[float, ...], device: torch.device) -> Tensor:
     return torch.tensor(weights, dtype=torch.float32, device=device)[:, None]
