@@ -110,6 +110,14 @@ def test_graphs_unused_for_longest_go_first():
     assert [key[0] for key in graphs._graphs] == ["a", "c"]
 
 
+def test_shapes_in_turns_do_not_record_each_other_away():
+    graphs = Graphs(Replay(), most_bytes=3 * (1 << 22))
+    for _ in range(20):
+        for size in (1, 2, 3):
+            assert graphs.run("double", double, there(*range(size))).tolist() == [2.0 * one for one in range(size)]
+    assert graphs._recorder.recorded == 3
+
+
 class Slow(Replay):
     """Whose results stand for a while before anybody copies them."""
 

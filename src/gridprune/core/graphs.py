@@ -21,11 +21,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from .token_map import TokenMap, Zones
 
 FIRST_CALLS = 2  # that run as they are: what comes only once or twice is not worth a recording
-MOST_BYTES = 1 << 29  # of inputs and results, in all graphs of one `Graphs`
+MOST_BYTES = 1 << 30  # of inputs and results, in all graphs of one `Graphs`
 _OF_A_GRAPH = 1 << 22  # that a graph counts for beside them
 _MOST_KEYS = 1024
+_BACK_OFF = 32  # calls before what was given up is recorded again: shapes in turns would record each other away
 _ONE_RECORDING = threading.Lock()  # in the process: they share the state of random numbers
-
 
 _WAITING = (
     "_local_scalar_dense", "nonzero", "equal", "is_nonzero", "masked_select", "_unique", "_unique2", "unique_dim",
@@ -213,7 +213,7 @@ class Graphs:
         size = _size([*buffers, *tensors_of(results)]) + _OF_A_GRAPH
         self._graphs[key] = graph = _Graph(function, buffers, replay, results, size)
         while len(self._graphs) > 1 and sum(each.size for each in self._graphs.values()) > self._most_bytes:
-            self._graphs.popitem(last=False)
+            self._calls[self._graphs.popitem(last=False)[0]] = -_BACK_OFF
         return graph
 
 
