@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import threading
-import warnings
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import ClassVar
@@ -278,12 +277,3 @@ def test_results_survive_the_next_replay():
     for step, (double, (more,)) in enumerate(found):
         assert torch.equal(double, (table + step) * 2 + table)
         assert torch.equal(more, table + step + 1)
-
-
-def test_no_warning_while_recording():
-    net = on_gpu(models.LLAVA)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        pruning = accelerated(net)
-        answers(net, [inputs(models.LLAVA, torch.float32, 1, seed) for seed in range(CALLS)], pruning)
-    assert len(pruning._graphs) == 2
