@@ -10,7 +10,7 @@ STAMP := $(VENV)/.installed
 SAMPLE := examples/scene.png
 QUESTION := $(shell cat examples/scene.txt 2>/dev/null)
 
-.PHONY: help install demo page test test-fast coverage test-page test-oldest test-processors test-lmms test-vllm lint types format results docs dist clean
+.PHONY: help install demo page test test-fast coverage test-page test-oldest test-processors test-lmms test-vllm test-gpu lint types format results docs dist clean
 
 help:  ## show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -66,6 +66,9 @@ test-lmms:  ## run lmms-eval on the embedded model, in an environment of its own
 	@# torchvision of another build than torch cannot be imported, and nothing here needs it
 	$(VENV)-lmms/bin/python -c 'import torchvision' 2>/dev/null || $(VENV)-lmms/bin/python -m pip uninstall -q -y torchvision
 	$(VENV)-lmms/bin/python -m pytest tests/lmms
+
+test-gpu: $(STAMP)  ## run what only a GPU can show; skips without one
+	$(BIN)/python -m pytest tests/gpu
 
 test-vllm:  ## run vLLM on CPUs against transformers, in an environment of its own
 	@test -x $(VENV)-vllm/bin/python || $(PYTHON) -m venv $(VENV)-vllm

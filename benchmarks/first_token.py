@@ -91,7 +91,10 @@ def calls_of(model: Any, text: ClipText | None, given: dict[str, Any], keeps: Se
         return prune(model, method, question=asked, clip=text, max_reports=len(asked), **settings)
 
     for keep in keeps:
-        yield from pruned({"pruned": pruning(keep)}, pruning(keep), given, keep)
+        by_name = {"pruned": pruning(keep)}
+        if families.find(model).one_size:
+            by_name["accelerated"] = pruning(keep, accelerate=True)
+        yield from pruned(by_name, pruning(keep), given, keep)
 
 
 def row_of(samples: dict[Call, list[Sample]]) -> dict[str, Any]:

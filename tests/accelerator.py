@@ -37,6 +37,9 @@ class _Remote(Tensor):
     def tolist(self) -> Any:
         return self.held.tolist()
 
+    def data_ptr(self) -> int:
+        return self.held.data_ptr()
+
     def __repr__(self) -> str:
         return f"{self.held!r} on {DEVICE}"
 

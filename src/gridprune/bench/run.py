@@ -14,6 +14,7 @@ from PIL.Image import Image
 
 from .. import families
 from ..core.budget import Budget, Keep
+from ..core.graphs import FIRST_CALLS
 from ..errors import SettingError
 from ..eval.store import machine
 from ..hf.pruning import Pruning
@@ -177,12 +178,13 @@ def _pruning(loaded: Loaded, plan: Bench, spec: MethodSpec, keep: Keep, batch: i
 
 
 def timed(calls: Sequence[Call], rounds: int, device: torch.device, progress: Progress) -> dict[Call, list[Sample]]:
-    """Every call in turn, after one or, on a GPU, two to warm up; no samples of those that its memory cannot hold."""
+    """Every call in turn, after one to warm up or, on a GPU, until graphs are recorded; no samples of those that its
+    memory cannot hold."""
     samples: dict[Call, list[Sample]] = {call: [] for call in calls}
     fitting = []
     for call in calls:
         progress(f"{call.label}, warming up")
-        if all(fits(call.run) for _ in range(2 if device.type == "cuda" else 1)):
+        if all(fits(call.run) for _ in range(FIRST_CALLS + 1 if device.type == "cuda" else 1)):
             fitting.append(call)
     for number, call in turns(fitting, rounds):
         progress(f"{call.label}, {number + 1} of {rounds}")

@@ -6,8 +6,10 @@ it without its separators (newline tokens and the like), through :attr:`TokenMap
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -15,6 +17,8 @@ from torch import Tensor
 
 from ..errors import BudgetError, SettingError
 from .allocate import shared_out
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,6 +127,7 @@ class TokenMap:
     source: Tensor
     grid: tuple[int, int]
     _zones: dict[tuple[object, ...], Zones] = field(default_factory=dict, init=False, repr=False)
+    _made: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
     def from_grid(cls, rows: int, columns: int, *, frames: int = 1) -> TokenMap:
@@ -159,6 +164,21 @@ class TokenMap:
     def candidate_positions(self) -> Tensor:
         """(N_candidates,) int64: where each candidate stands among all tokens of the image."""
         return (~self.separator).nonzero()[:, 0]
+
+    def places_on(self, device: torch.device) -> Tensor:
+        """:attr:`candidate_positions` on a device."""
+        return self.once_on(device, "candidates", lambda: self.candidate_positions)
+
+    def once(self, name: str, make: Callable[[], T], *settings: Hashable) -> T:
+        """What `make` computes from this map and `settings`: computed once, so that methods may ask in every step."""
+        key = name, *settings
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]  # type: ignore[no-any-return]
+
+    def once_on(self, device: torch.device, name: str, make: Callable[[], Tensor], *settings: Hashable) -> Tensor:
+        """The same for a tensor that `make` computes on the CPU, copied to `device`."""
+        return self.once(name, lambda: make().to(device), device, *settings)
 
     def take(self, chosen: Tensor) -> TokenMap:
         """The tokens that a mask or index selects."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -27,6 +28,7 @@ from .text_tower import CLIP_TEXT, READING_FILE, TextTower, stored_reading
 
 PROJECTION_FILE = "visual_projection.safetensors"
 DEFAULT_READING: Reading = "both"
+_STEP = 16  # lengths of recorded texts are multiples of it
 
 
 class ClipText(TextTower):
@@ -41,6 +43,7 @@ class ClipText(TextTower):
     """
 
     source: ClassVar[str] = CLIP_TEXT
+    pooled: ClassVar[str] = "text_embeds"
 
     def __init__(
         self, text_model: Any, tokenizer: Any, visual_projection: Tensor, reading: Reading = DEFAULT_READING
@@ -58,29 +61,36 @@ class ClipText(TextTower):
     def patch_width(self) -> int:
         return self.visual_projection.shape[1]
 
-    def embed_segments(self, segments: list[str]) -> Tensor:
-        tokens = self.tokenizer(segments, padding=True, truncation=True, max_length=self.context, return_tensors="pt")
-        output = self.text_model(
-            input_ids=tokens["input_ids"].to(self.device), attention_mask=tokens["attention_mask"].to(self.device)
-        )
-        return output.text_embeds  # type: ignore[no-any-return]
+    @property
+    def patch_weights(self) -> Sequence[nn.Module | Tensor]:
+        return [self.visual_projection]
 
-    @torch.no_grad()
-    def embed_words(self, question: str) -> Tensor:
+    def tokens(self, segments: list[str]) -> dict[str, Tensor]:
+        tokens = self.tokenizer(segments, padding=True, truncation=True, max_length=self.context, return_tensors="pt")
+        ids, mask = tokens["input_ids"], tokens["attention_mask"]
+        if not self._graphs.able(self.device) or not bool(mask[:, 0].all()):
+            return {"input_ids": ids, "attention_mask": mask}
+        # A text is read off its end and sees what is before it: what follows there changes nothing, and needs no mask.
+        length = min(-(-ids.shape[1] // _STEP) * _STEP, self.context)
+        return {"input_ids": nn.functional.pad(ids, (0, length - ids.shape[1]))}
+
+    def word_states(self, question: str) -> tuple[list[int], Tensor]:
         tokens = self.tokenizer([question], truncation=True, max_length=self.context, return_tensors="pt")
         states = self.text_model.text_model(
             input_ids=tokens["input_ids"].to(self.device), attention_mask=tokens["attention_mask"].to(self.device)
         )
-        words = self.text_model.text_projection(states.last_hidden_state[0])
-        return self.own_words(tokens["input_ids"][0].tolist(), words)
+        return tokens["input_ids"][0].tolist(), self.text_model.text_projection(states.last_hidden_state[0])
 
     def embed_patches(self, states: Tensor, post_norm: nn.Module | None) -> Tensor:
         """By CLIP's own path: post-norm, then projection."""
         normed = states if post_norm is None else post_norm(states)
-        return normed.float() @ self.visual_projection.to(normed.device).T
+        if self.visual_projection.device != normed.device:  # it goes where the patches are, once
+            self.visual_projection = self.visual_projection.to(normed.device)
+        return normed.float() @ self.visual_projection.T
 
     def to(self, device: torch.device | str) -> ClipText:
         super().to(device)
+        self.visual_projection = self.visual_projection.to(device)
         return self
 
     @classmethod

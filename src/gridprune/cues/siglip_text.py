@@ -13,6 +13,7 @@ layer its projector reads: a tower that was trained further, or lost its last bl
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -36,6 +37,7 @@ class SiglipText(TextTower):
     """
 
     source: ClassVar[str] = SIGLIP_TEXT
+    pooled: ClassVar[str] = "pooler_output"
 
     def __init__(self, text_model: Any, tokenizer: Any, head: Any, reading: Reading = DEFAULT_READING) -> None:
         """Args:
@@ -51,20 +53,21 @@ class SiglipText(TextTower):
     def patch_width(self) -> int:
         return int(self.head.probe.shape[-1])
 
-    def _read(self, texts: list[str]) -> tuple[Tensor, Any]:
-        """Ids (S, context), padded and not masked as in SigLIP's training, and what the tower makes of them."""
+    @property
+    def patch_weights(self) -> Sequence[nn.Module | Tensor]:
+        return [self.head]
+
+    def tokens(self, segments: list[str]) -> dict[str, Tensor]:
+        """Ids padded to the context and not masked, as in SigLIP's training."""
         tokens = self.tokenizer(
-            texts, padding="max_length", truncation=True, max_length=self.context, return_tensors="pt"
+            segments, padding="max_length", truncation=True, max_length=self.context, return_tensors="pt"
         )
-        return tokens["input_ids"], self.text_model(input_ids=tokens["input_ids"].to(self.device))
+        return {"input_ids": tokens["input_ids"]}
 
-    def embed_segments(self, segments: list[str]) -> Tensor:
-        return self._read(segments)[1].pooler_output  # type: ignore[no-any-return]
-
-    @torch.no_grad()
-    def embed_words(self, question: str) -> Tensor:
-        ids, output = self._read([question])
-        return self.own_words(ids[0].tolist(), self.text_model.head(output.last_hidden_state[0]))
+    def word_states(self, question: str) -> tuple[list[int], Tensor]:
+        ids = self.tokens([question])["input_ids"]
+        states = self.text_model(input_ids=ids.to(self.device)).last_hidden_state[0]
+        return ids[0].tolist(), self.text_model.head(states)
 
     def embed_patches(self, states: Tensor, post_norm: nn.Module | None) -> Tensor:
         normed = states if post_norm is None else post_norm(states)

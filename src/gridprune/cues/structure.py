@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 from torch import Tensor
 
 _GREY = (0.299, 0.587, 0.114)
+
+
+@cache  # graphs read it where it is
+def _weights(device: torch.device) -> Tensor:
+    return torch.tensor(_GREY, dtype=torch.float32, device=device)[:, None, None]
 
 
 def laplacian_moments(pixels: Tensor, rows: int, columns: int) -> Tensor:
@@ -18,8 +25,7 @@ def laplacian_moments(pixels: Tensor, rows: int, columns: int) -> Tensor:
         pixels: (V, 3, H, W), rows * columns patches; any affine normalisation per channel only changes the scale.
         rows, columns: the token grid; H and W are multiples of them.
     """
-    weights = torch.tensor(_GREY, dtype=torch.float32, device=pixels.device)
-    grey = (pixels.float() * weights[:, None, None]).sum(1, keepdim=True)  # [V, 1, H, W]
+    grey = (pixels.float() * _weights(pixels.device)).sum(1, keepdim=True)  # [V, 1, H, W]
     padded = torch.nn.functional.pad(grey, (1, 1, 1, 1), mode="replicate")
     around = padded[..., :-2, 1:-1] + padded[..., 2:, 1:-1] + padded[..., 1:-1, :-2] + padded[..., 1:-1, 2:]
     laplacian = around - 4 * grey

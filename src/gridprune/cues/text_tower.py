@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from ..core.graphs import Graphs, fingerprint
 from ..core.reading import READINGS, Reading
 from ..errors import CheckpointError, SettingError
 from ..files import written
@@ -33,6 +36,7 @@ class TextTower(ABC):
     """
 
     source: ClassVar[str]
+    pooled: ClassVar[str]  # what the tower calls the embedding of a text
 
     def __init__(self, text_model: Any, tokenizer: Any, reading: Reading) -> None:
         if reading not in READINGS:
@@ -40,7 +44,8 @@ class TextTower(ABC):
         self.text_model = text_model.eval()
         self.tokenizer = tokenizer
         self.reading: Reading = reading
-        self._cache: OrderedDict[str, Tensor] = OrderedDict()
+        self._graphs = Graphs()
+        self._cache: OrderedDict[tuple[str, str], Tensor] = OrderedDict()
 
     @property
     @abstractmethod
@@ -48,16 +53,21 @@ class TextTower(ABC):
         """Width C of the vision tower this text side belongs to."""
 
     @abstractmethod
-    def embed_segments(self, segments: list[str]) -> Tensor:
-        """(S, E) embeddings of texts that fit the context."""
+    def tokens(self, segments: list[str]) -> dict[str, Tensor]:
+        """Arguments of the tower, (S, L) on the CPU; where the tower is recorded, of few different lengths L."""
 
     @abstractmethod
-    def embed_words(self, question: str) -> Tensor:
-        """(T, E) fp32 unit embeddings of the question's own tokens (none special, no padding), cut to the context."""
+    def word_states(self, question: str) -> tuple[list[int], Tensor]:
+        """The ids of a question, special ones included, and (T, E) embeddings of them all, cut to the context."""
 
     @abstractmethod
     def embed_patches(self, states: Tensor, post_norm: nn.Module | None) -> Tensor:
         """(..., E) embeddings of patch states (..., C)."""
+
+    @property
+    @abstractmethod
+    def patch_weights(self) -> Sequence[nn.Module | Tensor]:
+        """What :meth:`embed_patches` reads."""
 
     @property
     def context(self) -> int:
@@ -76,12 +86,30 @@ class TextTower(ABC):
         its own special tokens; since the cosine is linear in the unit text embedding, the dot product with this mean is
         the mean of the segments' cosines. Embeddings are cached, so a question asked of many images costs one pass.
         """
-        if question not in self._cache:
-            embeddings = self.embed_segments(self._segments(question))
-            self._cache[question] = nn.functional.normalize(embeddings.float(), dim=-1).mean(0)
+        return self._remembered("mean", question, self._embed)
+
+    def _embed(self, question: str) -> Tensor:
+        return nn.functional.normalize(self.embed_segments(self._segments(question)).float(), dim=-1).mean(0)
+
+    def embed_segments(self, segments: list[str]) -> Tensor:
+        """(S, E) embeddings of texts that fit the context; on a GPU one CUDA graph for each length."""
+        given = {name: value.to(self.device) for name, value in self.tokens(segments).items()}
+        return self._graphs.run(  # type: ignore[no-any-return]
+            fingerprint(self.text_model), partial(_read, self.text_model, self.pooled), given
+        )
+
+    @torch.no_grad()
+    def embed_words(self, question: str) -> Tensor:
+        """(T, E) fp32 unit embeddings of the question's own tokens (none special, no padding), cut to the context."""
+        return self._remembered("words", question, lambda asked: self.own_words(*self.word_states(asked)))
+
+    def _remembered(self, what: str, question: str, embed: Callable[[str], Tensor]) -> Tensor:
+        key = what, question
+        if key not in self._cache:
+            self._cache[key] = embed(question)
             while len(self._cache) > _CACHE_SIZE:
                 self._cache.popitem(last=False)
-        return self._cache[question]
+        return self._cache[key]
 
     def _segments(self, question: str) -> list[str]:
         parts = 1
@@ -114,8 +142,8 @@ class TextTower(ABC):
     def own_words(self, ids: list[int], states: Tensor) -> Tensor:
         """Unit rows of `states` (T, E) without special tokens and padding; all if there are only such."""
         mask = self.tokenizer.get_special_tokens_mask(ids, already_has_special_tokens=True)
-        own = ~torch.tensor(mask, dtype=torch.bool, device=states.device)
-        return nn.functional.normalize((states[own] if bool(own.any()) else states).float(), dim=-1)
+        own = [i for i, special in enumerate(mask) if not special] or list(range(len(mask)))
+        return nn.functional.normalize(states[torch.tensor(own, device=states.device)].float(), dim=-1)
 
     def forget(self) -> None:
         """Drop the embeddings cached so far."""
@@ -126,6 +154,10 @@ class TextTower(ABC):
         self.text_model.to(device)
         self.forget()
         return self
+
+
+def _read(text_model: Any, pooled: str, given: dict[str, Tensor]) -> Tensor:
+    return getattr(text_model(**given), pooled)  # type: ignore[no-any-return]
 
 
 def stored_reading(folder: Path, default: Reading) -> Reading:

@@ -43,6 +43,15 @@ class Captured:
     keys: dict[int, list[Tensor]] = field(default_factory=lambda: defaultdict(list))
     masks: dict[int, list[Tensor | None]] = field(default_factory=lambda: defaultdict(list))
 
+    def of(self, states: Collection[int], attention: Collection[int]) -> Captured:
+        """What was read of these blocks alone."""
+        return Captured(
+            {block: self.states[block] for block in states},
+            {block: self.queries[block] for block in attention},
+            {block: self.keys[block] for block in attention},
+            {block: self.masks[block] for block in attention},
+        )
+
 
 @dataclass(eq=False)
 class Tower:

@@ -73,6 +73,8 @@ class Family(ABC):
         vision_models: `model_type`s of vision configs that this family serves, if it shares classes with another.
         first_position: position of a prompt's first token in a direct forward call.
         video: whether videos are pruned as well.
+        one_size: whether all that its encoder sees has one size, and nothing in it reads values: it can be recorded
+            as a CUDA graph for every number of crops.
         limits: ways of calling that the stock model cannot answer rightly (named at the top of this file), and why.
     """
 
@@ -88,6 +90,7 @@ class Family(ABC):
     dense: ClassVar[bool] = False
     first_position: ClassVar[int] = 0
     video: ClassVar[bool] = False
+    one_size: ClassVar[bool] = False
     limits: ClassVar[Mapping[str, Limit]] = {CHUNKED_PREFILL: SPLIT_IMAGES}
 
     def __init__(self, model: Any) -> None:
@@ -202,6 +205,13 @@ class Family(ABC):
         with self.reading(read, self.last_block(vision)) as captured:
             output = self.features(vision)
         return Encoded(output, self.embeddings(output, maps), maps, self.parts(vision, maps), captured, vision)
+
+    @property
+    def encoder_parts(self) -> list[nn.Module | Tensor]:
+        """Whose weights :meth:`encode` reads: everything in front of the language model."""
+        decoder = self.base.get_decoder()
+        own = [each for each in self.base._parameters.values() if each is not None]
+        return [*own, *(part for part in self.base.children() if part is not decoder)]
 
     def last_block(self, vision: dict[str, Any]) -> int | None:
         """The last tower block whose output anybody reads, where that is known; those behind it need not run."""

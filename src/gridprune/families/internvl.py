@@ -30,6 +30,7 @@ class InternVL(Family):
     classes: ClassVar[tuple[str, ...]] = ("InternVLForConditionalGeneration", "QianfanOCRForConditionalGeneration")
     option_keys: ClassVar[tuple[str, ...]] = ("vision_feature_layer", "vision_feature_select_strategy")
     dense: ClassVar[bool] = True
+    one_size: ClassVar[bool] = True
 
     @cached_property
     def tower(self) -> Tower:

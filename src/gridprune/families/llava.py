@@ -21,6 +21,7 @@ class Llava(Family):
     option_keys: ClassVar[tuple[str, ...]] = ("vision_feature_layer", "vision_feature_select_strategy")
     relevance: ClassVar[str] = CLIP_TEXT
     text_tower: ClassVar[str] = CLIP_TEXT
+    one_size: ClassVar[bool] = True
 
     def last_block(self, vision: dict[str, Any]) -> int | None:
         layer = getattr(self.model.config, "vision_feature_layer", None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -118,7 +118,7 @@ class PackedSequence(TowerLayout):
 
     lengths: Sequence[int]
     segments: Sequence[int]
-    order: Tensor | None = None
+    order: Tensor | None = field(default=None, repr=False)
 
     def _cut(self, values: Tensor) -> list[Tensor]:
         """(total, ...) in the tower's order -> per image (P, ...)."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -14,6 +14,8 @@ from .base import Family
 
 class OneView(Family):
     """One view an image, of one size."""
+
+    one_size: ClassVar[bool] = True
 
     @cached_property
     @abstractmethod

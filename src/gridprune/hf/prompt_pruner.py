@@ -276,12 +276,13 @@ class PromptPruner:
         if not places:
             return None
         maps = [place.token_map for place in places]
-        started = time.perf_counter()
-        encoded = selector.encode(new.vision, maps)
-        between = time.perf_counter()
         asked = self._questions(
             ids, [(place.row, place.columns) for place in places], None if mask is None else mask[:, offset:]
         )
+        selector.ask(self.method, asked)
+        started = time.perf_counter()
+        encoded = selector.encode(new.vision, maps)
+        between = time.perf_counter()
         choices = selector.choose(self.method, encoded, asked)
         masks = [place.token_map.keep_mask(choice.kept) for place, choice in zip(places, choices)]
         for place, stays in zip(places, masks):

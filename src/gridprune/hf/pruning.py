@@ -13,9 +13,10 @@ from typing import Any, cast, get_args
 from .. import families
 from ..compat import device_of, entry_modules
 from ..core.budget import Keep
+from ..core.graphs import Graphs
 from ..cues.load_text import text_tower
 from ..cues.text_tower import TextTower
-from ..errors import CheckpointError, SettingError, UnsupportedCallError
+from ..errors import CheckpointError, SettingError, UnsupportedCallError, UnsupportedModelError
 from ..families.base import Family
 from ..methods.base import Method
 from ..methods.in_llm.base import InsideMethod
@@ -65,6 +66,11 @@ class Pruning:
         cache: remember the encoder's output for images that come back: a number of calls to hold, or an
             :class:`~gridprune.selection.encoder_cache.EncoderCache` to share between prunings of one model. None:
             encode every time.
+        accelerate: whether vision tower and projector are recorded as a CUDA graph from the third call of a shape on,
+            as the text tower and the decision always are, for models whose tower sees images, or crops, of one size. A
+            GPU at a small batch waits for the host that launches the tower; the answers are the same. It takes calls
+            without gradients and autocast, and as much memory as tower and projector work with for every batch size;
+            graphs live as long as this object. Off a GPU nothing is recorded.
         max_reports: how many :class:`~gridprune.report.Report` to hold, newest last. Each keeps its image's pixels.
 
     Attributes:
@@ -92,6 +98,7 @@ class Pruning:
         positions: Positions = "contiguous",
         attention_mass: bool = False,
         cache: EncoderCache | int | None = None,
+        accelerate: bool = False,
         max_reports: int = 64,
     ) -> None:
         _check_setting("positions", positions, get_args(Positions))
@@ -105,7 +112,11 @@ class Pruning:
         self.text = text = TextSide(_find_clip(self.family, method, clip), tokenizer)
         self.reports: deque[Report] = deque(maxlen=max_reports)
         self.cache = EncoderCache(cache) if isinstance(cache, int) else cache
-        selectors = [Selector.of(stream, text, method, cache=self.cache) for stream in self.family.streams]
+        self._graphs = Graphs()
+        if accelerate:
+            _check_accelerate(self.family, method)
+        shared = {"cache": self.cache, "graphs": self._graphs, "accelerate": accelerate}
+        selectors = [Selector.of(stream, text, method, **shared) for stream in self.family.streams]
         self._acting: Pruner
         if attention_mass and method.stage != "pre-llm":
             raise SettingError(f"{method.name} does not choose among all visual tokens: leave `attention_mass` out.")
@@ -154,6 +165,17 @@ class Pruning:
 
 
 prune = Pruning
+
+
+def _check_accelerate(family: Family, method: Method) -> None:
+    if method.stage != "pre-llm":
+        raise SettingError(f"{method.name} does not go through gridprune's encoder call: leave `accelerate` out.")
+    if not any(stream.one_size for stream in family.streams):
+        raise UnsupportedModelError(
+            f"The vision tower of {type(family.model).__name__} sees images of any size, so it cannot be recorded as a "
+            "CUDA graph: leave `accelerate` out. It takes LLaVA-1.5, VipLLaVA, LLaVA-NeXT, LLaVA-OneVision, InternVL, "
+            "PaliGemma, Gemma 3 and other models whose tower sees images, or crops, of one size."
+        )
 
 
 def _check_setting(name: str, given: str, known: tuple[str, ...]) -> None:

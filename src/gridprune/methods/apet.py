@@ -92,6 +92,7 @@ def unexplained(x: Tensor, basis: Tensor, ridge: Tensor) -> Tensor:
     """
     eye = torch.eye(basis.shape[1], dtype=torch.float64, device=x.device)
     square = basis.double() @ basis.double().mT + ridge * eye
-    weight = torch.cholesky_solve((basis @ x.mT).double(), torch.linalg.cholesky(square))  # [B, S, N]
+    factor = torch.linalg.cholesky_ex(square).L  # positive definite by the ridge: no error to wait for
+    weight = torch.cholesky_solve((basis @ x.mT).double(), factor)  # [B, S, N]
     left = torch.linalg.vector_norm(x - weight.mT.float() @ basis, dim=-1)
     return left.masked_fill(left <= _ROUNDING * torch.linalg.vector_norm(x, dim=-1), 0.0)

@@ -195,11 +195,21 @@ class Selection:
     @cached_property
     def on_host(self) -> tuple[Tensor, bool]:
         """`indices`, and whether the weights of a merge are finite, in one copy from the device."""
-        if self.merge is None:
-            return self.indices.cpu(), True
-        finite = self.merge.weight.isfinite().all().to(self.indices)
-        packed = torch.cat([self.indices.flatten(), finite[None]]).cpu()
-        return packed[:-1].view_as(self.indices), bool(packed[-1])
+        return self.unpacked(self.packed().cpu())[0]
+
+    def packed(self, more: Tensor | None = None) -> Tensor:
+        """One row of int64 on the device: `indices`, whether the weights of a merge are finite, and `more`."""
+        flat = self.indices.flatten()
+        finite = None if self.merge is None else self.merge.weight.isfinite().all().to(flat)[None]
+        parts = [each for each in (flat, finite, more) if each is not None]
+        return flat if len(parts) == 1 else torch.cat([each.to(flat.device) for each in parts])
+
+    def unpacked(self, row: Tensor) -> tuple[tuple[Tensor, bool], list[int]]:
+        """:attr:`on_host`, and `more`, of a row that was copied to the host."""
+        size, merged = self.indices.numel(), self.merge is not None
+        on_host = row[:size].view(self.indices.shape), not merged or bool(row[size])
+        self.__dict__["on_host"] = on_host  # it need not be copied again
+        return on_host, row[size + merged :].tolist()
 
     @cached_property
     def budgets(self) -> Tensor | None:

@@ -60,7 +60,8 @@ class CDPruner(Guided):
         features, views = cues.require("features"), token_map.groups("view")
         if self.scope == "image" or views.count == 1:
             return Selection(dpp_map(features, quality, k, log_weight))
-        parts = zip(views.members.view(views.count, -1), views.sizes, equal_parts(k, views.sizes))
+        members = views.on(features.device).members.view(views.count, -1)
+        parts = zip(members, views.sizes, equal_parts(k, views.sizes))
         groups = [(tokens[:size], part) for tokens, size, part in parts]
         return Selection(apart(features, quality, groups, log_weight))
 

@@ -33,7 +33,7 @@ class EVS(Method):
 
     def select(self, cues: Cues, token_map: TokenMap, k: int) -> Selection:
         features = unit(cues.require("features"))
-        before = previous_frame(token_map).to(features.device)
+        before = token_map.once_on(features.device, "previous", lambda: previous_frame(token_map))
         similarity = (features * features[:, before.clamp(min=0)]).sum(-1)
         scores = torch.where(before >= 0, 1 - similarity, torch.inf)
         return Selection(topk(scores, k), scores=scores)

@@ -117,7 +117,10 @@ class GridPrune(Guided):
             return apportion(shares, k, zones.size, minimum=self.minimum)
         # One row per view: the zones of each, side by side, as many as the view with most zones has.
         views = _sheets(zones)
-        parts = torch.tensor(equal_parts(k, token_map.groups("view").sizes), device=shares.device)[:, None]
+        sizes = token_map.groups("view").sizes
+        parts = token_map.once_on(
+            shares.device, "parts of views", lambda: torch.tensor(equal_parts(k, sizes), device="cpu")[:, None], k
+        )
         size = views.by_zone(zones.size[None], fill=0)  # [1, V, zones]
         return views.by_token(apportion(views.by_zone(shares, fill=0.0), parts, size, minimum=self.minimum))
 

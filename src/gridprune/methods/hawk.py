@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import ClassVar, Literal
 
 import torch
@@ -123,5 +124,9 @@ def by_heads(cues: Cues, weights: Sequence[float] | None, norm: HeadNorm) -> Ten
         return heads.mean(1)
     if len(weights) != heads.shape[1]:
         raise SettingError(f"{len(weights)} weights were given for {heads.shape[1]} query heads; give one for each.")
-    weight = torch.tensor(weights, dtype=torch.float32, device=heads.device)
-    return (heads * weight[:, None]).sum(1)
+    return (heads * _column(tuple(weights), heads.device)).sum(1)
+
+
+@cache  # graphs read it where it is
+def _column(weights: tuple[float, ...], device: torch.device) -> Tensor:
+    return torch.tensor(weights, dtype=torch.float32, device=device)[:, None]

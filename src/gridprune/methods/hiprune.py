@@ -44,7 +44,8 @@ class HiPrune(Method):
         middle, deep = cues.require_saliency_at(self.depth).float(), cues.require("saliency").float()
         n = deep.shape[1]
         anchors = ranked([middle])[:, : int(self.share * k / 5 + 0.5)]
-        beside = neighbours(token_map).to(deep.device)[anchors].flatten(1)  # [B, 4 anchors], -1 where none
+        beside = token_map.once_on(deep.device, "neighbours", lambda: neighbours(token_map))
+        beside = beside[anchors].flatten(1)  # [B, 4 anchors], -1 where none
         padded = torch.where(beside < 0, n, beside)
         part = member_mask(padded, n + 1)[:, :n].long()
         part = part.scatter(1, anchors, 2)  # 2: anchor, 1: buffer, 0: others

@@ -44,7 +44,7 @@ class HoloV(Method):
 
     def select(self, cues: Cues, token_map: TokenMap, k: int) -> Selection:
         saliency = cues.require("saliency").float()
-        zones = runs_of(token_map, self.runs)
+        zones = token_map.once("runs", lambda: runs_of(token_map, self.runs), self.runs)
         here = zones.on(saliency.device)
         mean = zone_mean(self._scores(cues, saliency, here), here)
         budgets = _budgets(mean, here.size, k)

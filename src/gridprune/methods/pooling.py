@@ -27,9 +27,10 @@ class Pooling(Method):
     def select(self, cues: Cues, token_map: TokenMap, k: int) -> Selection:
         batch, n = cues.batch, len(token_map)
         zones = token_map.cells(k)
-        centres = cell_centres(token_map, zones.index, zones.size)
-        slot = torch.empty(k, dtype=torch.int64, device="cpu")
-        slot[zones.index[centres]] = torch.arange(k, device="cpu")  # cells are numbered by band, slots by token order
-        group = slot[zones.index].to(cues.device).expand(batch, n)
-        weight = (1.0 / zones.size.float())[zones.index].to(cues.device).expand(batch, n)
-        return Selection(centres.to(cues.device).expand(batch, k), zones=zones, merge=Merge(group, weight))
+        here = zones.on(cues.device)
+        centres = token_map.once_on(cues.device, "centres", lambda: cell_centres(token_map, zones.index, zones.size), k)
+        slot = torch.empty_like(here.size)  # cells are numbered by band, slots by token order
+        slot = slot.index_copy(0, here.index[centres], torch.arange(k, device=cues.device))
+        group = slot[here.index].expand(batch, n)
+        weight = (1.0 / here.size.float())[here.index].expand(batch, n)
+        return Selection(centres.expand(batch, k), zones=zones, merge=Merge(group, weight))

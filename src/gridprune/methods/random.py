@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from torch import Tensor
 
 from ..core.scores import topk
 from ..core.token_map import TokenMap
@@ -31,6 +32,9 @@ class Random(Method):
 
     def select(self, cues: Cues, token_map: TokenMap, k: int) -> Selection:
         batch, n = cues.batch, len(token_map)
-        generator = torch.Generator().manual_seed(self.seed % 2**64)
-        scores = torch.rand(n, generator=generator, dtype=torch.float32, device="cpu").to(cues.device)
+        scores = token_map.once_on(cues.device, "drawn", lambda: self._drawn(n), self.seed)
         return Selection(topk(scores[None], k).expand(batch, k), scores=scores.expand(batch, n))
+
+    def _drawn(self, n: int) -> Tensor:
+        generator = torch.Generator().manual_seed(self.seed % 2**64)
+        return torch.rand(n, generator=generator, dtype=torch.float32, device="cpu")

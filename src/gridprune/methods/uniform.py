@@ -19,5 +19,5 @@ class Uniform(Method):
 
     def select(self, cues: Cues, token_map: TokenMap, k: int) -> Selection:
         zones = token_map.cells(k)
-        indices = cell_centres(token_map, zones.index, zones.size).to(cues.device)
+        indices = token_map.once_on(cues.device, "centres", lambda: cell_centres(token_map, zones.index, zones.size), k)
         return Selection(indices.expand(cues.batch, k), zones=zones)

@@ -191,7 +191,7 @@ def _rise(rows: Tensor, cover: Tensor, rounding: Tensor) -> Tensor:
 def outliers(values: Tensor) -> Tensor:
     """(B, N) bool: values above Q3 + 1.5 (Q3 - Q1) of their row (quartiles by linear interpolation)."""
     values = values.float()
-    low, high = values.quantile(values.new_tensor([0.25, 0.75]), dim=-1, keepdim=True)
+    low, high = (values.quantile(part, dim=-1, keepdim=True) for part in (0.25, 0.75))
     return values > high + 1.5 * (high - low)
 
 

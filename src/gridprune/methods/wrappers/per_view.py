@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import ClassVar
 
 import torch
+from torch import Tensor
 
 from ...core.allocate import equal_parts
 from ...core.token_map import TokenMap
@@ -36,8 +38,14 @@ class PerView(Wrapper):
         parts = []
         for view, part in enumerate(equal_parts(k, views.sizes)):  # a handful of crops
             if part:
-                member = (views.index == view).nonzero()[:, 0]
-                here = member.to(cues.device)
+                member, inside = token_map.once("view", partial(_inside, token_map, view), view)
+                here = token_map.once_on(cues.device, "members of view", partial(torch.clone, member), view)
                 own = cues.take(here.expand(cues.batch, -1))
-                parts.append(here[self.base.select(own, token_map.take(member), part).indices])
+                parts.append(here[self.base.select(own, inside, part).indices])
         return Selection(torch.cat(parts, dim=1).sort(dim=1).values)
+
+
+def _inside(token_map: TokenMap, view: int) -> tuple[Tensor, TokenMap]:
+    """The tokens of a view, and their map."""
+    member = (token_map.groups("view").index == view).nonzero()[:, 0]
+    return member, token_map.take(member)
