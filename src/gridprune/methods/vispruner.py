@@ -11,7 +11,7 @@ from torch import Tensor
 from ..core.scores import ascending_indices
 from ..core.token_map import TokenMap
 from .base import Cues, Method, Selection
-from .ops.similarity import Cosine, member_mask, ranked
+from .ops.similarity import Cosine, fused, member_mask, ranked
 from .settings import share, whole
 
 
@@ -60,9 +60,11 @@ class VisPruner(Method):
 
 def thin(cosine: Cosine, tokens: Tensor, wanted: int, step: int) -> Tensor:
     """Remove near-duplicates from the list `tokens` (B, R) until `wanted` are left: (B, wanted), in list order."""
+    if wanted == 0:
+        return tokens[:, :0]
+    if cosine.whole is not None and (kernels := fused(tokens)):
+        return kernels.thin(cosine.whole, tokens, wanted, step)
     while (surplus := tokens.shape[1] - wanted) > 0:
-        if wanted == 0:
-            return tokens[:, :0]
         even, odd = tokens[:, ::2], tokens[:, 1::2]
         similarity = cosine.closest(even, odd)
         even = even.gather(1, similarity.argsort(dim=1, descending=True, stable=True))
