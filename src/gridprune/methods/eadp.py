@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import ClassVar
 
 import torch
@@ -94,8 +95,13 @@ class EADP(Guided):
         dense = dense_relevance(words, cues.require("word_mask"), self.tau, self.gamma, self.words)
         scores = minmax(self.mix * relevance + (1 - self.mix) * dense)
         if self.sigma > 0:
-            scores = smooth(scores, neighbours(token_map).to(scores.device), self.sigma)
+            scores = smooth(scores, _beside(token_map, scores.device), self.sigma)
         return scores.pow(self.beta)
+
+
+@lru_cache(maxsize=8)
+def _beside(token_map: TokenMap, device: torch.device) -> Tensor:
+    return neighbours(token_map).to(device)
 
 
 @dataclass(frozen=True, kw_only=True)
