@@ -121,8 +121,12 @@ def _lose(gain, least, affinity, rounding, weight, covered, risen, before, count
     tl.store(gain, tl.where(left < tl.load(least + image), 0.0, left), token < n)
 
 
-def thin(cosine: Tensor, tokens: Tensor, wanted: int, step: int) -> Tensor:
-    """(B, `wanted`): what is left of the list `tokens` (B, R) by the rounds of VisPruner, `cosine` (B, N, N)."""
+def thin(cosine: Tensor, tokens: Tensor, wanted: int, step: int, steps: float) -> Tensor:
+    """(B, `wanted`): what is left of the list `tokens` (B, R) by the rounds of VisPruner.
+
+    Args:
+        cosine: (B, N, N); what is less than about 1 / `steps` apart is equal.
+    """
     images, width = tokens.shape
     held, spare = (torch.empty_like(tokens, memory_format=torch.contiguous_format).copy_(tokens) for _ in range(2))
     likeness, length = cosine.new_empty(images, width), width
@@ -130,14 +134,14 @@ def thin(cosine: Tensor, tokens: Tensor, wanted: int, step: int) -> Tensor:
         while length > wanted:
             even = (length + 1) // 2
             drop = min(step, length - wanted, even)
-            _likeness[(even, images)](cosine, held, likeness, length, width, cosine.shape[2])
+            _likeness[(even, images)](cosine, held, likeness, length, width, cosine.shape[2], steps)
             _thinned[(triton.cdiv(even, _ROWS.value), images)](held, spare, likeness, length, width, drop)
             held, spare, length = spare, held, length - drop
     return held[:, :wanted]
 
 
 @triton.jit(do_not_specialize=["length", "width", "n"])
-def _likeness(cosine, tokens, likeness, length, width, n):
+def _likeness(cosine, tokens, likeness, length, width, n, steps: tl.constexpr):
     even, image = tl.program_id(0), tl.program_id(1).to(tl.int64)
     tokens += image * width
     row = cosine + (image * n + tl.load(tokens + 2 * even)) * n
@@ -146,7 +150,7 @@ def _likeness(cosine, tokens, likeness, length, width, n):
         place = start + tl.arange(0, _LONG)
         odd = tl.load(tokens + 2 * place + 1, place < length // 2, other=0)
         top = tl.maximum(top, tl.load(row + odd, place < length // 2, other=float("-inf")))
-    tl.store(likeness + image * width + even, tl.max(top, 0))
+    tl.store(likeness + image * width + even, tl.floor(tl.max(top, 0) * steps + 0.5))
 
 
 @triton.jit(do_not_specialize=["length", "width", "drop"])
