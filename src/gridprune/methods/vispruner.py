@@ -35,10 +35,10 @@ class VisPruner(Method):
 
     Since the split of a round follows the order of the round before, two cosines that change places change everything
     behind them: in fp32 two orders of the same sums have an eighth of the diverse tokens in common (2880 random
-    tokens). Cosines are fp64 here, which the release compares in the dtype of the model, and equal if they are less
-    than 2^-44 apart, the earlier token first: so the tokens are the same on any device, also where features are equal.
-    What stays sensitive is the input: another device or dtype gives another last bit of the features, and on images
-    with many near-duplicates other tokens with it.
+    tokens). The release compares them in the dtype of the model; here they are fp64, and equal if less than about 2^-44
+    apart, the earlier token first. So another device keeps the same tokens, also where features are equal, unless a
+    cosine lies within rounding of a step. What stays sensitive is the input: features that differ in their last bit
+    give other tokens on images with many near-duplicates.
 
     Attributes:
         important: share of the budget given to attention.
