@@ -26,6 +26,7 @@ def bench_command(
         typer.Option("--out", help="JSON file, written after every measurement; a run continues where it stopped."),
     ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Measure again what the file holds.")] = False,
+    device: Annotated[str, typer.Option("--device", help="Where decisions are made: cpu, cuda, ...")] = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout and nothing else.")] = False,
 ) -> None:
     """Measure what looking, choosing and the remaining tokens cost: ratios from interleaved runs."""
@@ -44,6 +45,7 @@ def bench_command(
             quick=quick,
             out=out,
             fresh=fresh,
+            device=device,
             progress=progress,
         )
     if as_json:

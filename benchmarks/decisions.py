@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 
-from gridprune.bench.clock import Ratio, Timing
+from gridprune.bench.clock import Ratio, Timing, measured
 from gridprune.core.token_map import TokenMap
 from gridprune.methods.base import Cues, Method
 from gridprune.methods.gridprune import GridPrune
@@ -35,8 +36,12 @@ def every_method(
     *,
     held: dict[str, Any] | None = None,
     save: Callable[[], None] = lambda: None,
+    device: str = "cpu",
 ) -> dict[str, Any]:
     """Milliseconds and peak bytes of `select` at 11 % by method and number of tokens, with fitted exponents.
+
+    On a GPU wall time from the call until the device has finished: the host may be what takes long. The first calls,
+    which lay zones out and compile kernels, do not count.
 
     Args:
         cap: seconds; a method whose next size would take longer, by its growth so far, stops there and says so.
@@ -51,7 +56,7 @@ def every_method(
             found[name] = {"skipped": reason}
             continue
         if name not in found or _worth_it(found[name], cap):
-            found[name] = _over_sizes(method, sizes, rounds, cap, found.get(name, {}), progress)
+            found[name] = _over_sizes(method, sizes, rounds, cap, found.get(name, {}), progress, torch.device(device))
             save()
     return found
 
@@ -78,6 +83,7 @@ def _over_sizes(
     cap: float,
     held: dict[str, Any],
     progress: Callable[[str], None],
+    device: torch.device,
 ) -> dict[str, Any]:
     milliseconds: dict[str, list[float]] = dict(held.get("ms", {}))
     memory: dict[str, int] = dict(held.get("bytes", {}))
@@ -91,24 +97,28 @@ def _over_sizes(
                 row["stopped"] = f"at N = {n}: about {expected:.0f} s by its growth, more than {cap:g} s"
                 row["expected"] = float(f"{expected:.4g}")
                 break
-        cues, token_map = random_cues(n)
+        cues, token_map = random_cues(n, device=device)
 
         def select(cues: Cues = cues, token_map: TokenMap = token_map) -> Any:
             return method.select(cues, token_map, method.count(cues, token_map))
 
         if str(n) not in milliseconds:
             progress(f"decision: {method.name}, {n} tokens")
-            timing = _timed(select, rounds)
+            timing = _timed(select, rounds, device)
             milliseconds[str(n)] = [1e3 * v for v in timing.to_list()]
             before.append((n, timing.median))
         if str(n) not in memory and n <= _MEMORY_UP_TO and milliseconds[str(n)][0] < 1e3 * min(cap / 10, LONG):
-            memory[str(n)] = peak_bytes(select)
+            memory[str(n)] = (measured(select, device).peak_bytes or 0) if device.type == "cuda" else peak_bytes(select)
     row["time_exponent"] = _rounded(_slope(before))
     row["memory_exponent"] = _rounded(_slope([(int(n), float(b)) for n, b in memory.items() if b]))
     return row
 
 
-def _timed(select: Callable[[], Any], rounds: int) -> Timing:
+def _timed(select: Callable[[], Any], rounds: int, device: torch.device) -> Timing:
+    if device.type == "cuda":
+        for _ in range(2):
+            measured(select, device)
+        return Timing(tuple(measured(select, device).seconds for _ in range(rounds)))
     once = seconds(select)  # lays the zones out as well
     if once >= LONG:
         return Timing((once,))
@@ -163,8 +173,9 @@ def _against(name: str, cues: Cues, token_map: TokenMap, k: int, rounds: int) ->
     }
 
 
-def random_cues(tokens: int, width: int = WIDTH) -> tuple[Cues, TokenMap]:
-    """Random cues of every kind for a near-square image of `tokens` tokens; embeddings are of this width."""
+def random_cues(tokens: int, width: int = WIDTH, device: torch.device | str = "cpu") -> tuple[Cues, TokenMap]:
+    """Random cues of every kind for a near-square image of `tokens` tokens, the same on every device; embeddings are of
+    this width."""
     rows = int(tokens**0.5)
     while tokens % rows:
         rows -= 1
@@ -193,4 +204,6 @@ def random_cues(tokens: int, width: int = WIDTH) -> tuple[Cues, TokenMap]:
         sensitivity=saliency,
         laplacian=torch.stack([edges, edges.square() + saliency], -1),
     )
-    return cues, TokenMap.from_grid(rows, tokens // rows)
+    moved: dict[str, Any] = {name: value.to(device) for name, value in cues.tensors().items()}
+    at = {depth: value.to(device) for depth, value in cues.saliency_at.items()}
+    return replace(cues, **moved, saliency_at=at), TokenMap.from_grid(rows, tokens // rows)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from gridprune.errors import SettingError, UnknownNameError
+from gridprune.runtime.devices import find_device
 
 from . import capture, decisions, long, profile, stages
 from .clock import Journal, machine
@@ -30,6 +31,7 @@ def bench(
     quick: bool = False,
     out: Path | None = None,
     fresh: bool = False,
+    device: str = "cpu",
     progress: Progress = lambda message: None,
 ) -> dict[str, Any]:
     """Measure with one thread; a part that `out` holds already is not measured again.
@@ -44,9 +46,11 @@ def bench(
         out: JSON file to continue, and to write after every measurement: what a part that was cut off measured
             stands under ``unfinished`` and is not measured again.
         fresh: measure `parts` again.
+        device: where the decisions of the part "decisions" are made.
 
     Returns:
-        ``decision_ms``: scores, budgets and selection, per N at 11.1 %;
+        ``decision_ms``: scores, budgets and selection, per N at 11.1 %; ``decisions_ms``: those of every method;
+        ``device``: where;
         ``decision_share_of_prefill``: cues, text tower, allocation and selection over the unpruned prefill, tower
         included, of the whole model (extrapolated from the layers built); ``capture_overhead``: tower with
         capture over tower without, minus one; ``ratio_to_native``:
@@ -54,12 +58,13 @@ def bench(
         pruned time to first token of the whole model, extrapolated; ``machine``; and ``parts`` with all the rest.
 
     Raises:
-        UnknownNameError: no such part. SettingError: `out` is of another kind of run.
+        UnknownNameError: no such part. SettingError: `out` is of another kind of run, or there is no such device.
     """
     unknown = [part for part in parts if part not in PARTS]
     if unknown:
         raise UnknownNameError(f"There is no part called {unknown[0]!r}. Known parts: {', '.join(PARTS)}.")
-    file = _File(out, rounds, quick, fresh=parts if fresh else ())
+    find_device(device)
+    file = _File(out, rounds, quick, fresh=parts if fresh else (), device=device)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -75,9 +80,9 @@ def bench(
 class _File:
     """The result as it grows, and the file it is kept in, if any."""
 
-    def __init__(self, out: Path | None, rounds: int, quick: bool, fresh: Sequence[str]) -> None:
-        held = _read(out, quick, bool(fresh)) if out is not None else {}
-        self.out, self.rounds, self.quick = out, rounds, quick
+    def __init__(self, out: Path | None, rounds: int, quick: bool, fresh: Sequence[str], device: str) -> None:
+        held = _read(out, quick, bool(fresh), device) if out is not None else {}
+        self.out, self.rounds, self.quick, self.device = out, rounds, quick, device
         self.parts: dict[str, Any] = held.get("parts", {})
         self.unfinished: dict[str, dict[str, list[float]]] = held.get("unfinished", {})
         for part in fresh:
@@ -94,7 +99,7 @@ class _File:
 
     def result(self) -> dict[str, Any]:
         unfinished = {"unfinished": self.unfinished} if self.unfinished else {}
-        return summary(self.parts, self.rounds, self.quick) | unfinished
+        return summary(self.parts, self.rounds, self.quick) | {"device": self.device} | unfinished
 
     def save(self) -> None:
         if self.out is None:
@@ -122,6 +127,11 @@ def summary(parts: dict[str, Any], rounds: int, quick: bool) -> dict[str, Any]:
         "rounds": rounds,
         "quick": quick,
         "decision_ms": {n: round(values[0], 4) for n, values in grid.get("ms", {}).items()},
+        "decisions_ms": {
+            name: {n: round(values[0], 4) for n, values in row["ms"].items()}
+            for name, row in parts.get("decisions", {}).items()
+            if "ms" in row
+        },
         "decision_share_of_prefill": {
             str(part["shape"]["visual_tokens"]): part["decision_share_of_prefill"]
             for part in [*real.values(), *long_prompts]
@@ -137,7 +147,8 @@ def _measure(part: str, rounds: int, cap: float, quick: bool, progress: Progress
     if part == "decisions":
         sizes = decisions.SIZES[:2] if quick else decisions.SIZES
         held = file.parts.setdefault(part, {})
-        return decisions.every_method(sizes, rounds, 1.0 if quick else cap, progress, held=held, save=file.save)
+        cap = 1.0 if quick else cap
+        return decisions.every_method(sizes, rounds, cap, progress, held=held, save=file.save, device=file.device)
     if part == "published":
         progress("published procedures")
         return decisions.against_published((576,) if quick else (576, 2880), rounds)
@@ -151,12 +162,12 @@ def _measure(part: str, rounds: int, cap: float, quick: bool, progress: Progress
     return stages.measure(get_shape(part), rounds if small else max(1, rounds - 1), progress, file.journal(part))
 
 
-def _read(out: Path, quick: bool, fresh: bool) -> dict[str, Any]:
+def _read(out: Path, quick: bool, fresh: bool, device: str) -> dict[str, Any]:
     """What a file holds; nothing if it is of another kind of run and `fresh`."""
     if not out.is_file():
         return {}
     held: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
-    if held.get("quick") != quick or "parts" not in held:
+    if held.get("quick") != quick or held.get("device", "cpu") != device or "parts" not in held:
         if fresh:
             return {}
         raise SettingError(f"{out} holds another kind of run. Choose another file, or start over with --fresh.")

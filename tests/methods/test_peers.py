@@ -241,3 +241,15 @@ def test_vispruner_tells_near_duplicates_apart() -> None:
     features = directions + 1e-4 * torch.randn(1, 256, 16, generator=g)
     cues = Cues(saliency=torch.rand(1, 256, generator=g), tower_features=features)
     agree("vispruner", cues, TokenMap.from_grid(16, 16), 64)
+
+
+def test_vispruner_where_features_are_equal() -> None:
+    """Another order of the same sums, as another device has it: cosines that are equal stay equal."""
+    g = torch.Generator().manual_seed(4)
+    features = torch.randn(1, 128, 64, generator=g)[:, torch.arange(256) // 2]
+    turned = features[..., torch.randperm(64, generator=g)]
+    saliency, token_map = torch.rand(1, 256, generator=g), TokenMap.from_grid(16, 16)
+    found = [
+        create("vispruner").select(Cues(saliency=saliency, tower_features=x), token_map, 64) for x in (features, turned)
+    ]
+    assert torch.equal(found[0].indices, found[1].indices)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import ClassVar
 
 import torch
@@ -75,12 +76,17 @@ class EADP(Guided):
 
         state = Coverage(similarity, scores)
         picks = Picks(scores)
-        while len(picks) < k:
-            open_view = (quota > 0).gather(1, views.index.expand_as(scores))
-            token = picks.best(state.gain.masked_fill(~open_view, -1.0))
+        if views.count == 1:
+            for _ in range(k):
+                state.add(picks.best(state.gain))
+            return Selection(picks.indices(k), scores=scores)
+        less = torch.full_like(quota[:, :1], -1)
+        for _ in range(k):
+            full = (quota <= 0).index_select(1, views.index)
+            token = picks.best(state.gain.masked_fill(full, -1.0))
             state.add(token)
-            quota = quota.scatter_add(1, views.index[token][:, None], torch.full_like(token[:, None], -1))
-        return Selection(picks.indices(), scores=scores)
+            quota.scatter_add_(1, views.index[token][:, None], less)
+        return Selection(picks.indices(k), scores=scores)
 
     def _scores(self, cues: Cues, token_map: TokenMap) -> Tensor:
         """s, (B, N) fp32 in [0, 1]."""
@@ -89,8 +95,13 @@ class EADP(Guided):
         dense = dense_relevance(words, cues.require("word_mask"), self.tau, self.gamma, self.words)
         scores = minmax(self.mix * relevance + (1 - self.mix) * dense)
         if self.sigma > 0:
-            scores = smooth(scores, neighbours(token_map).to(scores.device), self.sigma)
+            scores = smooth(scores, _beside(token_map, scores.device), self.sigma)
         return scores.pow(self.beta)
+
+
+@lru_cache(maxsize=8)
+def _beside(token_map: TokenMap, device: torch.device) -> Tensor:
+    return neighbours(token_map).to(device)
 
 
 @dataclass(frozen=True, kw_only=True)

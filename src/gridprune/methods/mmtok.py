@@ -52,6 +52,6 @@ class MMTok(Method):
         vision_weight = torch.full_like(vision[..., 0], self.alpha / vision.shape[1], dtype=torch.float64)
         state = Coverage(affinity, torch.cat([text_weight.to(vision.device), vision_weight], 1))
         picks = Picks(state.gain)
-        while len(picks) < k:
+        for _ in range(k):
             state.add(picks.best(state.gain))
-        return Selection(picks.indices())
+        return Selection(picks.indices(k))

@@ -47,6 +47,6 @@ class Scope(Method):
             worth = worth * cues.quality
         coverage = Coverage(matrix, torch.ones_like(worth))
         picks = Picks(worth)
-        while len(picks) < k:
+        for _ in range(k):
             coverage.add(picks.best(coverage.gain * worth))
-        return Selection(picks.indices())
+        return Selection(picks.indices(k))

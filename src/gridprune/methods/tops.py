@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor
 
 from ..core.token_map import TokenMap
 from .base import Cues, Method, Selection
@@ -51,18 +50,13 @@ class TopsStageOne(Method):
         token = picks.best(saliency, tie=0.0)
         state = Coverage(cosine.matrix(), torch.ones_like(saliency), start=-1.0)
         state.add(token)
-        while len(picks) < k:
-            left = ~picks.taken
+        weight, noise = saliency.new_ones(3, 1), saliency.new_full((3, 1), TIE)
+        weight[1].fill_(self.diversity), weight[2].fill_(self.coverage), noise[0].fill_(0.0)
+        for chosen in range(1, k):
             # Chosen tokens are covered by themselves (S_jj = 1, the largest cosine): they add nothing to the gain.
-            score = _by_mean(saliency, left, 0.0)
-            score = score + self.diversity * _by_mean(1 - state.cover.double(), left, TIE)
-            score = score + self.coverage * _by_mean(state.gain, left, TIE)
-            state.add(picks.best(score))
-        return Selection(picks.indices())
-
-
-def _by_mean(values: Tensor, left: Tensor, noise: float) -> Tensor:
-    """`values` (B, N) divided by their mean over the tokens that are `left`; 0 if that mean is no more than `noise`."""
-    values = values.clamp(min=0) * left
-    mean = values.sum(-1, keepdim=True) / left.sum(-1, keepdim=True).clamp(min=1)
-    return torch.where(mean > noise, values / mean.clamp(min=1e-300), 0.0)
+            parts = torch.stack([saliency, 1 - state.cover.double(), state.gain], 1)  # [B, 3, N]
+            parts = parts.clamp_(min=0).masked_fill_(picks.taken[:, None], 0.0)
+            mean = parts.sum(-1, keepdim=True) / (parts.shape[2] - chosen)  # over the tokens left
+            share = (weight / mean).masked_fill_(mean <= noise, 0.0)
+            state.add(picks.best((parts * share).sum(1)))
+        return Selection(picks.indices(k))

@@ -7,11 +7,15 @@ images. Scores within :data:`TIE` of the best one left count as equal and the ea
 
 from __future__ import annotations
 
+import warnings
+from functools import cache
+from types import ModuleType
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from ...core.scores import ascending_indices
 from ..base import Merge
 
 TIE = 1e-6
@@ -23,6 +27,28 @@ def unit(x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """Rows of `x` (..., D) scaled to length 1; zero rows stay zero. Squares of any fp16 value fit."""
     x = x.to(dtype)
     return x / torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp(min=1e-30)
+
+
+def fused(like: Tensor) -> ModuleType | None:
+    """:mod:`~gridprune.methods.ops.kernels`, if `like` lies on a GPU that can run them; None anywhere else."""
+    return _kernels(like.device) if like.is_cuda else None
+
+
+@cache
+def _kernels(device: torch.device) -> ModuleType | None:
+    try:
+        from . import kernels
+
+        tokens = torch.zeros(1, 2, dtype=torch.float64, device=device)
+        kernels.best(tokens, tokens > 0, TIE)  # compiles
+    except Exception as error:  # no Triton, no C compiler, a GPU it does not know: each fails in its own way
+        warnings.warn(
+            f"Triton's kernels cannot be used on {device}, so greedy methods wait for the host at every pick, at the "
+            f"same tokens: {error}. Install triton and a C compiler.",
+            stacklevel=2,
+        )
+        return None
+    return kernels
 
 
 class Cosine:
@@ -38,22 +64,22 @@ class Cosine:
     def __init__(self, x: Tensor, dtype: torch.dtype = torch.float32) -> None:
         self.unit = unit(x, dtype)  # [B, N, D]
         self.batch, self.n, _ = self.unit.shape
-        self._matrix = self.unit @ self.unit.mT if self.n <= _KEEP else None
+        self.whole = self.unit @ self.unit.mT if self.n <= _KEEP else None
 
     def matrix(self) -> Tensor:
         """All cosines (B, N, N)."""
-        return self.unit @ self.unit.mT if self._matrix is None else self._matrix
+        return self.unit @ self.unit.mT if self.whole is None else self.whole
 
     def row(self, token: Tensor) -> Tensor:
         """Cosines (B, N) between one token per image, `token` (B,), and all tokens."""
-        if self._matrix is not None:
-            return take_row(self._matrix, token)
+        if self.whole is not None:
+            return take_row(self.whole, token)
         return (self.unit @ take_row(self.unit, token)[..., None])[..., 0]
 
     def rows(self, tokens: Tensor) -> Tensor:
         """Cosines (B, R, N) between `tokens` (B, R) and all tokens."""
-        if self._matrix is not None:
-            return take_rows(self._matrix, tokens)
+        if self.whole is not None:
+            return take_rows(self.whole, tokens)
         return take_rows(self.unit, tokens) @ self.unit.mT
 
     def closest(self, rows: Tensor, columns: Tensor) -> Tensor:
@@ -69,13 +95,13 @@ class Cosine:
         """(B, N): the largest cosine of each token to another token; -1 if there is no other. Blocked."""
         parts, columns = [], torch.arange(self.n, device=self.unit.device)
         for rows in torch.split(columns, _BLOCK):
-            block = self._matrix[:, rows] if self._matrix is not None else self.unit[:, rows] @ self.unit.mT
+            block = self.whole[:, rows] if self.whole is not None else self.unit[:, rows] @ self.unit.mT
             parts.append(block.masked_fill(rows[:, None] == columns, -1.0).amax(-1))
         return torch.cat(parts, 1)
 
     def _block(self, rows: Tensor, columns: Tensor) -> Tensor:
-        if self._matrix is not None:
-            wide = take_rows(self._matrix, rows)
+        if self.whole is not None:
+            wide = take_rows(self.whole, rows)
             return wide.gather(2, columns[:, None].expand(-1, rows.shape[1], -1))
         return take_rows(self.unit, rows) @ take_rows(self.unit, columns).mT
 
@@ -99,27 +125,24 @@ class Picks:
     """The tokens a greedy method has taken so far, for B images at once."""
 
     def __init__(self, like: Tensor) -> None:
-        self.taken = torch.zeros_like(like, dtype=torch.bool)  # [B, N]
-        self._tokens: list[Tensor] = []
-
-    def __len__(self) -> int:
-        return len(self._tokens)
+        self.taken = torch.zeros_like(like, dtype=torch.bool, memory_format=torch.contiguous_format)  # [B, N]
 
     def best(self, scores: Tensor, tie: float = TIE) -> Tensor:
         """Take the token of each image with the largest of `scores` (B, N) among those left; (B,).
 
         Scores within `tie` times that largest one are equal. (Not times the first: gains fall by orders of magnitude.)
         """
+        if kernels := fused(scores):
+            return kernels.best(scores, self.taken, tie)
         left = scores.masked_fill(self.taken, float("-inf"))
         best = left.amax(-1, keepdim=True)
-        token = (left >= best - tie * best.abs()).to(torch.uint8).argmax(-1)
-        self.taken = self.taken.scatter(1, token[:, None], True)
-        self._tokens.append(token)
+        token = (left >= best - tie * best.abs()).view(torch.uint8).argmax(-1)
+        self.taken.scatter_(1, token[:, None], True)
         return token
 
-    def indices(self) -> Tensor:
-        """(B, k) int64, ascending."""
-        return torch.stack(self._tokens, dim=1).sort(dim=1).values
+    def indices(self, k: int) -> Tensor:
+        """(B, k) int64, ascending: the k tokens taken."""
+        return ascending_indices(self.taken, k)
 
 
 def member_mask(indices: Tensor, n: int) -> Tensor:
@@ -142,6 +165,8 @@ class Coverage:
     targets, only their rows of M are read. So all k steps together cost about as much as a few full evaluations
     instead of k (each target's cover rises O(log k) times on typical data), and the picks are those of the plain loop.
 
+    On a GPU two kernels do that without the host, which need not know how many rows there are.
+
     Gains are small where rounding is not: a rise of a target's cover by less than `TIE` of the most it can be counts as
     none, and so does a gain that is nothing but rounding of the first ones.
 
@@ -152,11 +177,15 @@ class Coverage:
     """
 
     def __init__(self, affinity: Tensor, weight: Tensor, start: float = 0.0) -> None:
-        self.affinity, self.weight = affinity, weight.double()
+        self.affinity, self.weight = affinity.contiguous(), weight.double().contiguous()
         self.cover = affinity.new_full(affinity.shape[:2], start)  # [B, I]
         self._rounding = TIE * affinity.amax(-1).abs()  # [B, I]
         self.gain = self._gain()  # [B, N] fp64
         self._least = 1e-13 * self.gain.amax(-1, keepdim=True)
+        self._fused = fused(affinity)
+        if self._fused:  # which targets a pick covers better, what their cover was before, and how many there are
+            risen = torch.empty_like(self.cover, dtype=torch.int32)
+            self._risen = (risen, torch.empty_like(self.cover), risen.new_empty(len(risen)))
 
     def _gain(self) -> Tensor:
         total = self.weight.new_zeros(self.affinity.shape[0], self.affinity.shape[2])
@@ -167,11 +196,13 @@ class Coverage:
 
     def add(self, token: Tensor) -> None:
         """Choose one token per image, (B,)."""
+        if self._fused:
+            self._fused.cover(token, self.affinity, self.cover, *self._risen)
+            fixed = (self.affinity, self._rounding, self.weight)
+            self._fused.lose(self.gain, self._least, *fixed, self.cover, *self._risen)
+            return
         column = self.affinity.gather(2, token[:, None, None].expand(-1, self.affinity.shape[1], 1))[..., 0]
-        self.raise_cover(torch.maximum(self.cover, column))
-
-    def raise_cover(self, cover: Tensor) -> None:
-        """Replace the cover by one that is nowhere smaller."""
+        cover = torch.maximum(self.cover, column)
         image, target = (cover > self.cover).nonzero(as_tuple=True)  # of the whole batch: images rise at their own pace
         for b, i in zip(torch.split(image, 8 * _BLOCK), torch.split(target, 8 * _BLOCK)):
             rows = self.affinity[b, i]  # [m, N]
