@@ -1,8 +1,8 @@
 """`python -m benchmarks.first_token`: time to the first token of 7B shapes, all layers built, on one GPU.
 
-What `gridprune bench` measures of a user's checkpoint, of random weights in bfloat16: the stock model, the pruned one by
-an asked and by a new question, the same accelerated, the limit that is a prompt of k tokens, and the vision tower, every
-one in turn. Written after every batch size, so that a run that is cut off goes on where it stopped.
+What `gridprune bench` measures of a user's checkpoint, of random weights in bfloat16: the stock model, the pruned one
+by an asked and by a new question, the same accelerated, the limit that is a prompt of k tokens, and the vision tower,
+every one in turn. Written after every batch size, so that a run that is cut off goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -141,7 +141,8 @@ def measure(
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.first_token", description=__doc__)
-    parser.add_argument("--shapes", default="llava-1.5-7b,llava-next-7b,qwen2.5-vl-7b", help="by commas; tiny is for a CPU")
+    whole = ",".join(name for name in PLANS if name != "tiny")
+    parser.add_argument("--shapes", default=whole, help="by commas; tiny is for a CPU")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--out", type=Path, required=True, help="JSON file; what it holds is not measured again")
@@ -149,11 +150,14 @@ def main() -> None:
     result = json.loads(args.out.read_text()) if args.out.exists() else {"shapes": {}}
     result["machine"] = machine() | {"gpu": torch.cuda.get_device_name() if args.device != "cpu" else None}
 
+    def tell(words: str) -> None:
+        print(words, flush=True)
+
     def save() -> None:
         args.out.write_text(json.dumps(result, indent=1) + "\n")
 
     for name in args.shapes.split(","):
-        measure(name, args.device, args.rounds, result["shapes"].setdefault(name, {}), save, lambda s: print(s, flush=True))
+        measure(name, args.device, args.rounds, result["shapes"].setdefault(name, {}), save, tell)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Stages 3 to 5, as LLaVA is made: the projector on captions, then projector and language model on questions.
 
 The towers stay frozen. Every image of a batch keeps a number of visual tokens of its own, from 8 to all, in places
-that chance decides: the question never chooses them, so that fewer tokens hurt by what is lost alone. The last stage has
-more images with all of their tokens: without it, some kinds of question were answered better from fewer.
+that chance decides: the question never chooses them, so that fewer tokens hurt by what is lost alone. The last stage
+has more images with all of their tokens: without it, some kinds of question were answered better from fewer.
 """
 
 from __future__ import annotations

@@ -46,6 +46,7 @@ class ApET(Method):
     merges: ClassVar[bool] = True
     cost: ClassVar[str] = "O(k N D)"
     reads: ClassVar[frozenset[str]] = frozenset({"features"})
+    reads_values: ClassVar[bool] = True  # the solver does, on a GPU
 
     def select(self, cues: Cues, token_map: TokenMap, k: int) -> Selection:
         features = cues.require("features").float()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import ClassVar
 
 import torch
@@ -95,13 +94,9 @@ class EADP(Guided):
         dense = dense_relevance(words, cues.require("word_mask"), self.tau, self.gamma, self.words)
         scores = minmax(self.mix * relevance + (1 - self.mix) * dense)
         if self.sigma > 0:
-            scores = smooth(scores, _beside(token_map, scores.device), self.sigma)
+            beside = token_map.once_on(scores.device, "neighbours", lambda: neighbours(token_map))
+            scores = smooth(scores, beside, self.sigma)
         return scores.pow(self.beta)
-
-
-@lru_cache(maxsize=8)
-def _beside(token_map: TokenMap, device: torch.device) -> Tensor:
-    return neighbours(token_map).to(device)
 
 
 @dataclass(frozen=True, kw_only=True)
