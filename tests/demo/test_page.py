@@ -74,7 +74,7 @@ def test_the_first_answer_comes_unasked(visit):
     assert figure(page, 1, "visual tokens") == "64"
     assert all(card(page, number).locator(".gp-text").inner_text().strip() for number in (0, 1))
     assert float(figure(page, 1, "KV memory").split()[0]) < float(figure(page, 0, "KV memory").split()[0])
-    assert page.locator(".gp-thumb").count() == 3
+    assert page.locator(".gp-thumb").count() == 4
 
 
 def test_upload_ask_and_a_second_turn(visit, upload):
@@ -203,7 +203,7 @@ def test_files_that_are_refused_say_why(visit, tmp_path):
         (tmp_path / name).write_bytes(content)
         page.locator(".gp-drop input").set_input_files(tmp_path / name)
         problem.filter(has_text=words).wait_for()
-    assert page.locator(".gp-thumb").count() == 3
+    assert page.locator(".gp-thumb").count() == 4
     assert page.locator(".gp-map").first.is_visible()  # what was there stays
     page.locator(".gp-thumb").nth(1).click()
     problem.wait_for(state="detached")

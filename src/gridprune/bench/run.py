@@ -111,7 +111,7 @@ def bench(loaded: Loaded, plan: Bench, progress: Progress = lambda message: None
     """
     family = families.find(loaded.model)
     inputs = prepare(loaded, plan.image, plan.question)
-    _, token_map = looked_at(family, inputs)
+    _, (token_map,) = looked_at(family, inputs)
     total = len(token_map.candidates)
     for keep in plan.keeps:
         Budget.parse(keep).resolve(total)
