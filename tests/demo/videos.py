@@ -13,7 +13,6 @@ from PIL.Image import Image
 from transformers import BatchFeature
 
 from gridprune.runtime import Loaded
-
 from hf import chats
 from hf.kit import IMAGE, VIDEO, model
 from hf.models import VIDEO_LLAVA_VIDEOS

@@ -62,7 +62,7 @@ class Map:
 
 
 def build(report: Report, seen: Seen) -> Map:
-    """The map of what one method kept of an image or a frame; `report` is of the image or the whole video."""
+    """The map of what one method kept; `report` is that of the image, or of the whole video of a frame."""
     token_map = seen.token_map
     height = height_of(seen.image)
     boxes = (token_map.boxes.double() * torch.tensor([WIDTH, height, WIDTH, height], device="cpu")).round().long()
@@ -70,6 +70,7 @@ def build(report: Report, seen: Seen) -> Map:
     finest = token_map.plane == int(token_map.plane.max())
     drawn = (finest & shown).nonzero()[:, 0]
     kept = torch.zeros_like(token_map.separator).index_fill_(0, report.kept_indices, True) & shown
+    count, of = int(kept.sum()), int(shown.sum())
     zones = _zones(report, boxes, drawn)
     return Map(
         height=height,
@@ -79,8 +80,8 @@ def build(report: Report, seen: Seen) -> Map:
         saliency=_heat(seen.saliency, boxes, drawn, finest),
         score=_heat(report.scores, boxes, drawn, finest),
         patches=json.dumps(_patches(report, seen, boxes, drawn, kept), separators=(",", ":")),
-        count=f"{int(kept.sum()):,} of {int(shown.sum()):,} kept",
-        label=f"{int(kept.sum())} of {int(shown.sum())} patches kept by {report.method}. Arrow keys read patch by patch.",
+        count=f"{count:,} of {of:,} kept",
+        label=f"{count} of {of} patches kept by {report.method}. Arrow keys read patch by patch.",
     )
 
 
