@@ -248,6 +248,17 @@ def test_the_smallest_k_with_the_same_answer(visit):
     page.locator(".gp-found").wait_for(state="detached")  # it was about another k
 
 
+def test_a_long_list_scrolls_inside_and_covers_no_header(visit):
+    page = visit(width=1280, height=800).page
+    page.locator("#gp-method input").click()
+    page.get_by_role("option").first.wait_for()
+    header, opened = page.locator(".gp-head").bounding_box(), page.locator("[role=listbox]").bounding_box()
+    assert opened["y"] > header["y"] + header["height"]
+    assert page.locator("[role=listbox]").evaluate("e => e.scrollHeight > e.clientHeight")
+    page.get_by_role("option").last.click()  # which is scrolled to
+    card(page, 1).get_by_role("heading", name="visionzip").or_(card(page, 1).get_by_role("alert")).wait_for()
+
+
 def test_dropdowns_close(visit):
     page = visit().page
     options = page.get_by_role("option")
