@@ -138,9 +138,7 @@ def measure(
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.first_token", description=__doc__)
-    parser.add_argument(
-        "--shapes", default="llava-1.5-7b,llava-next-7b,qwen2.5-vl-7b", help="by commas; tiny is for a CPU"
-    )
+    parser.add_argument("--shapes", default="llava-1.5-7b,llava-next-7b,qwen2.5-vl-7b", help="by commas; tiny is for a CPU")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--out", type=Path, required=True, help="JSON file; what it holds is not measured again")
@@ -152,9 +150,7 @@ def main() -> None:
         args.out.write_text(json.dumps(result, indent=1) + "\n")
 
     for name in args.shapes.split(","):
-        measure(
-            name, args.device, args.rounds, result["shapes"].setdefault(name, {}), save, lambda s: print(s, flush=True)
-        )
+        measure(name, args.device, args.rounds, result["shapes"].setdefault(name, {}), save, lambda s: print(s, flush=True))
 
 
 if __name__ == "__main__":

@@ -201,8 +201,8 @@ def test_videos_that_are_refused(tmp_path):
     refused = {
         "Give MP4 or WebM": write_video(tmp_path / "other.avi").read_bytes(),
         "is written in mjpeg": write_video(tmp_path / "other.mp4", "mjpeg").read_bytes(),
-        "at most 3,600 frames in 60 seconds": write_video(tmp_path / "long.mp4", count=601, side=16).read_bytes(),
-        "at most 4,000,000 pixels": write_video(tmp_path / "wide.mp4", count=1, side=MAX_SIDE).read_bytes(),
+        "at most 1,800 frames in 60 seconds": write_video(tmp_path / "long.mp4", count=601, side=16).read_bytes(),
+        "at most 2,100,000 pixels": write_video(tmp_path / "wide.mp4", count=1, side=MAX_SIDE).read_bytes(),
         "at most 50,000,000 are read": bytes(MAX_VIDEO.size + 1),
         "The file": small[:300],
     }

@@ -23,7 +23,7 @@ MAX_SIDE = 2048  # larger images are scaled down to this: it bounds what a visit
 MAX_EVENT = 64_000  # bytes of any other request
 MAX_QUESTION = 2000  # characters
 MAX_IMAGES = 8  # of one upload, frames of a video, and all that a visitor holds at once
-MAX_VIDEO = Bounds(size=50_000_000, pixels=4_000_000, frames=3600, seconds=60)
+MAX_VIDEO = Bounds(size=50_000_000, pixels=2_100_000, frames=1800, seconds=60)
 MAX_TURNS = 12
 MAX_SESSIONS = 32
 MAX_WAITING = 32  # visitors in the queue

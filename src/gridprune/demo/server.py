@@ -6,6 +6,7 @@ and answer with tickets.
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from pathlib import PurePath
 from typing import Any
@@ -37,6 +38,7 @@ _PREFIXES = (
 def make_app(loaded: Loaded, host: str = "127.0.0.1") -> Any:
     """The ASGI application for one model, which listens on `host`."""
     engine, inbox = Engine(loaded), Inbox()
+    decoding = asyncio.Lock()  # one video at a time: it may take all cores
     sessions = Sessions(lambda: Session(samples(engine.embedded)))
     app = FastAPI(title="gridprune", docs_url=None, redoc_url=None, openapi_url=None)
 
@@ -53,7 +55,9 @@ def make_app(loaded: Loaded, host: str = "127.0.0.1") -> Any:
         if engine.no_video:
             return JSONResponse({"problem": engine.no_video}, status_code=422)
         try:
-            video = await run_in_threadpool(read_video_upload, await request.body())
+            data = await request.body()
+            async with decoding:
+                video = await run_in_threadpool(read_video_upload, data)
         except ImageError as error:
             return JSONResponse({"problem": str(error)}, status_code=422)
         return JSONResponse({"ticket": inbox.put(_shown_name(name), video)})

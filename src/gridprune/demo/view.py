@@ -97,7 +97,7 @@ def views_html(conversation: Conversation, turn: Turn) -> str:
 def empty_html(conversation: Conversation) -> str:
     """Images about which nothing was asked yet."""
     photos = [_small(image, 640) for image in images_in(conversation.images)]
-    return render("empty.html", name=conversation.name, photos=photos, video=isinstance(conversation.images, Video))
+    return render("empty.html", name=conversation.name, photos=photos, what=_what(conversation.images))
 
 
 def layers_html() -> str:
@@ -112,7 +112,7 @@ def found_html(found: FoundKeep) -> str:
 
 def past_html(conversation: Conversation) -> str:
     """The earlier turns about the images."""
-    return render("past.html", past=conversation.past, count=len(images_in(conversation.images)))
+    return render("past.html", past=conversation.past, what=_what(conversation.images))
 
 
 def strip_html(session: Session, video: bool) -> str:
@@ -167,6 +167,11 @@ def _view_names(conversation: Conversation, turn: Turn) -> list[str]:
     if isinstance(conversation.images, Video):
         return [f"frame {seen.frame + 1}" for seen in turn.seen]
     return [conversation.names[seen.number] for seen in turn.seen]
+
+
+def _what(images: Images) -> str:
+    """How sentences call what a question is about."""
+    return "this video" if isinstance(images, Video) else "this image" if len(images) == 1 else "these images"
 
 
 def _badge(images: Images) -> str:

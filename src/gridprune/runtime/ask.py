@@ -22,6 +22,7 @@ from ..cues.text_tower import TextTower, stored_reading
 from ..errors import (
     CheckpointError,
     GridPruneError,
+    ImageError,
     QuestionError,
     SettingError,
     UnsupportedModelError,
@@ -189,7 +190,7 @@ def prepare(
     Raises:
         QuestionError: the question is empty, or the model cannot understand it.
         CheckpointError: the checkpoint has no chat template to write the prompt with.
-        ImageError: an image is so narrow that resizing would blow it up.
+        ImageError: there is no image, or one is so narrow that resizing would blow it up.
         UnsupportedModelError: a video, and the model takes none.
     """
     _check_question(loaded, question)
@@ -200,6 +201,8 @@ def prepare(
         media = {"videos": [list(images.frames)], "video_metadata": [images.metadata], "do_sample_frames": False}
     else:
         listed = [images] if isinstance(images, Image) else list(images)
+        if not listed:
+            raise ImageError("There is no image to ask about: give one or more.")
         for image in listed:
             check_shape(*image.size)
         text = prompt_text(loaded.processor, conversation(question, history, count=len(listed)))

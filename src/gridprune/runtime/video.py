@@ -115,8 +115,8 @@ def _sampled(opened: Callable[[], Any], name: str, frames: int, bounds: Bounds |
             if not container.streams.video:
                 raise ImageError(f"{name} holds no moving images.")
             stream = container.streams.video[0]
-            if bounds is not None and stream.codec_context.name not in CODECS:
-                raise ImageError(f"{name} is written in {stream.codec_context.name}; {', '.join(CODECS)} are read.")
+            if bounds is not None:
+                _check_stream(stream.codec_context, name, bounds)
             rate = float(stream.average_rate or 0)
             total = sum(packet.size > 0 for packet in container.demux(stream))
         if bounds is not None:
@@ -131,6 +131,21 @@ def _sampled(opened: Callable[[], Any], name: str, frames: int, bounds: Bounds |
     return Video(taken, wanted, total, rate or 24.0)
 
 
+def _check_stream(codec: Any, name: str, bounds: Bounds) -> None:
+    """Before a frame is decoded; the size that the header states need not be true, so frames are checked again."""
+    if codec.name not in CODECS:
+        raise ImageError(f"{name} is written in {codec.name}, which is not read. Save it as H.264, VP9 or AV1.")
+    _check_size(codec, name, bounds)
+
+
+def _check_size(pixels: Any, name: str, bounds: Bounds) -> None:
+    if pixels.width * pixels.height > bounds.pixels:
+        raise ImageError(
+            f"{name} has frames of {pixels.width} x {pixels.height} pixels; at most {bounds.pixels:,} pixels are read. "
+            "Scale it down."
+        )
+
+
 def _check_length(name: str, total: int, rate: float, bounds: Bounds) -> None:
     if total > bounds.frames or (rate and total / rate > bounds.seconds):
         raise ImageError(
@@ -141,11 +156,8 @@ def _check_length(name: str, total: int, rate: float, bounds: Bounds) -> None:
 
 def _taken(container: Any, wanted: set[int], name: str, bounds: Bounds | None) -> Iterator[Image.Image]:
     for number, frame in enumerate(container.decode(video=0)):
-        if bounds is not None and frame.width * frame.height > bounds.pixels:
-            raise ImageError(
-                f"{name} has frames of {frame.width} x {frame.height} pixels; at most {bounds.pixels:,} pixels are "
-                "read. Scale it down."
-            )
+        if bounds is not None:
+            _check_size(frame, name, bounds)
         if number in wanted:
             image = frame.to_image()
             turn = int(getattr(frame, "rotation", 0) or 0)
