@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -83,6 +84,14 @@ def test_a_device_whose_clock_nobody_reads_is_refused(monkeypatch):
     monkeypatch.setattr(bench_run, "find_device", torch.device)
     with pytest.raises(SettingError, match=r"cpu, cuda or cuda:N, not on 'mps'"):
         bench_run.check_device("mps")
+
+
+def test_a_model_that_is_spread_over_devices_is_refused(monkeypatch):
+    spread = torch.nn.Sequential(torch.nn.Linear(1, 1), torch.nn.Linear(1, 1, device="meta"))
+    monkeypatch.setattr(bench, "load_model", lambda *given: SimpleNamespace(model=spread, given=given))
+    result = CliRunner().invoke(app, ["bench", "--model", "any", "--device-map", "auto"])
+    assert result.exit_code == 2
+    assert "this model lies on cpu, meta" in " ".join(result.stderr.split())
 
 
 def test_more_tokens_than_there_are_are_refused_before_anything_is_timed():

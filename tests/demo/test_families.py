@@ -59,15 +59,16 @@ def engine(loaded) -> Engine:
 
 @pytest.mark.parametrize("size", [(64, 40), (30, 90), (50, 50)])
 def test_images_in_tiles(engine, size):
-    visitor = Session([Conversation("own", Image.effect_noise(size, 90).convert("RGB"))])
+    visitor = Session([Conversation(["own"], [Image.effect_noise(size, 90).convert("RGB")])])
     visitor.ask(engine, "Where is the key?", Choice(keep=20, method="fastervlm", compare="uniform"), False)
     visitor.again(engine, Choice(keep=12, method="fastervlm", compare="uniform"))
     turn = visitor.conversation.turn
     assert [column.answer.visual_tokens for column in turn.columns] == [turn.total, 12, 12]
-    assert turn.total == engine.tokens(visitor.conversation.image)
-    assert turn.seen.relevance is None  # no text half of CLIP beside it
-    assert len(turn.seen.saliency) == turn.total
-    assert "this model gives no relevance" in maps_html(turn)
+    assert [turn.total] == engine.tokens(visitor.conversation.images)
+    (seen,) = turn.seen
+    assert seen.relevance is None  # no text half of CLIP beside it
+    assert len(seen.saliency) == turn.total
+    assert "this model gives no relevance" in maps_html(visitor.conversation, turn)
     answers_html(turn)
     told = json.loads(save(engine, visitor.conversation, "json")[0])
     assert len(told["answers"][1]["kept_indices"]) == 12

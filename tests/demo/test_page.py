@@ -74,7 +74,7 @@ def test_the_first_answer_comes_unasked(visit):
     assert figure(page, 1, "visual tokens") == "64"
     assert all(card(page, number).locator(".gp-text").inner_text().strip() for number in (0, 1))
     assert float(figure(page, 1, "KV memory").split()[0]) < float(figure(page, 0, "KV memory").split()[0])
-    assert page.locator(".gp-thumb").count() == 3
+    assert page.locator(".gp-thumb").count() == 4
 
 
 def test_upload_ask_and_a_second_turn(visit, upload):
@@ -203,7 +203,7 @@ def test_files_that_are_refused_say_why(visit, tmp_path):
         (tmp_path / name).write_bytes(content)
         page.locator(".gp-drop input").set_input_files(tmp_path / name)
         problem.filter(has_text=words).wait_for()
-    assert page.locator(".gp-thumb").count() == 3
+    assert page.locator(".gp-thumb").count() == 4
     assert page.locator(".gp-map").first.is_visible()  # what was there stays
     page.locator(".gp-thumb").nth(1).click()
     problem.wait_for(state="detached")
@@ -246,6 +246,18 @@ def test_the_smallest_k_with_the_same_answer(visit):
     assert card(page, 1).locator(".gp-yes").is_visible()
     set_keep(page, 64)
     page.locator(".gp-found").wait_for(state="detached")  # it was about another k
+
+
+def test_a_long_list_scrolls_inside_and_covers_no_header(visit):
+    page = visit(width=1280, height=800).page
+    page.locator("#gp-method input").click()
+    page.get_by_role("option").first.wait_for()
+    header, opened = page.locator(".gp-head").bounding_box(), page.locator("[role=listbox]").bounding_box()
+    assert opened["y"] > header["y"] + header["height"]
+    assert page.locator("[role=listbox]").evaluate("e => e.scrollHeight > e.clientHeight")
+    last = page.get_by_role("option").last
+    last.scroll_into_view_if_needed()
+    assert last.bounding_box()["y"] < opened["y"] + opened["height"]
 
 
 def test_dropdowns_close(visit):

@@ -38,7 +38,7 @@ def session() -> Session:
 @pytest.mark.parametrize("name", ["gridprune", "gridprune-literal", "random", "cdpruner", "visionzip"])
 def test_the_page_answers_as_an_application_does(engine, loaded, name):
     image, method = make_scene("dev", 2).image, create(name, keep=64)
-    there, here = engine.answer(image, QUESTION, method), answer(loaded, image, QUESTION, method)
+    there, here = engine.answer([image], QUESTION, method), answer(loaded, image, QUESTION, method)
     assert there.text == here.text
     assert there.kv_bytes == here.kv_bytes
     assert torch.equal(there.report.kept_indices, here.report.kept_indices)
@@ -48,7 +48,7 @@ def test_an_image_is_looked_at_once(engine, loaded):
     looks = []
     hook = loaded.model.model.vision_tower.register_forward_hook(lambda *_: looks.append(1))
     try:
-        visitor = Session([Conversation("one", make_scene("dev", 11).image)])
+        visitor = Session([Conversation(["one"], [make_scene("dev", 11).image])])
         visitor.ask(engine, QUESTION, Choice(keep=64, compare="fastervlm"), False)
         for keep in range(32, 40):
             visitor.again(engine, Choice(keep=keep, compare="cdpruner"))
@@ -95,7 +95,7 @@ def test_the_smallest_k_is_that_of_the_command_line(engine, loaded, session):
     assert session.smallest(engine, choice) is None  # nothing was asked yet
     session.ask(engine, QUESTION, choice, False)
     found = session.smallest(engine, choice)
-    assert found == find_keep(loaded, session.conversation.image, QUESTION, "gridprune(zone=3)")
+    assert found == find_keep(loaded, session.conversation.images[0], QUESTION, "gridprune(zone=3)")
     assert f"k = {found.smallest}" in found_html(found)
     with pytest.raises(SettingError):
         session.smallest(engine, Choice(keep=64, method="fastv"))
@@ -103,11 +103,11 @@ def test_the_smallest_k_is_that_of_the_command_line(engine, loaded, session):
 
 def test_other_checkpoints_begin_with_photographs(engine):
     for each in samples(embedded=False):
-        assert each.source is not None
-        scope = {}
-        exec("\n".join([each.source[0], f"image = {each.source[1]}"]), scope)
-        assert scope["image"].tobytes() == each.image.tobytes()
-        assert min(each.image.size) >= 300
+        for image, source in zip(each.images, each.sources, strict=True):
+            scope = {}
+            exec("\n".join([source[0], f"image = {source[1]}"]), scope)
+            assert scope["image"].tobytes() == image.tobytes()
+            assert min(image.size) >= 300
         assert each.suggestions
 
 
@@ -138,7 +138,7 @@ def test_a_method_that_cannot_says_so_in_its_column(engine, session):
     assert kept.answer.text
     assert "keep at least" in problem.problem
     assert "keep at least" in answers_html(session.conversation.turn)
-    maps_html(session.conversation.turn)
+    maps_html(session.conversation, session.conversation.turn)
 
 
 @pytest.mark.parametrize("question", ["", "  \n ", "word " * MAX_QUESTION])
@@ -171,8 +171,8 @@ def test_knobs_count_only_when_turned():
 def test_copied_python_gives_the_same_answer(engine, session, own, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     if own:
-        session.add(Conversation('it\'s "mine".png', make_scene("dev", 5).image))
-        session.conversation.image.save(session.conversation.name)
+        session.add(Conversation(['it\'s "mine".png'], [make_scene("dev", 5).image]))
+        session.conversation.images[0].save(session.conversation.name)
     session.ask(engine, QUESTION, Choice(keep=48), False)
     session.ask(engine, "Where is the dog?", Choice(keep=48, knobs=(("zone", 3),)), True)
     code, printed = as_python(engine, session.conversation, session.conversation.turn), io.StringIO()
@@ -214,8 +214,8 @@ def test_visitors_and_their_images_are_bounded():
     visitors = Sessions(lambda: Session(samples()))
     first = visitors.of("first")
     for number in range(MAX_IMAGES + 3):
-        first.add(Conversation(f"{number}", make_scene("dev", number).image))
-    own = [each.name for each in first.conversations if each.source is None]
+        first.add(Conversation([f"{number}"], [make_scene("dev", number).image]))
+    own = [each.name for each in first.conversations if not each.sources]
     assert own == [str(number) for number in range(3, MAX_IMAGES + 3)]
     assert first.conversation.name == own[-1]
     assert visitors.by_key(first.key) is first

@@ -75,6 +75,6 @@ def test_own_questions_are_asked_about_all_tiles(case, loaded):
 def test_the_page_counts_and_draws_all_tiles(case, loaded):
     page, image = Engine(loaded), Image.new("RGB", (60, 40))
     whole = case.tokens(case.image(0)).count(case.placeholder)
-    seen = page.see(image, "What?")
-    assert page.tokens(image) == len(seen.token_map) == len(seen.saliency) == whole
-    assert page.answer(image, "What?", create("random", keep=3)).report.total == whole
+    (seen,) = page.see([image], "What?")
+    assert page.tokens([image])[0] == len(seen.token_map) == len(seen.saliency) == whole
+    assert page.answer([image], "What?", create("random", keep=3)).report.total == whole

@@ -133,13 +133,13 @@ def test_the_control_gives_the_stock_processor_what_pillow_resized(twin, loaded,
 
 def test_the_page_shows_the_whole_image_and_all_its_tokens(twin, loaded, image):
     page = Engine(loaded)
-    seen = page.see(image, QUESTION)
+    (seen,) = page.see([image], QUESTION)
     prompt = prepare(loaded, image, QUESTION)["input_ids"]
-    assert page.tokens(image) == len(seen.token_map)
-    assert len(seen.token_map) == int((prompt == page.family.placeholder).sum()) - NEWLINES.get(twin.name, 0)
+    assert page.tokens([image]) == [len(seen.token_map)]
+    assert len(seen.token_map) == int((prompt == page.streams[0].placeholder).sum()) - NEWLINES.get(twin.name, 0)
     assert seen.saliency.shape == (len(seen.token_map),)
     whole = image.crop((128, 0, 512, 384)) if twin.crops else image
     shown, expected = (np.asarray(image.convert("RGB").resize((40, 24)), dtype=float) for image in (seen.image, whole))
     assert np.abs(shown - expected).mean() < 8  # of 255; one of several tiles is further away than 30
-    answered = page.answer(image, QUESTION, create("gridprune", keep="20%"))
+    answered = page.answer([image], QUESTION, create("gridprune", keep="20%"))
     assert answered.report.total == len(seen.token_map)

@@ -103,6 +103,16 @@ def check_device(name: str, largest: bool = False) -> torch.device:
     return device
 
 
+def check_one_device(model: Any) -> None:
+    """Raises SettingError for a model whose weights are spread: peak memory is read off one device."""
+    found = sorted({str(each.device) for each in model.parameters()})
+    if len(found) > 1:
+        raise SettingError(
+            f"gridprune bench measures memory on one device, and this model lies on {', '.join(found)}. Leave "
+            "--device-map out, or give one that holds all of it."
+        )
+
+
 @torch.no_grad()
 def bench(loaded: Loaded, plan: Bench, progress: Progress = lambda message: None) -> dict[str, Any]:
     """Measure everything in turn; docs/howto/bench.md says what the keys mean.
@@ -110,9 +120,10 @@ def bench(loaded: Loaded, plan: Bench, progress: Progress = lambda message: None
     Raises:
         GridPruneError: a budget, a method or an image that does not fit the model. Nothing was timed then.
     """
+    check_one_device(loaded.model)
     family = families.find(loaded.model)
     inputs = prepare(loaded, plan.image, plan.question)
-    _, token_map = looked_at(family, inputs)
+    _, (token_map,) = looked_at(family, inputs)
     total = len(token_map.candidates)
     for keep in plan.keeps:
         Budget.parse(keep).resolve(total)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .options import Clip, Device, Dtype, Json, Model, load_model, print_json, stderr, stdout, telling
+from .options import Clip, Device, DeviceMap, Dtype, Json, Model, load_model, print_json, stderr, stdout, telling
 
 
 def bench_command(
@@ -32,6 +32,7 @@ def bench_command(
     largest: Annotated[bool, typer.Option("--largest", help="Also look for the largest batch that fits.")] = False,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Draw the plot to this PNG file.")] = None,
     device: Device = "auto",
+    device_map: DeviceMap = None,
     dtype: Dtype = "auto",
     as_json: Json = False,
 ) -> None:
@@ -49,7 +50,7 @@ def bench_command(
     rounds = rounds or (3 if where.type == "cpu" else 15)
     seen = read_image(image) if image is not None else Image.effect_noise((1024, 768), 60).convert("RGB")
     plan = run.Bench(chosen, keeps, batches, seen, question, rounds, tokens, static, largest)
-    loaded = load_model(model, clip, str(where), dtype)
+    loaded = load_model(model, clip, str(where) if device_map is None else device, dtype, device_map)
     with telling("measuring") as progress:
         found = run.bench(loaded, plan, progress)
     if output is not None:

@@ -22,14 +22,15 @@ def chat_side(processor: Any) -> Any:
 
 
 def conversation(
-    question: str, history: Sequence[tuple[str, str]] = (), medium: Literal["image", "video"] = "image"
+    question: str, history: Sequence[tuple[str, str]] = (), medium: Literal["image", "video"] = "image", count: int = 1
 ) -> Messages:
-    """User turns with the assistant's answers between them, the image or video in the first."""
+    """User turns with the assistant's answers between them, `count` images or videos in the first."""
     asked = [*(turn for turn, _ in history), question]
     turns: Messages = []
     for number, words in enumerate(asked):
         text = {"type": "text", "text": words}
-        turns.append({"role": "user", "content": [text] if number else [{"type": medium}, text]})
+        seen = [] if number else [{"type": medium} for _ in range(count)]
+        turns.append({"role": "user", "content": [*seen, text]})
         if number < len(history):
             turns.append({"role": "assistant", "content": [{"type": "text", "text": history[number][1]}]})
     return turns

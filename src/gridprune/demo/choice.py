@@ -33,7 +33,7 @@ class Choice:
         return parse(self.method).with_settings(dict(self.knobs)).label
 
     def methods(self, total: int) -> list[Method]:
-        """The methods to run, one or two, on an image of `total` visual tokens."""
+        """The methods to run, one or two, on images that have at least `total` visual tokens each."""
         keep = max(1, min(self.keep, total))
         chosen = [parse(self.method).with_settings(dict(self.knobs)).method(keep)]
         return [*chosen, parse(self.compare).method(keep)] if self.compare else chosen

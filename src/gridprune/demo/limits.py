@@ -1,4 +1,4 @@
-"""What the page accepts: how large images may be, which requests are answered, and how many of anything is kept."""
+"""What the page accepts: how large images and videos are, which requests are answered, how many of anything is kept."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import secrets
 import socket
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from dataclasses import replace
 from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlsplit
@@ -14,17 +15,20 @@ from urllib.parse import urlsplit
 from PIL.Image import Image, Resampling
 
 from ..runtime.images import decode_image
+from ..runtime.video import Bounds, Video, decode_video
 
 MAX_BYTES = 20_000_000  # of an uploaded file
 MAX_PIXELS = 40_000_000  # of an uploaded image, checked before it is decoded
 MAX_SIDE = 2048  # larger images are scaled down to this: it bounds what a visitor holds in memory
 MAX_EVENT = 64_000  # bytes of any other request
 MAX_QUESTION = 2000  # characters
-MAX_IMAGES = 6  # uploads a visitor holds at once
+MAX_IMAGES = 8  # of one upload, frames of a video, and all that a visitor holds at once
+MAX_VIDEO = Bounds(size=50_000_000, pixels=2_100_000, frames=1800, seconds=60)
 MAX_TURNS = 12
 MAX_SESSIONS = 32
 MAX_WAITING = 32  # visitors in the queue
 
+Images = Sequence[Image] | Video  # what one question is about
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
@@ -37,29 +41,50 @@ def read_upload(data: bytes) -> Image:
     Raises:
         ImageError: not an image, broken, or too large; the message says what to do.
     """
-    image = decode_image(data, "The file", max_bytes=MAX_BYTES, max_pixels=MAX_PIXELS)
+    return _scaled(decode_image(data, "The file", max_bytes=MAX_BYTES, max_pixels=MAX_PIXELS))
+
+
+def read_video_upload(data: bytes) -> Video:
+    """At most `MAX_IMAGES` frames of the video in an upload, each as :func:`read_upload` gives images.
+
+    Raises:
+        ImageError: not a video, broken, or beyond `MAX_VIDEO`; the message says what to do.
+    """
+    video = decode_video(data, MAX_VIDEO, MAX_IMAGES, "The file")
+    return replace(video, frames=[_scaled(frame) for frame in video.frames])
+
+
+def _scaled(image: Image) -> Image:
     image.thumbnail((MAX_SIDE, MAX_SIDE), Resampling.LANCZOS)
     return image
 
 
+def images_in(images: Images) -> Sequence[Image]:
+    """The images themselves, or the frames of a video."""
+    return images.frames if isinstance(images, Video) else images
+
+
 class Inbox:
-    """Images that were uploaded and wait, for a short time, to be taken by the page that sent them."""
+    """Images and videos that were uploaded and wait, for a short time, to be taken by the page that sent them."""
 
-    def __init__(self, most: int = 8, seconds: float = 60.0) -> None:
+    def __init__(self, most: int = 4 * MAX_IMAGES, seconds: float = 60.0) -> None:
+        """Args:
+        most: images and frames that wait at once; of more the oldest go.
+        """
         self._most, self._seconds = most, seconds
-        self._waiting: OrderedDict[str, tuple[float, str, Image]] = OrderedDict()
+        self._waiting: OrderedDict[str, tuple[float, str, Images]] = OrderedDict()
 
-    def put(self, name: str, image: Image) -> str:
-        """A ticket for the image."""
+    def put(self, name: str, sent: Images) -> str:
+        """A ticket for images or a video."""
         ticket = secrets.token_urlsafe(18)
         self._drop_old()
-        self._waiting[ticket] = (time.monotonic(), name, image)
-        while len(self._waiting) > self._most:
+        self._waiting[ticket] = (time.monotonic(), name, sent)
+        while sum(len(images_in(each)) for _, _, each in self._waiting.values()) > self._most:
             self._waiting.popitem(last=False)
         return ticket
 
-    def take(self, ticket: str) -> tuple[str, Image] | None:
-        """Name and image behind a ticket, once."""
+    def take(self, ticket: str) -> tuple[str, Images] | None:
+        """Name and content behind a ticket, once."""
         self._drop_old()
         found = self._waiting.pop(ticket, None)
         return None if found is None else found[1:]

@@ -17,7 +17,6 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
-from ..core.token_map import TokenMap
 from ..report.report import Report
 from .engine import Seen
 
@@ -58,26 +57,31 @@ class Map:
     saliency: Sequence[Heat]
     score: Sequence[Heat]
     patches: str
+    count: str
     label: str
 
 
 def build(report: Report, seen: Seen) -> Map:
-    """The map of what one method kept."""
+    """The map of what one method kept; `report` is that of the image, or of the whole video of a frame."""
     token_map = seen.token_map
     height = height_of(seen.image)
     boxes = (token_map.boxes.double() * torch.tensor([WIDTH, height, WIDTH, height], device="cpu")).round().long()
-    drawn = _finest(token_map)
-    kept = torch.zeros_like(token_map.separator).index_fill_(0, report.kept_indices, True)
+    shown = token_map.frame == seen.frame
+    finest = token_map.plane == int(token_map.plane.max())
+    drawn = (finest & shown).nonzero()[:, 0]
+    kept = torch.zeros_like(token_map.separator).index_fill_(0, report.kept_indices, True) & shown
+    count, of = int(kept.sum()), int(shown.sum())
     zones = _zones(report, boxes, drawn)
     return Map(
         height=height,
         kept=_path(boxes[kept]),
         zones=zones,
-        relevance=_heat(seen.relevance, boxes, drawn),
-        saliency=_heat(seen.saliency, boxes, drawn),
-        score=_heat(report.scores, boxes, drawn),
+        relevance=_heat(seen.relevance, boxes, drawn, finest),
+        saliency=_heat(seen.saliency, boxes, drawn, finest),
+        score=_heat(report.scores, boxes, drawn, finest),
         patches=json.dumps(_patches(report, seen, boxes, drawn, kept), separators=(",", ":")),
-        label=f"{report.kept} of {report.total} patches kept by {report.method}. Arrow keys read patch by patch.",
+        count=f"{count:,} of {of:,} kept",
+        label=f"{count} of {of} patches kept by {report.method}. Arrow keys read patch by patch.",
     )
 
 
@@ -106,21 +110,16 @@ def ramp() -> str:
     return ", ".join(color(step / 4) for step in range(5))
 
 
-def _finest(token_map: TokenMap) -> Tensor:
-    """(n,) indices of the tokens of the finest plane, first frame."""
-    return ((token_map.plane == int(token_map.plane.max())) & (token_map.frame == 0)).nonzero()[:, 0]
-
-
 def _path(boxes: Tensor) -> str:
     return "".join(f"M{x} {y}H{X}V{Y}H{x}z" for x, y, X, Y in boxes.tolist())
 
 
-def _heat(values: Tensor | None, boxes: Tensor, drawn: Tensor) -> list[Heat]:
-    """One path per colour, from the lowest to the highest value on the image."""
+def _heat(values: Tensor | None, boxes: Tensor, drawn: Tensor, finest: Tensor) -> list[Heat]:
+    """One path per colour, from the lowest to the highest value on the image, or on all frames of the video."""
     if values is None:
         return []
     shown = values[drawn].float()
-    low, high = shown.min(), shown.max()
+    low, high = values[finest].float().aminmax()
     level = ((shown - low) / (high - low).clamp(min=1e-12) * (_LEVELS - 1)).round().long()
     own = boxes[drawn]
     used = [number for number in range(_LEVELS) if bool((level == number).any())]

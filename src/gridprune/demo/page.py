@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +16,7 @@ from ..runtime.ladder import FoundKeep
 from .choice import GRIDPRUNE, LITERAL, Choice, chosen, preset
 from .engine import Engine
 from .export import as_python
-from .limits import MAX_BYTES, MAX_QUESTION, Inbox
+from .limits import MAX_BYTES, MAX_IMAGES, MAX_QUESTION, MAX_VIDEO, Images, Inbox, images_in
 from .session import Conversation, Session, Sessions
 from .view import (
     answers_html,
@@ -30,6 +30,7 @@ from .view import (
     save_html,
     static,
     strip_html,
+    views_html,
 )
 
 _NO_COMPARISON = "nothing"
@@ -85,7 +86,14 @@ class Page:
     # -- what stands where ---------------------------------------------------------------------------------------
 
     def _controls(self) -> None:
-        self.strip = gr.HTML(js_on_load=static("strip.js"), max_bytes=MAX_BYTES, apply_default_css=False)
+        self.strip = gr.HTML(
+            js_on_load=static("strip.js"),
+            most=MAX_IMAGES,
+            max_bytes=MAX_BYTES,
+            max_video=MAX_VIDEO.size,
+            no_video=self.engine.no_video,
+            apply_default_css=False,
+        )
         self.problem = gr.HTML(apply_default_css=False, elem_classes="gp-maybe")
         self.question = gr.Textbox(
             label="Question", lines=1, max_lines=4, max_length=MAX_QUESTION, submit_btn=False, elem_id="gp-ask"
@@ -124,6 +132,7 @@ class Page:
         self.keep = gr.Slider(1, 576, 64, step=1, label="Visual tokens kept", elem_id="gp-keep")
         self.find = gr.Button("Smallest k with the same answer", size="sm", elem_id="gp-find")
         self.found = gr.HTML(apply_default_css=False, elem_classes="gp-maybe")
+        self.views = gr.HTML(apply_default_css=False, elem_classes="gp-maybe")
         gr.HTML(layers_html(), apply_default_css=False)
         self.maps = gr.HTML(apply_default_css=False)
         self.past = gr.HTML(apply_default_css=False, elem_classes="gp-maybe")
@@ -139,7 +148,7 @@ class Page:
 
     @property
     def _shown(self) -> list[Any]:
-        return [self.problem, self.answers, self.found, self.maps, self.past, self.save]
+        return [self.problem, self.answers, self.found, self.views, self.maps, self.past, self.save]
 
     @property
     def _image(self) -> list[Any]:
@@ -194,15 +203,14 @@ class Page:
         return self._first(session, self._choice(touched))
 
     def upload(self, touched: Touched, event: gr.EventData, request: gr.Request) -> list[Any]:
-        """An image came, or what was wrong with it."""
+        """Images or a video came, or what was wrong with them."""
         session = self._session(request)
         sent = event._data or {}
-        found = self.inbox.take(str(sent.get("ticket", "")))
-        if found is None:
+        found = [self.inbox.take(str(ticket)) for ticket in list(sent.get("tickets", []))[:MAX_IMAGES]]
+        if not found or None in found:
             words = str(sent.get("problem") or "The image has waited too long. Send it again.")
             return [*self._skip(self._image), problem_html(words), *self._skip(self._shown[1:])]
-        name, image = found
-        session.add(Conversation(name, image))
+        session.add(_sent([each for each in found if each is not None]))
         return self._first(session, self._choice(touched))
 
     def asked(self, touched: Touched, request: gr.Request) -> list[Any]:
@@ -259,9 +267,11 @@ class Page:
 
         shown = self._try(session, look)
         buttons = [gr.update(value=words, visible=bool(words)) for words in suggested]
-        total = conversation.turn.total if conversation.turn is not None else self.engine.tokens(conversation.image)
-        keep = gr.update(maximum=total, value=min(choice.keep, total), label=f"Visual tokens kept, of {total:,}")
-        return [strip_html(session), question, *buttons, keep, *shown]
+        asked = conversation.turn
+        total = min(asked.totals if asked is not None else self.engine.tokens(conversation.images))
+        each = " of each image" if len(conversation.names) > 1 else ""
+        keep = gr.update(maximum=total, value=min(choice.keep, total), label=f"Visual tokens kept{each}, of {total:,}")
+        return [strip_html(session, not self.engine.no_video), question, *buttons, keep, *shown]
 
     def _try(self, session: Session, act: Callable[[], None]) -> list[Any]:
         """Act and show the outcome; our own errors are words on the page, others go to the log."""
@@ -278,11 +288,11 @@ class Page:
     def _results_of(self, session: Session) -> list[Any]:
         conversation = session.conversation
         if conversation.turn is None:
-            return ["", "", "", empty_html(conversation), past_html(conversation), ""]
+            return ["", "", "", "", empty_html(conversation), past_html(conversation), ""]
         python = as_python(self.engine, conversation, conversation.turn)
         saved = save_html(session, python)
-        answers, maps = answers_html(conversation.turn), maps_html(conversation.turn)
-        return ["", answers, "", maps, past_html(conversation), saved]
+        answers, maps = answers_html(conversation.turn), maps_html(conversation, conversation.turn)
+        return ["", answers, "", views_html(conversation, conversation.turn), maps, past_html(conversation), saved]
 
     def _choice(self, touched: Touched) -> Choice:
         """The controls as a choice."""
@@ -300,3 +310,9 @@ class Page:
     @staticmethod
     def _skip(components: list[Any]) -> list[Any]:
         return [gr.skip() for _ in components]
+
+
+def _sent(found: Sequence[tuple[str, Images]]) -> Conversation:
+    """One upload: a video, or the images that were sent together."""
+    names, shown = zip(*found)
+    return Conversation(names, shown[0] if len(found) == 1 else [image for each in shown for image in images_in(each)])

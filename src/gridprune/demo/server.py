@@ -6,6 +6,7 @@ and answer with tickets.
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from pathlib import PurePath
 from typing import Any
@@ -20,13 +21,13 @@ from ..errors import ImageError
 from ..runtime.ask import Loaded
 from .engine import Engine
 from .export import save
-from .limits import MAX_BYTES, MAX_WAITING, Guard, Inbox, read_upload
+from .limits import MAX_BYTES, MAX_VIDEO, MAX_WAITING, Guard, Inbox, read_upload, read_video_upload
 from .page import Page, head, theme
 from .samples import samples
 from .session import Session, Sessions
 from .view import static
 
-_PATHS = ("/", "/config", "/theme.css", "/image", "/favicon.ico", "/manifest.json", "/robots.txt")
+_PATHS = ("/", "/config", "/theme.css", "/image", "/video", "/favicon.ico", "/manifest.json", "/robots.txt")
 _PREFIXES = (
     *("/assets/", "/static/", "/svelte/", "/save/"),
     *("/gradio_api/queue/", "/gradio_api/heartbeat/", "/gradio_api/startup-events", "/gradio_api/run/"),
@@ -37,6 +38,7 @@ _PREFIXES = (
 def make_app(loaded: Loaded, host: str = "127.0.0.1") -> Any:
     """The ASGI application for one model, which listens on `host`."""
     engine, inbox = Engine(loaded), Inbox()
+    decoding = asyncio.Lock()  # one video at a time: it may take all cores
     sessions = Sessions(lambda: Session(samples(engine.embedded)))
     app = FastAPI(title="gridprune", docs_url=None, redoc_url=None, openapi_url=None)
 
@@ -46,7 +48,19 @@ def make_app(loaded: Loaded, host: str = "127.0.0.1") -> Any:
             image = await run_in_threadpool(read_upload, await request.body())
         except ImageError as error:
             return JSONResponse({"problem": str(error)}, status_code=422)
-        return JSONResponse({"ticket": inbox.put(PurePath(name.replace("\\", "/")).name[:60] or "image", image)})
+        return JSONResponse({"ticket": inbox.put(_shown_name(name), [image])})
+
+    @app.post("/video")
+    async def upload_video(request: Request, name: str = "video") -> Response:
+        if engine.no_video:
+            return JSONResponse({"problem": engine.no_video}, status_code=422)
+        try:
+            data = await request.body()
+            async with decoding:
+                video = await run_in_threadpool(read_video_upload, data)
+        except ImageError as error:
+            return JSONResponse({"problem": str(error)}, status_code=422)
+        return JSONResponse({"ticket": inbox.put(_shown_name(name), video)})
 
     @app.get("/save/{key}/gridprune.{ending}")
     async def download(key: str, ending: str) -> Response:
@@ -75,7 +89,12 @@ def make_app(loaded: Loaded, host: str = "127.0.0.1") -> Any:
         pwa=False,
         max_file_size=1,
     )
-    return Guard(app, _PATHS, _PREFIXES, {"/image": MAX_BYTES}, host)
+    return Guard(app, _PATHS, _PREFIXES, {"/image": MAX_BYTES, "/video": MAX_VIDEO.size}, host)
+
+
+def _shown_name(name: str) -> str:
+    """The last part of a file's name, as long as the page shows it."""
+    return PurePath(name.replace("\\", "/")).name[:60] or "image"
 
 
 def serve(app: Any, where: socket.socket) -> None:

@@ -7,15 +7,13 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from PIL.Image import Image
-
 from ..errors import GridPruneError, QuestionError
 from ..methods.base import Method
 from ..runtime.ask import Answer
 from ..runtime.ladder import FoundKeep
 from .choice import Choice
 from .engine import Engine, History, Seen
-from .limits import MAX_IMAGES, MAX_QUESTION, MAX_SESSIONS, MAX_TURNS
+from .limits import MAX_IMAGES, MAX_QUESTION, MAX_SESSIONS, MAX_TURNS, Images, images_in
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,15 +52,21 @@ class Turn:
 
     Attributes:
         earlier: the turns that stand in the prompt before this one.
-        total: N, visual tokens of the image.
+        totals: N of each image, or of the video: visual tokens before pruning.
+        seen: what the model sees of each image, or of each frame of the video.
     """
 
     question: str
     earlier: tuple[Past, ...]
     choice: Choice
-    total: int
-    seen: Seen
+    totals: Sequence[int]
+    seen: Sequence[Seen]
     columns: tuple[Column, ...]
+
+    @property
+    def total(self) -> int:
+        """Visual tokens of all images together."""
+        return sum(self.totals)
 
     def history(self, column: int) -> History:
         """What this column was asked and said in the earlier turns."""
@@ -75,19 +79,25 @@ class Turn:
 
 @dataclass(eq=False)
 class Conversation:
-    """An image, the questions that are suggested for it, and the turns about it.
+    """Images or a video, the questions that are suggested for them, and the turns about them.
 
     Attributes:
-        source: of a sample, the Python line that imports it and the expression that makes it; None for a visitor's own.
+        names: of each image, or of the video.
+        sources: of samples, the Python line that imports each and the expression that makes it; none of a visitor's.
         past: earlier turns, oldest first; `turn` is the last one.
     """
 
-    name: str
-    image: Image
+    names: Sequence[str]
+    images: Images
     suggestions: Sequence[str] = ()
-    source: tuple[str, str] | None = None
+    sources: Sequence[tuple[str, str]] = ()
     past: list[Past] = field(default_factory=list)
     turn: Turn | None = None
+
+    @property
+    def name(self) -> str:
+        """All names."""
+        return ", ".join(self.names)
 
 
 @dataclass(eq=False)
@@ -108,19 +118,19 @@ class Session:
         return self.conversations[self.current]
 
     def add(self, conversation: Conversation) -> None:
-        """Put an image behind the others and look at it; of too many uploads the oldest goes."""
-        uploads = [number for number, each in enumerate(self.conversations) if each.source is None]
-        if len(uploads) >= MAX_IMAGES:
-            del self.conversations[uploads[0]]
+        """Put images behind the others and look at them; of too many uploads the oldest go."""
+        uploads = [each for each in self.conversations if not each.sources]
+        while uploads and sum(len(images_in(each.images)) for each in [*uploads, conversation]) > MAX_IMAGES:
+            self.conversations.remove(uploads.pop(0))
         self.conversations.append(conversation)
         self.current = len(self.conversations) - 1
 
     def select(self, number: int) -> None:
-        """Look at another image."""
+        """Look at others."""
         self.current = max(0, min(number, len(self.conversations) - 1))
 
     def ask(self, engine: Engine, question: str, choice: Choice, follow_up: bool) -> None:
-        """A new turn about the current image, with the earlier ones in its prompt if it follows them up.
+        """A new turn about the current images, with the earlier ones in its prompt if it follows them up.
 
         Raises:
             QuestionError: empty or too long.
@@ -134,14 +144,14 @@ class Session:
             raise QuestionError(f"The question has {len(question):,} characters; at most {MAX_QUESTION:,} are read.")
         conversation = self.conversation
         past = [*conversation.past, conversation.turn.past()] if conversation.turn is not None else []
-        conversation.turn = _turn(engine, conversation.image, question, tuple(past) if follow_up else (), choice, None)
+        conversation.turn = _turn(engine, conversation.images, question, tuple(past) if follow_up else (), choice, None)
         conversation.past = past[-MAX_TURNS:]
 
     def again(self, engine: Engine, choice: Choice) -> None:
         """The last turn with another choice; what all tokens answered stays."""
         conversation, last = self.conversation, self.conversation.turn
         if last is not None and last.choice != choice:
-            conversation.turn = _turn(engine, conversation.image, last.question, last.earlier, choice, last)
+            conversation.turn = _turn(engine, conversation.images, last.question, last.earlier, choice, last)
 
     def smallest(self, engine: Engine, choice: Choice) -> FoundKeep | None:
         """The smallest k with the answer of all tokens to the last question; None if nothing was asked.
@@ -149,30 +159,30 @@ class Session:
         Raises:
             SettingError: the method keeps no number of tokens of the visitor's choice.
         """
-        image, turn = self.conversation.image, self.conversation.turn
-        return None if turn is None else engine.smallest(image, turn.question, choice.spec, turn.history(0))
+        images, turn = self.conversation.images, self.conversation.turn
+        return None if turn is None else engine.smallest(images, turn.question, choice.spec, turn.history(0))
 
     def clear(self) -> None:
-        """Forget the turns about the current image."""
+        """Forget the turns about the current images."""
         self.conversation.past, self.conversation.turn = [], None
 
 
 def _turn(
-    engine: Engine, image: Image, question: str, earlier: tuple[Past, ...], choice: Choice, before: Turn | None
+    engine: Engine, images: Images, question: str, earlier: tuple[Past, ...], choice: Choice, before: Turn | None
 ) -> Turn:
     """Answer; from the same question asked `before`, take what does not depend on the choice."""
-    total = engine.tokens(image) if before is None else before.total
-    seen = engine.see(image, question) if before is None else before.seen
-    draft = Turn(question, earlier, choice, total, seen, ())
-    full = Column(None, engine.everything(image, question, draft.history(0))) if before is None else before.columns[0]
-    methods = choice.methods(total)
-    columns = [_column(engine, image, question, method, draft.history(n)) for n, method in enumerate(methods, 1)]
-    return Turn(question, earlier, choice, total, seen, (full, *columns))
+    totals = engine.tokens(images) if before is None else before.totals
+    seen = engine.see(images, question) if before is None else before.seen
+    draft = Turn(question, earlier, choice, totals, seen, ())
+    full = Column(None, engine.everything(images, question, draft.history(0))) if before is None else before.columns[0]
+    methods = choice.methods(min(totals))
+    columns = [_column(engine, images, question, method, draft.history(n)) for n, method in enumerate(methods, 1)]
+    return Turn(question, earlier, choice, totals, seen, (full, *columns))
 
 
-def _column(engine: Engine, image: Image, question: str, method: Method, history: History) -> Column:
+def _column(engine: Engine, images: Images, question: str, method: Method, history: History) -> Column:
     try:
-        return Column(method, engine.answer(image, question, method, history))
+        return Column(method, engine.answer(images, question, method, history))
     except GridPruneError as error:  # a method that cannot keep so few says so in its place
         return Column(method, problem=str(error))
 

@@ -9,10 +9,15 @@ from importlib.resources import files
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, select_autoescape
+from PIL.Image import Image
 
+from ..methods.base import Method
 from ..runtime.ask import Answer
 from ..runtime.ladder import FoundKeep
+from ..runtime.video import Video
 from ..tiny.vocabulary import KNOWN
+from .engine import Seen
+from .limits import Images, images_in
 from .overlay import Map, as_data_uri, build, height_of, ramp
 from .session import Column, Conversation, Session, Turn
 
@@ -30,6 +35,20 @@ class Figure:
     value: str
     share: float
     ratio: str
+
+
+@dataclass(frozen=True)
+class View:
+    """One image or frame with what each method kept of it.
+
+    Attributes:
+        photo: as a URI, and `height` if it is drawn 1000 wide.
+    """
+
+    name: str
+    photo: str
+    height: int
+    maps: Sequence[tuple[Method | None, Map | None]]
 
 
 @dataclass(frozen=True)
@@ -54,16 +73,31 @@ def answers_html(turn: Turn) -> str:
     return render("answers.html", turn=turn, cards=cards(turn))
 
 
-def maps_html(turn: Turn) -> str:
-    """What each method kept, over the image."""
-    maps = [(column.method, _map(column, turn)) for column in turn.columns[1:]]
-    image = turn.seen.image
-    return render("maps.html", maps=maps, photo=as_data_uri(image), height=height_of(image), ramp=ramp())
+def maps_html(conversation: Conversation, turn: Turn) -> str:
+    """What each method kept, over each image or frame; :func:`views_html` has which of them is on the screen."""
+    views = [
+        View(
+            name=name,
+            photo=as_data_uri(seen.image),
+            height=height_of(seen.image),
+            maps=[(column.method, _map(column, seen)) for column in turn.columns[1:]],
+        )
+        for name, seen in zip(_view_names(conversation, turn), turn.seen, strict=True)
+    ]
+    return render("maps.html", views=views, ramp=ramp())
+
+
+def views_html(conversation: Conversation, turn: Turn) -> str:
+    """The images or frames that have maps, to choose from; nothing if there is one alone."""
+    thumbs = [_small(seen.image, 112) for seen in turn.seen]
+    views = list(zip(_view_names(conversation, turn), thumbs, strict=True))
+    return render("views.html", views=views, video=isinstance(conversation.images, Video))
 
 
 def empty_html(conversation: Conversation) -> str:
-    """An image about which nothing was asked yet."""
-    return render("empty.html", name=conversation.name, photo=_small(conversation, 640))
+    """Images about which nothing was asked yet."""
+    photos = [_small(image, 640) for image in images_in(conversation.images)]
+    return render("empty.html", name=conversation.name, photos=photos, what=_what(conversation.images))
 
 
 def layers_html() -> str:
@@ -77,14 +111,16 @@ def found_html(found: FoundKeep) -> str:
 
 
 def past_html(conversation: Conversation) -> str:
-    """The earlier turns about an image."""
-    return render("past.html", past=conversation.past)
+    """The earlier turns about the images."""
+    return render("past.html", past=conversation.past, what=_what(conversation.images))
 
 
-def strip_html(session: Session) -> str:
-    """The session's images, to choose from."""
-    thumbs = [(each.name, _small(each, 112)) for each in session.conversations]
-    return render("strip.html", thumbs=thumbs, current=session.current)
+def strip_html(session: Session, video: bool) -> str:
+    """The session's images, to choose from; `video`: whether one may be sent."""
+    thumbs = [
+        (each.name, _small(images_in(each.images)[0], 112), _badge(each.images)) for each in session.conversations
+    ]
+    return render("strip.html", thumbs=thumbs, current=session.current, video=video)
 
 
 def save_html(session: Session, python: str) -> str:
@@ -120,10 +156,27 @@ def _environment() -> Environment:
     return Environment(loader=PackageLoader(__package__), autoescape=escaping, trim_blocks=True, lstrip_blocks=True)
 
 
-def _map(column: Column, turn: Turn) -> Map | None:
-    if column.answer is None or column.answer.report is None:
+def _map(column: Column, seen: Seen) -> Map | None:
+    if column.answer is None or not column.answer.reports:
         return None
-    return build(column.answer.report, turn.seen)
+    return build(column.answer.reports[seen.number], seen)
+
+
+def _view_names(conversation: Conversation, turn: Turn) -> list[str]:
+    """What each map shows: an image's name, or a frame's number."""
+    if isinstance(conversation.images, Video):
+        return [f"frame {seen.frame + 1}" for seen in turn.seen]
+    return [conversation.names[seen.number] for seen in turn.seen]
+
+
+def _what(images: Images) -> str:
+    """How sentences call what a question is about."""
+    return "this video" if isinstance(images, Video) else "this image" if len(images) == 1 else "these images"
+
+
+def _badge(images: Images) -> str:
+    """What a thumbnail says if it stands for more than one image."""
+    return "video" if isinstance(images, Video) else "" if len(images) == 1 else str(len(images))
 
 
 def _card(column: Column, full: Answer, total: int) -> Card:
@@ -170,7 +223,7 @@ def _bytes(count: int) -> str:
     return f"{count / 1e6:.2f} MB" if count < 1e9 else f"{count / 1e9:.2f} GB"
 
 
-def _small(conversation: Conversation, side: int) -> str:
-    small = conversation.image.copy()
+def _small(image: Image, side: int) -> str:
+    small = image.copy()
     small.thumbnail((side, side))
     return as_data_uri(small)

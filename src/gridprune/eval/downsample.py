@@ -115,7 +115,7 @@ def grid_of(rows: int, columns: int, k: int) -> tuple[int, int]:
 
 def _prepared(loaded: Loaded, family: Family, image: Image, question: str) -> Smaller:
     inputs = prepare(loaded, image, question)
-    vision, token_map = looked_at(family, inputs)
+    vision, (token_map,) = looked_at(family, inputs)
     return Smaller(inputs, vision, len(token_map.candidates))
 
 

@@ -66,7 +66,7 @@ class PerQuestion:
 
     def _question(self, result: Result, scene: Scene, question: Question, other: Question) -> list[Told]:
         inputs = prepare(self.loaded, scene.image, question.text)
-        token_map = looked_at(self.family, inputs)[1].candidates
+        token_map = looked_at(self.family, inputs)[1][0].candidates
         boxes = seen_boxes(question.boxes, scene.image.size, self.loaded.processor)
         wanted = evidence(token_map, boxes)
         result.places, result.seen = token_map, seen_part(scene.image.size, self.loaded.processor)

@@ -87,7 +87,7 @@ def measure(
 
 def _questions(engine: Shared, scene: Scene, keep: Keep) -> list[list[float]]:
     """For each question with evidence: the share of every reading, and the one expected by chance."""
-    vision, token_map = looked_at(engine.family, prepare(engine.loaded, scene.image, "?"))
+    vision, (token_map,) = looked_at(engine.family, prepare(engine.loaded, scene.image, "?"))
     encoded, token_map = engine.selector.encode(vision, [token_map]), token_map.candidates
     labelled = []
     for question in scene.questions:

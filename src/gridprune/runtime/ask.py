@@ -1,4 +1,4 @@
-"""One question about one image or video, from a checkpoint to an answer with its costs: what `gridprune ask` runs."""
+"""One question about images or a video, from a checkpoint to an answer with its costs: what `gridprune ask` runs."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from ..cues.text_tower import TextTower, stored_reading
 from ..errors import (
     CheckpointError,
     GridPruneError,
+    ImageError,
     QuestionError,
     SettingError,
     UnsupportedModelError,
@@ -41,6 +42,7 @@ from .video import Video
 EMBEDDED = "embedded"
 EMBEDDED_NEXT = "embedded-next"
 EMBEDDED_FORMS = {EMBEDDED: "llava", EMBEDDED_NEXT: "next"}  # forms of `gridprune.tiny.forms`
+Media = Image | Sequence[Image] | Video  # what one question is about
 
 
 @dataclass(eq=False)
@@ -86,16 +88,21 @@ class Answer:
     """Attributes:
     text: the generated words.
     seconds: wall time of `generate`, image and question already prepared.
-    visual_tokens: visual tokens the language model read (separators not counted).
+    visual_tokens: visual tokens the language model read, of all images together (separators not counted).
     kv_bytes: keys and values of the whole sequence, as held by the cache; 0 for a model that keeps none.
-    report: what was kept, or None if nothing was pruned.
+    reports: what was kept, of each image or of the video; empty if nothing was pruned.
     """
 
     text: str
     seconds: float
     visual_tokens: int
     kv_bytes: int
-    report: Report | None
+    reports: Sequence[Report]
+
+    @property
+    def report(self) -> Report | None:
+        """What was kept of the first image, or None if nothing was pruned."""
+        return self.reports[0] if self.reports else None
 
     def smaller_cache(self, full: Answer) -> str:
         """How many times smaller than that of `full` the cache is, in words; empty for models that keep none."""
@@ -172,29 +179,34 @@ def _load_embedded(name: str, clip: str | Path | None, device: torch.device, dty
 
 
 def prepare(
-    loaded: Loaded, image: Image | Video, question: str, history: Sequence[tuple[str, str]] = (), **settings: Any
+    loaded: Loaded, images: Media, question: str, history: Sequence[tuple[str, str]] = (), **settings: Any
 ) -> Any:
-    """Model inputs for one image or video and one question, by the checkpoint's own chat template.
+    """Model inputs for one question about an image, several, or a video, by the checkpoint's own chat template.
 
     Args:
-        history: earlier turns about it, each a question and its answer.
+        history: earlier turns about them, each a question and its answer.
         settings: of the processor, other than the checkpoint's own, such as `do_resize`.
 
     Raises:
         QuestionError: the question is empty, or the model cannot understand it.
         CheckpointError: the checkpoint has no chat template to write the prompt with.
-        ImageError: the image is so narrow that resizing would blow it up.
+        ImageError: there is no image, or one is so narrow that resizing would blow it up.
         UnsupportedModelError: a video, and the model takes none.
     """
     _check_question(loaded, question)
     media: dict[str, Any]
-    if isinstance(image, Video):
-        _check_takes_videos(loaded.model)
+    if isinstance(images, Video):
+        check_takes_videos(loaded.model)
         text = prompt_text(loaded.processor, conversation(question, history, "video"))
-        media = {"videos": [list(image.frames)], "video_metadata": [image.metadata], "do_sample_frames": False}
+        media = {"videos": [list(images.frames)], "video_metadata": [images.metadata], "do_sample_frames": False}
     else:
-        check_shape(*image.size)
-        text, media = prompt_text(loaded.processor, conversation(question, history)), {"images": image}
+        listed = [images] if isinstance(images, Image) else list(images)
+        if not listed:
+            raise ImageError("There is no image to ask about: give one or more.")
+        for image in listed:
+            check_shape(*image.size)
+        text = prompt_text(loaded.processor, conversation(question, history, count=len(listed)))
+        media = {"images": listed}
     return _processed(loaded, text, **media, **settings)
 
 
@@ -224,29 +236,29 @@ def _processed(loaded: Loaded, text: str | list[str], **arguments: Any) -> Any:
     return inputs.to(device_of(loaded.model), dtype=loaded.model.dtype)
 
 
-def _check_takes_videos(model: Any) -> None:
+def check_takes_videos(model: Any) -> None:
+    """Raises UnsupportedModelError for a model that takes images alone; the message names models that take videos."""
     if not families.find(model).video:
         others = ", ".join(sorted(name for family in families.available() if family.video for name in family.classes))
         raise UnsupportedModelError(f"{type(model).__name__} takes images, not videos. Models that do: {others}.")
 
 
-def looked_at(family: Family, inputs: Any) -> tuple[dict[str, Any], TokenMap]:
-    """The vision arguments of :func:`prepare`'s inputs of one image, and the geometry of all its tokens.
+def looked_at(family: Family, inputs: Any) -> tuple[dict[str, Any], list[TokenMap]]:
+    """The vision arguments of :func:`prepare`'s inputs, and the geometry of all tokens of each image or video.
 
     Raises:
         UnsupportedModelError: the processor returned no pixels.
-        UnsupportedCallError: the prompt does not hold exactly the placeholders that the image needs.
+        UnsupportedCallError: the prompt does not hold exactly the placeholders that the images need.
     """
     vision = family.vision(dict(inputs))
     if vision is None:
         raise UnsupportedModelError("The processor returned no pixels for this image. Choose another model.")
-    (place,) = family.places(inputs["input_ids"].cpu(), vision)
-    return vision, place.token_map
+    return vision, [place.token_map for place in family.places(inputs["input_ids"].cpu(), vision)]
 
 
 def answer(
     loaded: Loaded,
-    image: Image | Video,
+    images: Media,
     question: str,
     method: Method | None = None,
     *,
@@ -257,10 +269,11 @@ def answer(
     """Ask one question, with all visual tokens or with those that `method` keeps. Greedy decoding.
 
     Args:
-        image: an image, or the frames of a video (:func:`gridprune.runtime.video.read_video`).
-        history: earlier turns about it, each a question and its answer. `question` alone guides the method.
+        images: an image, several, or the frames of a video (:func:`gridprune.runtime.video.read_video`). A budget is
+            that of each image, or of the whole video.
+        history: earlier turns about them, each a question and its answer. `question` alone guides the method.
     """
-    inputs = prepare(loaded, image, question, history)
+    inputs = prepare(loaded, images, question, history)
     if method is None:
         return respond(loaded, inputs, None, max_new_tokens)
     pruning = loaded.pruning(method, question, positions=positions)
@@ -269,20 +282,20 @@ def answer(
 
 def ask_many(
     loaded: Loaded,
-    image: Image | Video,
+    images: Media,
     questions: Sequence[str],
     method: Method,
     *,
     max_new_tokens: int = 64,
     positions: Positions = "contiguous",
 ) -> list[Answer]:
-    """Ask several questions about one image or video, each by itself, with one vision pass. Greedy decoding.
+    """Ask several questions about the same images, each by itself, with one vision pass. Greedy decoding.
 
-    The answers are those of :func:`answer`. The image is processed and encoded once; it is selected from and read by
-    the language model once for each question.
+    The answers are those of :func:`answer`. The images are processed and encoded once; they are selected from and
+    read by the language model once for each question.
 
     Args:
-        image: an image, or the frames of a video (:func:`gridprune.runtime.video.read_video`).
+        images: an image, several, or the frames of a video (:func:`gridprune.runtime.video.read_video`).
 
     Returns:
         One answer per question, in their order.
@@ -292,19 +305,19 @@ def ask_many(
         SettingError: `method` acts inside the language model, where no encoder output can be shared.
     """
     cache, once = EncoderCache(1), replace(loaded, processor=processed_once(loaded.processor))
-    prompts = [prepare(once, image, question) for question in questions]
+    prompts = [prepare(once, images, question) for question in questions]
     prunings = [loaded.pruning(method, question, positions=positions, cache=cache) for question in questions]
     return [respond(loaded, inputs, pruning, max_new_tokens) for inputs, pruning in zip(prompts, prunings)]
 
 
 def respond(loaded: Loaded, inputs: Any, pruning: Pruning | None, max_new_tokens: int = 64) -> Answer:
-    """Generate from :func:`prepare`'s inputs of one image, pruned if `pruning` is given. Greedy decoding."""
+    """Generate from :func:`prepare`'s inputs of one question, pruned if `pruning` is given. Greedy decoding."""
     return respond_all(loaded, inputs, pruning, max_new_tokens)[0]
 
 
 @torch.no_grad()
 def respond_all(loaded: Loaded, inputs: Any, pruning: Pruning | None, max_new_tokens: int = 64) -> list[Answer]:
-    """The same from inputs with one image a row; seconds and bytes of an answer are its part of the batch."""
+    """The same from inputs with one question a row; seconds and bytes of an answer are its part of the batch."""
     with pruning or nullcontext():
         started = time.perf_counter()
         output = loaded.model.generate(
@@ -314,19 +327,30 @@ def respond_all(loaded: Loaded, inputs: Any, pruning: Pruning | None, max_new_to
     prompt = inputs["input_ids"]
     rows = len(prompt)
     texts = loaded.processor.batch_decode(output.sequences[:, prompt.shape[1] :], skip_special_tokens=True)
-    reports = [None] * rows if pruning is None else list(pruning.reports)[-rows:]
     streams = families.find(loaded.model).streams
+    reports = [[] for _ in range(rows)] if pruning is None else _by_row(streams, inputs, list(pruning.reports))
     placeholders = [sum(int((row == stream.placeholder).sum()) for stream in streams) for row in prompt]
     return [
         Answer(
             text=text.strip(),
             seconds=seconds / rows,
-            visual_tokens=count if report is None else report.kept,
+            visual_tokens=sum(report.kept for report in own) if own else count,
             kv_bytes=cache_bytes(getattr(output, CACHE)) // rows,
-            report=report,
+            reports=own,
         )
-        for text, count, report in zip(texts, placeholders, reports, strict=True)
+        for text, count, own in zip(texts, placeholders, reports, strict=True)
     ]
+
+
+def _by_row(streams: Sequence[Family], inputs: Any, reports: list[Report]) -> list[list[Report]]:
+    """The newest reports, those of each row of the inputs."""
+    ids = inputs["input_ids"].cpu()
+    seen = [(stream, stream.vision(dict(inputs))) for stream in streams]
+    rows = [place.row for stream, vision in seen if vision is not None for place in stream.places(ids, vision)]
+    found: list[list[Report]] = [[] for _ in range(len(ids))]
+    for row, report in zip(rows, reports[len(reports) - len(rows) :], strict=True):
+        found[row].append(report)
+    return found
 
 
 def cache_bytes(cache: Any) -> int:

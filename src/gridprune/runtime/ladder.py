@@ -1,8 +1,8 @@
-"""The smallest budget that gives the answer of all visual tokens, for one image and one question.
+"""The smallest budget that gives the answer of all visual tokens, for one question about images or a video.
 
 Nothing is bisected, since an answer is no monotone function of the budget: it may be right with 4 tokens by luck,
 wrong with 32 and right again from 64 on. All of 1, 2, 3, 4, 6, 8, 11, 16, ... tokens are tried, each budget the square
-root of two times the one before; the image is encoded once.
+root of two times the one before; the images are encoded once.
 """
 
 from __future__ import annotations
@@ -11,13 +11,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from PIL.Image import Image
-
 from ..errors import BudgetError, SettingError
 from ..methods.spec import parse
 from ..selection.encoder_cache import EncoderCache
-from .ask import Loaded, prepare, respond
-from .video import Video
+from .ask import Loaded, Media, prepare, respond
 
 
 @dataclass(frozen=True)
@@ -34,7 +31,7 @@ class FoundKeep:
     """Attributes:
     method: as it was given, in canonical form.
     answer: with all visual tokens.
-    total: N, how many these are.
+    total: N, how many these are; of several images, of the one that has fewest.
     tried: every budget below N that was tried, ascending.
     """
 
@@ -70,7 +67,7 @@ def ladder(total: int) -> list[int]:
 
 def find_keep(
     loaded: Loaded,
-    image: Image | Video,
+    images: Media,
     question: str,
     method: str = "gridprune",
     *,
@@ -81,8 +78,9 @@ def find_keep(
     """The smallest budget of a :func:`ladder` that gives the answer of all visual tokens. Greedy decoding.
 
     Args:
+        images: an image, several, or a video; a budget is that of each image.
         method: a name, or a name with settings: "gridprune(zone=2)". It acts before the language model.
-        history: earlier turns about it, each a question and its answer.
+        history: earlier turns about them, each a question and its answer.
         progress: called with how many budgets were tried, and how many there are.
 
     Raises:
@@ -92,11 +90,10 @@ def find_keep(
     kind, cache = spec.method("50%"), EncoderCache(1)
     if kind.stage != "pre-llm" or not kind.fixed_count:
         raise SettingError(f"{spec.label} keeps no number of tokens of your choice before the language model.")
-    inputs = prepare(loaded, image, question, history)
+    inputs = prepare(loaded, images, question, history)
     full = respond(loaded, inputs, None, max_new_tokens)
-    report = respond(loaded, inputs, loaded.pruning(kind, question, cache=cache), 1).report
-    assert report is not None
-    budgets, tried = ladder(report.total), []
+    total = min(each.total for each in respond(loaded, inputs, loaded.pruning(kind, question, cache=cache), 1).reports)
+    budgets, tried = ladder(total), []
     for done, keep in enumerate(budgets, 1):
         pruning = loaded.pruning(spec.method(keep), question, cache=cache)
         try:
@@ -105,4 +102,4 @@ def find_keep(
             continue
         tried.append(Tried(keep, text, text == full.text))
         progress(done, len(budgets))
-    return FoundKeep(spec.label, full.text, report.total, tuple(tried))
+    return FoundKeep(spec.label, full.text, total, tuple(tried))
