@@ -1,4 +1,4 @@
-"""What was measured on a GPU as Markdown tables: results/h100.json, which says when, how and before what."""
+"""What was measured on a GPU as Markdown tables: results/gpu.json, and of answers results/h100.json, which is older."""
 
 from __future__ import annotations
 
@@ -7,35 +7,49 @@ from typing import Any
 
 from .tables import markdown
 
-Result = Mapping[str, Any]  # results/h100.json
+Result = Mapping[str, Any]  # a file of results/, which says when and how it was measured
+
+
+NAMES = {"llava-1.5-7b": "LLaVA-1.5-7B", "llava-next-7b": "LLaVA-NeXT-7B", "qwen2.5-vl-7b": "Qwen2.5-VL-7B"}
+TOKENS = {"llava-1.5-7b": 576, "llava-next-7b": 2880, "qwen2.5-vl-7b": 1296}
 
 
 def first_token(result: Result) -> str:
-    """Time to the first token: unpruned, pruned, and the limit, which is a prompt of k tokens."""
-    head = [
-        "model",
-        "images at once",
-        "visual tokens",
-        "unpruned, ms",
-        "pruned, ms",
-        "faster",
-        "the limit, ms",
-        "tower, ms",
-    ]
+    """Time to the first token at the smallest budget: unpruned, pruned, accelerated, and the limit, a prompt of k tokens."""
+    head = ["model", "images at once", "visual tokens", "unpruned, ms", "pruned, ms", "accelerated, ms", "the limit, ms"]
+    lines = []
+    for shape, batches in result["shapes"].items():
+        for batch, row in batches.items():
+            keep = min(row["pruned"], key=int)
+            times = [row["pruned"][keep], row.get("accelerated", {}).get(keep), row["native"][keep]]
+            shown = ["" if time is None else _faster(row["unpruned"][0], time[0]) for time in times]
+            lines.append([NAMES[shape], batch, f"{TOKENS[shape]} -> {keep}", f"{row['unpruned'][0]:.0f}", *shown])
+    return markdown(head, lines) + "\n\n" + _foot(result)
+
+
+def every_budget(result: Result) -> str:
+    """All budgets, asked and new questions, with the most memory of a call beyond the weights."""
+    head = ["model", "images", "kept", "pruned", "new question", "accelerated", "new question", "the limit", "MiB"]
     lines = [
         [
-            row["model"],
-            str(row["batch"]),
-            f"{row['total']} -> {row['kept']}",
-            f"{row['unpruned']:.0f}",
-            f"{row['pruned']:.0f}",
-            f"{row['unpruned'] / row['pruned']:.2f} x",
-            f"{row['native']:.0f}",
-            f"{row['tower']:.0f}",
+            NAMES[shape],
+            batch,
+            keep,
+            *(
+                f"{row[name][keep][0]:.0f}" if keep in row.get(name, {}) else ""
+                for name in ("pruned", "pruned new question", "accelerated", "accelerated new question", "native")
+            ),
+            f"{row['peak_mib']['unpruned']} -> {row['peak_mib'][f'pruned {keep}']}",
         ]
-        for row in result["first_token"]
+        for shape, batches in result["shapes"].items()
+        for batch, row in batches.items()
+        for keep in row["pruned"]
     ]
-    return markdown(head, lines) + "\n\n" + _foot(result)
+    return f"{markdown(head, lines)}\n\nMilliseconds. {_foot(result)}"
+
+
+def _faster(before: float, after: float) -> str:
+    return f"{after:.0f} ({before / after:.2f} x)"
 
 
 def answers(result: Result) -> str:
@@ -57,13 +71,17 @@ def answers(result: Result) -> str:
     return f"{markdown(head, lines)}\n\nMost memory of a call beyond the weights: {peaks}.\n\n{_foot(result)}"
 
 
-TABLES: Mapping[str, Callable[[Result], str]] = {"first-token": first_token, "answers": answers}
+TABLES: Mapping[str, Callable[[Result], str]] = {
+    "first-token": first_token,
+    "every-budget": every_budget,
+    "answers": answers,
+}
 
 
 def _foot(result: Result) -> str:
-    machine = result["machine"]
+    machine, state = result["machine"], f", {result['state']}" if "state" in result else ""
     return (
         f"{machine['processor']}, {machine['cores']} host cores, torch {machine['torch']}, transformers "
-        f"{machine['transformers']}; {result['how']}. Measured {result['measured']}, {result['state']}. "
+        f"{machine['transformers']}; {result['how']}. Measured {result['measured']}{state}. "
         f"Measure it now: `{result['again']}`."
     )

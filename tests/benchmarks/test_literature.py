@@ -11,12 +11,16 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_times_by_hand():
+    row = {"unpruned": [30.4, 1, 1], "native": {"9": [1], "3": [10, 1, 1]}, "pruned": {"9": [25], "3": [20, 1, 1]}}
+    row |= {"accelerated": {"3": [15.2]}, "pruned new question": {"9": [26], "3": [21]}}
+    row |= {"peak_mib": {"unpruned": 8, "pruned 9": 5, "pruned 3": 2}}
+    result = json.loads((ROOT / "results" / "gpu.json").read_text()) | {"shapes": {"llava-1.5-7b": {"2": row}}}
+    table = gpu.first_token(result)
+    assert "| LLaVA-1.5-7B | 2 | 576 -> 3 | 30 | 20 (1.52 x) | 15 (2.00 x) | 10 (3.04 x) |" in table
+    assert "H200" in table
+    assert result["again"] in table
+    assert "| LLaVA-1.5-7B | 2 | 9 | 25 | 26 |  |  | 1 | 8 -> 5 |" in gpu.every_budget(result)
     result = json.loads((ROOT / "results" / "h100.json").read_text())
-    row = {"model": "M", "total": 9, "kept": 3, "batch": 2, "unpruned": 30.4, "pruned": 20, "native": 10, "tower": 5}
-    table = gpu.first_token({**result, "first_token": [row]})
-    assert "| M | 2 | 9 -> 3 | 30 | 20 | 1.52 x | 10 | 5 |" in table
-    assert "H100" in table
-    assert result["state"] in table
     row = {"model": "M", "batch": 2, "new_tokens": 8, "cache": "static", "unpruned": 3, "pruned": 2}
     peak = {"model": "M", "batch": 2, "unpruned": 4, "pruned": 1}
     table = gpu.answers({**result, "answers": [row], "peak_gb": [peak]})
