@@ -225,7 +225,8 @@ def write(folder: Path, clip: CLIPModel, llava: LlavaForConditionalGeneration) -
     """Save both in bf16 with tokenizers, processor and checksums; the tower is stored with CLIP alone."""
     llava.to(torch.bfloat16).save_pretrained(folder / "llava")
     weights, prefix = folder / "llava" / "model.safetensors", tower_prefix(llava)
-    kept = {name: tensor for name, tensor in load_file(weights).items() if not name.startswith(prefix)}
+    towers = (prefix, prefix.removeprefix("model."))  # in memory, and as transformers writes it
+    kept = {name: tensor for name, tensor in load_file(weights).items() if not name.startswith(towers)}
     save_file(kept, weights, metadata={"format": "pt"})
     build_processor().save_pretrained(folder / "llava")
     clip.to(torch.bfloat16).save_pretrained(folder / "clip")

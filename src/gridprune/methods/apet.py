@@ -46,7 +46,10 @@ class ApET(Method):
     merges: ClassVar[bool] = True
     cost: ClassVar[str] = "O(k N D)"
     reads: ClassVar[frozenset[str]] = frozenset({"features"})
-    reads_values: ClassVar[bool] = True  # the solver does, on a GPU
+
+    @property
+    def graph_safe(self) -> bool:
+        return False  # a GPU's solver waits for the host
 
     def select(self, cues: Cues, token_map: TokenMap, k: int) -> Selection:
         features = cues.require("features").float()
