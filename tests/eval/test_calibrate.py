@@ -72,7 +72,7 @@ def test_nothing_is_read_where_nothing_is_stored(tmp_path):
 
 
 def test_stored_weights_are_those_of_none_and_not_of_equal():
-    """Head 0 has 3/5 and 4/5 at tokens 0 and 1, head 1 has 1 at token 2: equal weights keep 2, weights (2, 1) keep 1."""
+    """Head 0 has 3/5 and 4/5 at tokens 0 and 1, head 1 has 1 at token 2: equal ones keep 2, weights (2, 1) keep 1."""
     cues = Cues(head_relevance=torch.tensor([[[3.0, 4.0, 0.0], [0.0, 0.0, 9.0]]]), head_weights=(2.0, 1.0))
     for method in (Hawk(keep=1), FirstLayer(base=Relevance(keep=1), keep=1)):
         assert method.select(cues, None, 1).indices.tolist() == [[1]]
@@ -145,8 +145,10 @@ def test_answers_without_boxes(folder, tmp_path):
     lines = []
     for number, scene in enumerate(data.generated("dev", 20).scenes()):
         scene.image.save(tmp_path / f"{number}.png")
-        for question in scene.questions[:2]:
-            lines.append({"image": f"{number}.png", "question": question.text, "answer": list(question.answers)})
+        lines += [
+            {"image": f"{number}.png", "question": question.text, "answer": list(question.answers)}
+            for question in scene.questions[:2]
+        ]
     (tmp_path / "asked.jsonl").write_text("\n".join(map(json.dumps, lines)))
     found = json.loads(run("--data", str(tmp_path / "asked.jsonl"), "--json").stdout)
     assert (found["by"], found["n"], found["better"], found["chance"]) == ("answers", len(lines), False, None)

@@ -121,7 +121,7 @@ def judge(images: Sequence[Labelled], keep: Keep) -> tuple[Floats, Sequence[floa
     count = min(FOLDS, len(images)) if len(images) >= 2 * FOLDS else len(images)
     member = [number % count for number in range(len(images))]
     folds = [_total([each for each, own in zip(per_image, member) if own == fold]) for fold in range(count)]
-    equal = torch.full((len(folds[0][1]),), 1 / len(folds[0][1]), dtype=torch.float64)
+    equal = torch.full((len(folds[0][1]),), 1 / len(folds[0][1]), dtype=torch.float64, device="cpu")
     held_out = [equal]  # of one image there is nothing to fit to
     if count > 1:
         held_out = [_fit([each for other, each in enumerate(folds) if other != fold]) for fold in range(count)]
@@ -157,7 +157,7 @@ def _ridge(square: Tensor, product: Tensor, strength: float) -> Tensor:
     start = ones * (product.sum() / square.sum().clamp(min=1e-30)).clamp(min=0)
     penalty = strength * square.trace() / len(product)
     return start + torch.linalg.solve(
-        square + penalty * torch.eye(len(product), dtype=square.dtype), product - square @ start
+        square + penalty * torch.eye(len(product), dtype=square.dtype, device=square.device), product - square @ start
     )
 
 
