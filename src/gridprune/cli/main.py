@@ -11,6 +11,7 @@ from .. import __version__
 from .ask import ask_command, explain_command
 from .batch import batch_command
 from .bench import bench_command
+from .calibrate import calibrate_command
 from .demo import demo_command
 from .doctor import doctor_command
 from .eval import eval_command
@@ -55,6 +56,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "bench": bench_command,
     "report": report_command,
     "sign": sign_command,
+    "calibrate": calibrate_command,
     "plan": plan_command,
     "export-clip": export_clip_command,
 }

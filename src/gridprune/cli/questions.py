@@ -1,4 +1,4 @@
-"""Which questions `eval` and `sign` ask, and the bar that counts them."""
+"""Which questions `eval`, `sign` and `calibrate` ask, and the bar that counts them."""
 
 from __future__ import annotations
 

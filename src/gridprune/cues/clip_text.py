@@ -12,7 +12,6 @@ h_i is the patch state of the layer the language model reads (the penultimate on
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -24,7 +23,8 @@ from torch import Tensor, nn
 from ..compat import pretrained
 from ..core.reading import Reading
 from ..errors import CheckpointError
-from .text_tower import CLIP_TEXT, READING_FILE, TextTower, stored_reading
+from .notes import note
+from .text_tower import CLIP_TEXT, TextTower, stored_reading
 
 PROJECTION_FILE = "visual_projection.safetensors"
 DEFAULT_READING: Reading = "both"
@@ -141,5 +141,5 @@ class ClipText(TextTower):
         self.text_model.to(before)
         self.tokenizer.save_pretrained(str(target))
         save_file({"weight": self.visual_projection.to(dtype).contiguous()}, target / PROJECTION_FILE)
-        (target / READING_FILE).write_text(json.dumps({"reading": self.reading}) + "\n")
+        note(target, reading=self.reading)
         return target

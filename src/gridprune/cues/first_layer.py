@@ -9,14 +9,17 @@ per head (Qwen3, Gemma 3), so does this.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..compat import device_of
-from ..errors import UnsupportedModelError
+from ..errors import CheckpointError, UnsupportedModelError
+from .notes import NOTES_FILE, notes
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +40,11 @@ class FirstAttention:
     query_norm: str = "q_norm"
     key_norm: str = "k_norm"
     gated: bool = False
+
+    @property
+    def heads(self) -> int:
+        """H, its query heads."""
+        return int(self.attention.q_proj.out_features // (self.attention.head_dim * (1 + self.gated)))
 
     def queries(self, embeddings: Tensor) -> Tensor:
         """(..., H, d) of embeddings (..., D)."""
@@ -74,6 +82,27 @@ def find_first_attention(decoder: nn.Module, norm: str = "input_layernorm", **se
         f"The language model {type(decoder).__name__} has no layer with a query and a key projection of its own, so "
         "relevance cannot be read from it. Use a method that reads the cue 'relevance', such as 'gridprune'."
     )
+
+
+def stored_head_weights(checkpoint: str, heads: int) -> tuple[float, ...] | None:
+    """The weights of the query heads noted beside a local checkpoint by `gridprune calibrate`; None without any.
+
+    Raises:
+        CheckpointError: what is noted there is not a number for each of the `heads`.
+    """
+    if not checkpoint or not Path(checkpoint).is_dir():  # a hub id, or a model made in memory
+        return None
+    found = notes(Path(checkpoint)).get("head_weights")
+    if found is None:
+        return None
+    numbers = isinstance(found, list) and all(type(each) in (int, float) and math.isfinite(each) for each in found)
+    if not numbers or len(found) != heads or not any(found):
+        raise CheckpointError(
+            f'{Path(checkpoint) / NOTES_FILE} must have for "head_weights" a number for each of the {heads} query '
+            "heads of the first attention layer, not all of them 0. Take the entry out; `gridprune calibrate --write` "
+            "then measures and stores others."
+        )
+    return tuple(float(each) for each in found)
 
 
 @torch.no_grad()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -16,12 +15,11 @@ from torch import Tensor, nn
 from ..core.graphs import Graphs, fingerprint
 from ..core.reading import READINGS, Reading
 from ..errors import CheckpointError, SettingError
-from ..files import written
+from .notes import NOTES_FILE, note, notes
 from .question import split_words
 
 CLIP_TEXT = "CLIP text tower"
 SIGLIP_TEXT = "SigLIP text tower"
-READING_FILE = "gridprune.json"
 _CACHE_SIZE = 256
 
 
@@ -166,22 +164,16 @@ def stored_reading(folder: Path, default: Reading) -> Reading:
     Raises:
         CheckpointError: what is noted there is none.
     """
-    file = folder / READING_FILE
-    noted = json.loads(file.read_text()) if file.is_file() else {}
+    noted = notes(folder)
     found = noted.get("reading", noted.get("relevance_sign", default))  # the second is of checkouts before 0.1.0
     if found not in READINGS:
         raise CheckpointError(
-            f'{file} has {found!r} for "reading"; it must be one of {", ".join(READINGS)}. `gridprune sign --write` '
-            "measures and stores it."
+            f'{folder / NOTES_FILE} has {found!r} for "reading"; it must be one of {", ".join(READINGS)}. '
+            "`gridprune sign --write` measures and stores it."
         )
     return found  # type: ignore[no-any-return]
 
 
 def store_reading(folder: Path, reading: Reading) -> Path:
     """Note the reading of relevance beside a checkpoint, keeping whatever else its `gridprune.json` holds."""
-    file = folder / READING_FILE
-    kept = json.loads(file.read_text()) if file.is_file() else {}
-    kept.pop("relevance_sign", None)
-    with written(file) as partial:
-        partial.write_text(json.dumps({**kept, "reading": reading}, indent=1) + "\n")
-    return file
+    return note(folder, reading=reading, relevance_sign=None)

@@ -83,6 +83,29 @@ def sign(found: Mapping[str, Any], console: Console) -> None:
         console.print("none is better beyond chance than what is in use")
 
 
+def calibrate(found: Mapping[str, Any], console: Console) -> None:
+    """Equal and calibrated head weights side by side, and what follows."""
+    what = (
+        f"of the top {found['keep']} tokens lie in the boxes" if found["by"] == "boxes" else "of the answers are right"
+    )
+    for name in ("equal", "calibrated"):
+        measured = found[name]
+        console.print(f"{name:>10}: {percent(measured['share'])} {what} ({_over(measured['ci'])})", highlight=False)
+    chance = "" if found["chance"] is None else f"chance: {percent(found['chance'])}; "
+    images = f"{found['n']} questions about {found['images']} images, judged on images they were not fitted to"
+    console.print(f"{chance}{images}", highlight=False)
+    difference = found["difference"]
+    if found["better"]:
+        console.print(
+            f"calibrated weights are better by {percent(difference['share'])} ({_over(difference['ci'])})",
+            highlight=False,
+        )
+        console.print(f"hawk(weights={found['weights']})", highlight=False, soft_wrap=True)
+    else:
+        few = " of so few images: give more" if difference["ci"] is None else ""
+        console.print(f"undecided{few}: calibrated weights are not better beyond chance")
+
+
 def _over(ci: Sequence[float] | None) -> str:
     return "no interval of so few images" if ci is None else f"95 %: {100 * ci[0]:.1f} to {100 * ci[1]:.1f}"
 

@@ -14,12 +14,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ..core.budget import Keep
 from ..core.reading import READINGS
 from ..core.scores import topk
 from ..cues.question import clean
 from ..errors import MissingCueError, QuestionError
+from ..methods.base import Cues
 from ..methods.relevance import Relevance
 from ..runtime.ask import Loaded, looked_at, prepare
 from .data import DataSet, Scene
@@ -87,21 +89,25 @@ def measure(
 
 def _questions(engine: Shared, scene: Scene, keep: Keep) -> list[list[float]]:
     """For each question with evidence: the share of every reading, and the one expected by chance."""
+    found = labelled(engine, scene)
+    if found is None:
+        return []
+    cues, on = found
+    k = Relevance(keep=keep).budget.resolve(on.shape[1])
+    kept = [topk(cues.read(reading), k).cpu() for reading in READINGS]  # [B, k] each
+    shares = torch.stack([*(on.gather(1, each).mean(1) for each in kept), on.mean(1)], 1)
+    return shares.tolist()  # type: ignore[no-any-return]
+
+
+def labelled(engine: Shared, scene: Scene) -> tuple[Cues, Tensor] | None:
+    """The cues of a scene's questions with evidence, and (B, N) fp32 where it is; None if there are no such."""
     vision, (token_map,) = looked_at(engine.family, prepare(engine.loaded, scene.image, "?"))
     encoded, token_map = engine.selector.encode(vision, [token_map]), token_map.candidates
-    labelled = []
+    asked, on = [], []
     for question in scene.questions:
         boxes = seen_boxes(question.boxes, scene.image.size, engine.loaded.processor)
         wanted = evidence(token_map, boxes)
         if bool(wanted.any()):
-            labelled.append((clean(question.text), wanted))
-    if not labelled:
-        return []
-    method = Relevance(keep=keep)
-    questions = [text for text, _ in labelled]
-    cues = engine.selector.cues(encoded, [0] * len(labelled), questions)
-    k = method.budget.resolve(len(token_map))
-    kept = [topk(cues.read(reading), k).cpu() for reading in READINGS]  # [B, k] each
-    on = torch.stack([wanted for _, wanted in labelled]).float()  # [B, N]
-    shares = torch.stack([*(on.gather(1, each).mean(1) for each in kept), on.mean(1)], 1)
-    return shares.tolist()  # type: ignore[no-any-return]
+            asked.append(clean(question.text))
+            on.append(wanted)
+    return (engine.selector.cues(encoded, [0] * len(asked), asked), torch.stack(on).float()) if asked else None

@@ -32,7 +32,7 @@ GROUP = 8  # scenes
 REPORTING = (
     "bench", "cli", "demo", "lmms", "vllm", "eval/html", "report/figure.py", "report/frames.py", "report/overlay.py",
     "runtime/batch.py", "runtime/ladder.py", "runtime/plan.py",
-    "eval/metrics.py", "eval/show.py", "eval/sign.py", "eval/timing.py",
+    "eval/calibrate.py", "eval/metrics.py", "eval/show.py", "eval/sign.py", "eval/timing.py",
 )  # fmt: skip
 _PACKAGE = Path(__file__).parent.parent
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.token_map import TokenMap
-from ..cues.first_layer import FirstAttention, find_first_attention
+from ..cues.first_layer import FirstAttention, find_first_attention, stored_head_weights
 from ..cues.text_tower import CLIP_TEXT as CLIP_TEXT  # re-exported for families
 from ..cues.tower import Captured, Tower, find_clip_tower
 from ..errors import MissingCueError, UnsupportedCallError, UnsupportedModelError
@@ -147,6 +147,11 @@ class Family(ABC):
     def first_attention(self) -> FirstAttention:
         """The language model's first attention layer; raises UnsupportedModelError if it has none that can be read."""
         return find_first_attention(self.base.get_decoder())
+
+    @cached_property
+    def head_weights(self) -> tuple[float, ...] | None:
+        """Weights of its query heads, from `gridprune calibrate`; raises CheckpointError if they are for another."""
+        return stored_head_weights(getattr(self.model.config, "_name_or_path", ""), self.first_attention.heads)
 
     # -- the images of a call ----------------------------------------------------------------------------------
 

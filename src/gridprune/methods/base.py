@@ -47,6 +47,7 @@ class Cues:
         question_mask: (B, M) bool, which of these exist.
         head_relevance: (B, H, N) fp32, for each query head of the language model's first attention layer the logit of
             each visual token, mean over the question's tokens, no rotary positions (:mod:`gridprune.cues.first_layer`).
+        head_weights: H numbers, how much each of these heads counts; None: all alike (`gridprune calibrate`).
         laplacian: (B, N, 2) fp32, mean and mean square, over each token's pixels, of the Laplacian of the grey image
             (:func:`gridprune.cues.structure.laplacian_moments`).
         sensitivity: (B, N) fp32, how strongly the projector answers to small changes of each token
@@ -71,6 +72,7 @@ class Cues:
     question_embeds: Tensor | None = None
     question_mask: Tensor | None = None
     head_relevance: Tensor | None = None
+    head_weights: tuple[float, ...] | None = None
     laplacian: Tensor | None = None
     sensitivity: Tensor | None = None
     quality: Tensor | None = None

@@ -19,6 +19,8 @@ from .gridprune import GridPrune
 from .wrappers.wrapper import Wrapper
 
 HeadNorm = Literal["l2", "softmax", "minmax"]
+EQUAL = "equal"
+Weights = Sequence[float] | Literal["equal"] | None
 
 
 def _minmax(values: Tensor) -> Tensor:
@@ -43,16 +45,17 @@ class Hawk(Method):
     Complexity: O((M + N) D H d) for the projections, O(H N) for the score; no layer is run and no text tower needed.
 
     Published and this class: the release has weights for Qwen2.5-VL-7B, found by switching its 28 heads off one by one
-    on six benchmarks; one of them holds a quarter of the weight. Here all heads count alike unless `weights` says
-    otherwise, which is the paper's ablation and needs no calibration: published figures are not those of this default.
+    on six benchmarks; one of them holds a quarter of the weight. Here all heads count alike unless `weights` or
+    `gridprune calibrate` say otherwise: the paper's ablation, so published figures are not those of this default.
     Where the first layer does not attend (Qwen3.5, LFM2), the first one that does is read, on the same embeddings.
 
     Attributes:
-        weights: one number per query head; None for equal ones. Only their proportions count.
+        weights: one number per query head, of which only the proportions count, or "equal"; None for those that
+            `gridprune calibrate --write` stored beside the checkpoint, else equal ones.
         norm: how a head's row is scaled: "l2", "softmax" or "minmax".
     """
 
-    weights: Sequence[float] | None = None
+    weights: Weights = None
     norm: HeadNorm = "l2"
 
     name: ClassVar[str] = "hawk"
@@ -82,7 +85,7 @@ class FirstLayer(Wrapper):
     """
 
     base: Method = field(default_factory=GridPrune)
-    weights: Sequence[float] | None = None
+    weights: Weights = None
     norm: HeadNorm = "l2"
 
     name: ClassVar[str] = "first-layer"
@@ -108,19 +111,26 @@ class FirstLayer(Wrapper):
 def check_heads(method: Hawk | FirstLayer) -> None:
     """Raise a :class:`SettingError` unless the settings can be read; weights become a tuple."""
     method._check("norm", lambda v: v in _NORMS, f"one of {', '.join(_NORMS)}")
-    if method.weights is not None:
-        method._check(
-            "weights",
-            lambda v: not isinstance(v, str) and len(v) > 0 and all(math.isfinite(w) for w in v) and any(v),
-            "None or a number for each query head, not all of them 0",
-        )
-        object.__setattr__(method, "weights", tuple(float(weight) for weight in method.weights))
+    if method.weights is None or method.weights == EQUAL:
+        return
+    method._check(
+        "weights",
+        lambda v: not isinstance(v, str) and len(v) > 0 and all(math.isfinite(w) for w in v) and any(v),
+        "None, 'equal' or a number for each query head, not all of them 0",
+    )
+    object.__setattr__(method, "weights", tuple(float(weight) for weight in method.weights))
 
 
-def by_heads(cues: Cues, weights: Sequence[float] | None, norm: HeadNorm) -> Tensor:
-    """(B, N) fp32: `Cues.head_relevance`, each head's row scaled, summed by weight; equal weights sum to 1."""
-    heads = _NORMS[norm](cues.require("head_relevance").float())  # [B, H, N]
-    if weights is None:
+def head_rows(cues: Cues, norm: HeadNorm = "l2") -> Tensor:
+    """(B, H, N) fp32: `Cues.head_relevance`, each head's row scaled."""
+    return _NORMS[norm](cues.require("head_relevance").float())
+
+
+def by_heads(cues: Cues, weights: Weights, norm: HeadNorm) -> Tensor:
+    """(B, N) fp32: :func:`head_rows`, summed by weight; equal weights sum to 1."""
+    heads = head_rows(cues, norm)
+    weights = cues.head_weights if weights is None else weights
+    if weights is None or isinstance(weights, str):
         return heads.mean(1)
     if len(weights) != heads.shape[1]:
         raise SettingError(f"{len(weights)} weights were given for {heads.shape[1]} query heads; give one for each.")

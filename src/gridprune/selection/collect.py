@@ -87,7 +87,7 @@ def check_available(family: Family, method: Method, text: TextSide) -> None:
             "neighbouring patches. Use another method without text, such as 'divprune'."
         )
     if "head_relevance" in method.needs:
-        family.first_attention  # noqa: B018 - raises where there is none
+        family.head_weights  # noqa: B018 - raises where there is no such layer, or weights of another
     from_ids = method.needs & _FROM_IDS or (method.needs & _TEXT and not text.by_tower(family))
     if from_ids and text.tokenizer is None:
         raise MissingCueError(
@@ -222,6 +222,7 @@ def cues_of(
         saliency_at=saliency_at,
         reading=reading,
         relevance_source=source if needs & _TEXT else "",
+        head_weights=family.head_weights if "head_relevance" in needs else None,
         heads=gather.heads,
         images=len(images),
     )
