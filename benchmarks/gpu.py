@@ -15,8 +15,16 @@ TOKENS = {"llava-1.5-7b": 576, "llava-next-7b": 2880, "qwen2.5-vl-7b": 1296}
 
 
 def first_token(result: Result) -> str:
-    """Time to the first token at the smallest budget: unpruned, pruned, accelerated, and the limit, a prompt of k tokens."""
-    head = ["model", "images at once", "visual tokens", "unpruned, ms", "pruned, ms", "accelerated, ms", "the limit, ms"]
+    """Time to the first token at the smallest budget: unpruned, pruned, accelerated, and the limit."""
+    head = [
+        "model",
+        "images at once",
+        "visual tokens",
+        "unpruned, ms",
+        "pruned, ms",
+        "accelerated, ms",
+        "the limit, ms",
+    ]
     lines = []
     for shape, batches in result["shapes"].items():
         for batch, row in batches.items():

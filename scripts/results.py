@@ -5,7 +5,8 @@ A block ``<!-- results:RUN/NAME -->`` ... ``<!-- /results:RUN/NAME -->`` holds t
 takes some of the methods only. ``results:bench/NAME`` shows results/bench.json, the run of `python -m benchmarks`
 (:data:`benchmarks.tables.TABLES`, :data:`benchmarks.plots.PLOTS`), and ``results:vllm/NAME``
 results/vllm.json, that of benchmarks/vllm_bench.py (:data:`benchmarks.serving.TABLES`), ``results:gpu/NAME`` and
-``results:h100/NAME`` what was measured on GPUs (:data:`benchmarks.gpu.TABLES`). ``results:published/NAME`` and ``results:../recipes/expected/NAME``
+``results:h100/NAME`` what was measured on GPUs (:data:`benchmarks.gpu.TABLES`).
+``results:published/NAME`` and ``results:../recipes/expected/NAME``
 show what others published (:data:`benchmarks.literature.TABLES`). results/leaderboard.json is the short form of
 results/leaderboard/.
 """
