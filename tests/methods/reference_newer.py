@@ -87,6 +87,28 @@ def litelvlm(c, token_map, k):
     return sorted(asked + best_first(a, [i for i in range(len(a)) if i not in asked])[: k - len(asked)])
 
 
+def gridprune_cover(c, token_map, k, zone=0, even=0.3):
+    """The best gain of the whole image, k times."""
+    r, a, x = rows(c["relevance"]), rows(c["saliency"]), rows(c["features"])
+    n = len(r)
+    away = abs(r - r.mean()) if c["reading"] == "both" else np.maximum(sign(c) * (r - r.mean()), 0)
+    log = np.log(np.maximum(a, a.mean() / 1000))
+    view = token_map.view.numpy()
+    above = np.maximum(log - [log[view == v].mean() for v in view], 0)
+    guide = sum(part**2 / max((part**2).sum(), 1e-12) for part in (away, above))
+    weight = (1 - even) * guide / max(guide.sum(), 1e-12) + even / n
+    unit = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+    side = zone or max(1, round(math.sqrt(8 * n / k)))
+    index = token_map.zones(side).index.numpy()
+    cosine = np.maximum(unit @ unit.T, 0) * (index[:, None] == index)
+    covered, kept = np.zeros(n), []
+    while len(kept) < k:
+        gain = (weight[:, None] * np.maximum(cosine - covered[:, None], 0)).sum(0)
+        kept.append(argmax({j: gain[j] for j in range(n) if j not in kept}))
+        covered = np.maximum(covered, cosine[:, kept[-1]])
+    return sorted(kept)
+
+
 def distances(x):
     return [[math.sqrt(max(0.0, (a - b) @ (a - b))) for b in x] for a in x]
 

@@ -56,6 +56,7 @@ CASES = {
     "apet": reference_newer.apet,
     "l2norm": reference_newer.l2norm,
     "litelvlm": reference_newer.litelvlm,
+    "gridprune-cover": reference_newer.gridprune_cover,
     "vidcom2": reference_newer.vidcom2,
 }
 ON_VIEWS = (
@@ -68,6 +69,7 @@ ON_VIEWS = (
     "vscan-tower",
     "nuwa",
     "vlm-pruner",
+    "gridprune-cover",
 )
 
 

@@ -24,6 +24,7 @@ ENTRY_POINT_GROUP = "gridprune.methods"
 BUILT_IN: dict[str, str] = {
     "gridprune": ".gridprune:GridPrune",
     "gridprune-literal": ".gridprune:LiteralGridPrune",
+    "gridprune-cover": ".gridprune_cover:GridPruneCover",
     "keep-all": ".keep_all:KeepAll",
     "random": ".random:Random",
     "uniform": ".uniform:Uniform",
