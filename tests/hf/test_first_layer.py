@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import ExitStack
 
 import pytest
 import torch
 
 from gridprune import families, prune
-from gridprune.errors import MissingCueError, UnsupportedModelError
+from gridprune.errors import CheckpointError, MissingCueError, UnsupportedModelError
 from gridprune.methods.base import Needs
 from gridprune.methods.registry import create
 from gridprune.selection.collect import TextSide, collect, wanted_blocks
@@ -98,3 +99,54 @@ def test_a_model_without_such_a_layer_is_refused_before_it_runs(monkeypatch):
         monkeypatch.delitem(layer._modules, "self_attn")
     with pytest.raises(UnsupportedModelError, match="Qwen2_5_VLTextModel"):
         prune(net, create("hawk", keep=4), processor=processor(VICUNA), question="what?")
+
+
+def kept_by_hand(net, weights, k):
+    """The k tokens with the largest weighted sum of the stock model's first-layer products, rows of length 1."""
+    call = LLAVA.call([5, *WORDS, LLAVA.image(0)])
+    query, key = stock_queries_and_keys(net, net.model.get_decoder(), call)
+    columns = [i for i, number in enumerate(call["input_ids"][0].tolist()) if number == net.config.image_token_id]
+    scores = [0.0] * len(columns)
+    for head, weight in enumerate(weights):
+        own = key[:, head * key.shape[1] // query.shape[1]]
+        row = [sum(float(query[1 + word, head] @ own[column]) for word in range(len(WORDS))) for column in columns]
+        length = sum(value * value for value in row) ** 0.5
+        scores = [score + weight * value / length for score, value in zip(scores, row)]
+    return sorted(sorted(range(len(columns)), key=lambda i: -scores[i])[:k])
+
+
+def kept(net, method):
+    with torch.no_grad(), prune(net, method, processor=processor(VICUNA), question="what is it?") as pruning:
+        net(**LLAVA.call([5, *WORDS, LLAVA.image(0)]))
+    return pruning.reports[0].kept_indices.tolist()
+
+
+@pytest.fixture
+def noted(tmp_path, monkeypatch):
+    """A model from a folder, and its `gridprune.json`."""
+    net = model(LLAVA)
+    monkeypatch.setattr(net.config, "_name_or_path", str(tmp_path))
+    return net, tmp_path / "gridprune.json"
+
+
+def test_stored_weights_choose(noted):
+    net, file = noted
+    equal, chosen = (kept_by_hand(net, weights, 5) for weights in ([1, 1, 1, 1], [0, 0.7, -0.2, 0.1]))
+    assert equal != chosen
+    assert kept(net, create("hawk", keep=5)) == equal
+    file.write_text(json.dumps({"reading": "plus", "head_weights": [0, 0.7, -0.2, 0.1]}))
+    assert kept(net, create("hawk", keep=5)) == chosen
+    assert kept(net, create("first-layer", base=create("relevance"), keep=5)) == chosen
+    for settings in ({"weights": "equal"}, {"weights": [2, 2, 2, 2]}):
+        assert kept(net, create("hawk", keep=5, **settings)) == equal
+    rows_of_another_kind = [create("hawk", keep=5, norm="minmax", weights=weights) for weights in (None, "equal")]
+    assert kept(net, rows_of_another_kind[0]) == kept(net, rows_of_another_kind[1])
+
+
+@pytest.mark.parametrize("stored", ['{"head_weights": [1, 2, 3]}', "[1, 2, 3, 4]", "{"])
+def test_what_is_stored_and_does_not_fit_is_refused_before_the_model_runs(noted, stored):
+    net, file = noted
+    file.write_text(stored)
+    with pytest.raises(CheckpointError, match=r"gridprune\.json"):
+        prune(net, create("hawk", keep=5), processor=processor(VICUNA), question="what?")
+    prune(net, create("divprune", keep=5))  # reads none of it

@@ -57,9 +57,10 @@ def _folder(model: str) -> Path:
         from ..tiny.loading import checkpoint_folder
 
         return checkpoint_folder(EMBEDDED_FORMS[model])
-    if not Path(model).is_dir():
-        raise GridPruneError(
-            f"--write needs a local folder, and {model!r} is none. Without --write, better weights are printed as "
-            "hawk(weights=[...]) to paste."
-        )
-    return Path(model)
+    for folder in (Path(model) / "llava", Path(model)):  # as `load_model` finds it
+        if (folder / "config.json").is_file():
+            return folder
+    raise GridPruneError(
+        f"--write needs the local folder of a checkpoint, and {model!r} is none. Without --write, better weights are "
+        "printed as hawk(weights=[...]) to paste."
+    )

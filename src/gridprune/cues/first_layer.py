@@ -84,23 +84,27 @@ def find_first_attention(decoder: nn.Module, norm: str = "input_layernorm", **se
     )
 
 
-def stored_head_weights(checkpoint: str, heads: int) -> tuple[float, ...] | None:
+def noted_head_weights(config: Any) -> Any:
+    """What is noted as "head_weights" beside a model's local checkpoint, whatever it is; None if nothing is."""
+    checkpoint = getattr(config, "_name_or_path", "")
+    return notes(Path(checkpoint)).get("head_weights") if checkpoint and Path(checkpoint).is_dir() else None
+
+
+def stored_head_weights(config: Any, heads: int) -> tuple[float, ...] | None:
     """The weights of the query heads noted beside a local checkpoint by `gridprune calibrate`; None without any.
 
     Raises:
         CheckpointError: what is noted there is not a number for each of the `heads`.
     """
-    if not checkpoint or not Path(checkpoint).is_dir():  # a hub id, or a model made in memory
-        return None
-    found = notes(Path(checkpoint)).get("head_weights")
+    found = noted_head_weights(config)
     if found is None:
         return None
     numbers = isinstance(found, list) and all(type(each) in (int, float) and math.isfinite(each) for each in found)
     if not numbers or len(found) != heads or not any(found):
         raise CheckpointError(
-            f'{Path(checkpoint) / NOTES_FILE} must have for "head_weights" a number for each of the {heads} query '
-            "heads of the first attention layer, not all of them 0. Take the entry out; `gridprune calibrate --write` "
-            "then measures and stores others."
+            f'{Path(config._name_or_path) / NOTES_FILE} must have for "head_weights" a number for each of the {heads} '
+            "query heads of the first attention layer, not all of them 0. Take the entry out; `gridprune calibrate "
+            "--write` then measures and stores others."
         )
     return tuple(float(each) for each in found)
 

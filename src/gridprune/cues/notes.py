@@ -6,15 +6,28 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ..errors import CheckpointError
 from ..files import written
 
 NOTES_FILE = "gridprune.json"
 
 
 def notes(folder: Path) -> dict[str, Any]:
-    """All that is noted; empty if nothing is."""
+    """All that is noted; empty if nothing is.
+
+    Raises:
+        CheckpointError: the file holds something else.
+    """
     file = folder / NOTES_FILE
-    return json.loads(file.read_text()) if file.is_file() else {}
+    try:
+        found = json.loads(file.read_text()) if file.is_file() else {}
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise CheckpointError(
+            f"{file} is no JSON object. Mend it or take it away; it holds what was measured, no more."
+        )
+    return found
 
 
 def note(folder: Path, **measured: Any) -> Path:

@@ -101,6 +101,8 @@ def _questions(engine: Shared, scene: Scene, keep: Keep) -> list[list[float]]:
 
 def labelled(engine: Shared, scene: Scene) -> tuple[Cues, Tensor] | None:
     """The cues of a scene's questions with evidence, and (B, N) fp32 where it is; None if there are no such."""
+    if not any(question.boxes for question in scene.questions):
+        return None
     vision, (token_map,) = looked_at(engine.family, prepare(engine.loaded, scene.image, "?"))
     encoded, token_map = engine.selector.encode(vision, [token_map]), token_map.candidates
     asked, on = [], []

@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from ..cues.first_layer import noted_head_weights
 from ..cues.text_tower import TextTower
 from ..errors import SettingError
 from ..files import written
@@ -179,6 +180,7 @@ def config_of(
             "model": model_name,
             "weights": fingerprint(model),
             "clip": None if clip is None else f"{fingerprint(clip.text_model)} {clip.reading}",
+            "head_weights": noted_head_weights(model.config),
             "max_new_tokens": max_new_tokens,
             "data": data.name,
             "data_seed": data.seed,

@@ -151,7 +151,7 @@ class Family(ABC):
     @cached_property
     def head_weights(self) -> tuple[float, ...] | None:
         """Weights of its query heads, from `gridprune calibrate`; raises CheckpointError if they are for another."""
-        return stored_head_weights(getattr(self.model.config, "_name_or_path", ""), self.first_attention.heads)
+        return stored_head_weights(self.model.config, self.first_attention.heads)
 
     # -- the images of a call ----------------------------------------------------------------------------------
 

@@ -47,7 +47,8 @@ class Cues:
         question_mask: (B, M) bool, which of these exist.
         head_relevance: (B, H, N) fp32, for each query head of the language model's first attention layer the logit of
             each visual token, mean over the question's tokens, no rotary positions (:mod:`gridprune.cues.first_layer`).
-        head_weights: H numbers, how much each of these heads counts; None: all alike (`gridprune calibrate`).
+        head_weights: H numbers, how much each of these heads counts once its row is scaled to length 1; None: all alike
+            (`gridprune calibrate`).
         laplacian: (B, N, 2) fp32, mean and mean square, over each token's pixels, of the Laplacian of the grey image
             (:func:`gridprune.cues.structure.laplacian_moments`).
         sensitivity: (B, N) fp32, how strongly the projector answers to small changes of each token

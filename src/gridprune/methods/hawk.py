@@ -51,7 +51,7 @@ class Hawk(Method):
 
     Attributes:
         weights: one number per query head, of which only the proportions count, or "equal"; None for those that
-            `gridprune calibrate --write` stored beside the checkpoint, else equal ones.
+            `gridprune calibrate --write` stored beside the checkpoint for rows scaled by "l2", else equal ones.
         norm: how a head's row is scaled: "l2", "softmax" or "minmax".
     """
 
@@ -111,7 +111,7 @@ class FirstLayer(Wrapper):
 def check_heads(method: Hawk | FirstLayer) -> None:
     """Raise a :class:`SettingError` unless the settings can be read; weights become a tuple."""
     method._check("norm", lambda v: v in _NORMS, f"one of {', '.join(_NORMS)}")
-    if method.weights is None or method.weights == EQUAL:
+    if method.weights is None or (isinstance(method.weights, str) and method.weights == EQUAL):
         return
     method._check(
         "weights",
@@ -129,7 +129,8 @@ def head_rows(cues: Cues, norm: HeadNorm = "l2") -> Tensor:
 def by_heads(cues: Cues, weights: Weights, norm: HeadNorm) -> Tensor:
     """(B, N) fp32: :func:`head_rows`, summed by weight; equal weights sum to 1."""
     heads = head_rows(cues, norm)
-    weights = cues.head_weights if weights is None else weights
+    if weights is None and norm == "l2":  # other rows would want other weights
+        weights = cues.head_weights
     if weights is None or isinstance(weights, str):
         return heads.mean(1)
     if len(weights) != heads.shape[1]:
