@@ -205,6 +205,10 @@ class FixedText(ClipText):
         self.reading = "plus"
         self._text = torch.nn.functional.normalize(torch.randn(projection, generator=generator), dim=0)
 
+    @property
+    def device(self) -> torch.device:
+        return self._text.device
+
     def embed(self, question: str) -> torch.Tensor:
         return self._text
 
