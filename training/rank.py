@@ -88,9 +88,14 @@ def main() -> None:
     parser.add_argument("--split", default="dev", choices=("dev", "test"))
     parser.add_argument("--seed", type=int, default=0, help="another set of scenes")
     parser.add_argument("--questions", type=int, default=2000)
-    parser.add_argument("--against", default="", help="a method of the run: print what it keeps more than the others")
+    parser.add_argument(
+        "--against", default="", help="ask nothing: print what this method of the run kept more than the others"
+    )
     parser.add_argument("--workers", type=int, default=1)
     args = parser.parse_args()
+    if args.against:
+        less_the_others(RunFolder(args.out), args.against)
+        return
     torch.set_num_threads(1)
     data = Judged(args.split, args.questions, EXACT, UNSCORED, args.seed)
     keeps = [int(keep) for keep in args.keep.split(",")]
@@ -112,9 +117,6 @@ def main() -> None:
         workers=args.workers,
         load=partial(loaded, args.weights),
     )
-    if args.against:
-        less_the_others(RunFolder(args.out), args.against)
-        return
     for row in sorted(metrics["rows"], key=lambda row: (-int(row["tokens"]), -row["retention"])):
         print(f"{row['keep']:>4} {row['method']:24} {row['retention']:.3f} {row['evidence_recall']:.3f}")
 
